@@ -1,0 +1,55 @@
+"""ZipRerank as a library: page images and a query in, an order of the pages out.
+
+    from model import Reranker
+    reranker = Reranker.from_checkpoint("mtri-admin/ZipRerank")
+    ranking = reranker.rank("revenue of the third quarter", page_images)
+
+Plain PyTorch; knows no web server, no environment variables, no threads.
+"""
+
+from model.config import LONGEST_PAGE_EDGE, MAX_WINDOW_SIZE, RerankerConfig
+from model.dataflow import Observe, PageImage, PageScores, PreparedPage, PreparedRequest, Ranking, no_observation
+from model.device import StageClock
+from model.errors import (
+    CheckpointError,
+    ConfigurationError,
+    InputError,
+    KeepRatioError,
+    PageCountError,
+    PageImageError,
+    QueryError,
+    RerankerError,
+    ScoreError,
+    WindowError,
+)
+from model.reranker import Reranker, combine_windows
+from model.windows import Windows, sliding_windows, window_count
+
+__all__ = [
+    "LONGEST_PAGE_EDGE",
+    "MAX_WINDOW_SIZE",
+    "CheckpointError",
+    "ConfigurationError",
+    "InputError",
+    "KeepRatioError",
+    "Observe",
+    "PageCountError",
+    "PageImage",
+    "PageImageError",
+    "PageScores",
+    "PreparedPage",
+    "PreparedRequest",
+    "QueryError",
+    "Ranking",
+    "Reranker",
+    "RerankerConfig",
+    "RerankerError",
+    "ScoreError",
+    "StageClock",
+    "WindowError",
+    "Windows",
+    "combine_windows",
+    "no_observation",
+    "sliding_windows",
+    "window_count",
+]

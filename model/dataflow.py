@@ -1,0 +1,131 @@
+"""The records that pass between the stages, with the shape of every array.
+
+Symbols: P patches, V visual tokens (V = P / 4), K kept visual tokens, T text tokens, S = T + K packed tokens, each summed
+over all pages and requests of a batch; B requests; D the text width; G the vision width's head size.
+"""
+
+import math
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+Observe = Callable[[str], AbstractContextManager[None]]
+"""`with observe(stage): …` runs around every stage. Measuring is the caller's business."""
+
+
+def no_observation(stage: str) -> AbstractContextManager[None]:
+    """The default `observe`: measures nothing."""
+    return nullcontext()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PageImage:
+    """A decoded page, its longest edge at most 1024 px."""
+
+    pixels: np.ndarray  # uint8 (height, width, 3), RGB
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PreparedPage:
+    """A page on the model's grid: both sides are multiples of 32 px."""
+
+    pixels: np.ndarray  # uint8 (height, width, 3), RGB, contiguous
+    rows: int  # visual tokens from top to bottom: height / 32
+    columns: int  # visual tokens from left to right: width / 32
+
+    @property
+    def visual_token_count(self) -> int:
+        return self.rows * self.columns
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Prompt:
+    """The token ids around the page images. `segments[i]` stands before image i, the last one after all images."""
+
+    segments: tuple[np.ndarray, ...]  # int64, one more than there are pages
+    context_length: int  # leading text tokens that the compressor compares with: all before the first vision marker
+
+    @property
+    def token_count(self) -> int:
+        return sum(len(segment) for segment in self.segments)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PreparedRequest:
+    """One query with at most one window of pages: everything that the CPU can know, nothing left to fail."""
+
+    prompt: Prompt
+    pages: tuple[PreparedPage, ...]
+    kept_counts: tuple[int, ...]  # visual tokens that each page keeps
+    patch_count: int  # cost of the vision pass
+
+    @property
+    def visual_token_count(self) -> int:
+        """Visual tokens before pruning."""
+        return sum(page.visual_token_count for page in self.pages)
+
+    @property
+    def kept_token_count(self) -> int:
+        """Visual tokens after pruning."""
+        return sum(self.kept_counts)
+
+    @property
+    def token_count(self) -> int:
+        """Cost of the language pass: length of the packed sequence after pruning."""
+        return self.prompt.token_count + self.kept_token_count
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class VisualTokens:
+    """Page features in page order, all pages of a batch end to end."""
+
+    main: torch.Tensor  # (V, D): merger output
+    deepstack: tuple[torch.Tensor, ...]  # each (V, D): added after the first decoder layers
+
+    def gather(self, indices: torch.Tensor) -> "VisualTokens":
+        """The tokens at `indices`, int64 (K,) on the same device."""
+        return VisualTokens(
+            main=self.main.index_select(0, indices),
+            deepstack=tuple(features.index_select(0, indices) for features in self.deepstack),
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PackedSequences:
+    """B prompts with their kept visual tokens, end to end, without padding."""
+
+    embeddings: torch.Tensor  # (S, D)
+    positions: torch.Tensor  # int64 (3, S): time, height, width
+    visual_slots: torch.Tensor  # int64 (K,): where the visual tokens lie
+    deepstack: tuple[torch.Tensor, ...]  # each (K, D)
+    cu_seqlens: torch.Tensor  # int32 (B + 1,), on the host: the language model places it where its kernel reads it
+    max_seqlen: int
+    last_slots: torch.Tensor  # int64 (B,): the position after which the letters are read
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PageScores:
+    """The answer to one prepared request."""
+
+    logits: tuple[float, ...]  # letter logit of each page, in input order
+    order: tuple[int, ...]  # page indices, best first; ties by input order
+    visual_tokens: int  # before pruning
+    kept_tokens: int  # after pruning
+    prompt_tokens: int  # length of the packed sequence
+
+    @property
+    def is_finite(self) -> bool:
+        return all(math.isfinite(logit) for logit in self.logits)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Ranking:
+    """The answer to one query over any number of pages."""
+
+    order: tuple[int, ...]  # page indices, best first
+    logits: tuple[float, ...] | None  # by page; None over several windows, whose logits do not compare
+    scores: tuple[float, ...]  # by page, in [0, 1]: softmax of the logits, or falling evenly with rank
+    windows: tuple[PageScores, ...]  # in the order in which they were scored

@@ -1,0 +1,123 @@
+"""Where the model runs: device and dtype, chosen once with the reason, and what depends on the device alone.
+
+Knows nothing of models. The rest of the package never asks "is this CUDA?".
+"""
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import torch
+
+from model.errors import ConfigurationError
+
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Compute:
+    """The device and dtype of every weight and activation."""
+
+    device: torch.device
+    dtype: torch.dtype
+    reason: str  # for the log and /info
+
+    @property
+    def description(self) -> str:
+        """The card's name, or `cpu`."""
+        return torch.cuda.get_device_name(self.device) if self.device.type == "cuda" else "cpu"
+
+
+def choose_compute(device: str, dtype: str) -> Compute:
+    """Resolve `auto`. Raises ConfigurationError for a name that is unknown or a device that is not there."""
+    chosen_device, device_reason = _choose_device(device)
+    chosen_dtype, dtype_reason = _choose_dtype(dtype, chosen_device)
+    return Compute(device=chosen_device, dtype=chosen_dtype, reason=f"{device_reason}; {dtype_reason}")
+
+
+def _choose_device(name: str) -> tuple[torch.device, str]:
+    if name == "auto":
+        if torch.cuda.is_available():
+            return torch.device("cuda", 0), "device cuda:0, the first card"
+        return torch.device("cpu"), "device cpu, no CUDA device is visible"
+    try:
+        device = torch.device(name)
+    except RuntimeError as error:
+        raise ConfigurationError(f"device is {name!r}; it must be auto, cpu, cuda or cuda:N.") from error
+    if device.type not in ("cpu", "cuda"):
+        raise ConfigurationError(f"device is {name!r}; it must be auto, cpu, cuda or cuda:N.")
+    if device.type == "cuda":
+        device = _existing_card(name, device.index or 0)
+    return device, f"device {device}, as asked"
+
+
+def _existing_card(name: str, index: int) -> torch.device:
+    count = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    if index >= count:
+        raise ConfigurationError(f"device is {name!r}, but {count} CUDA devices are visible. Choose cpu or auto.")
+    return torch.device("cuda", index)
+
+
+def _choose_dtype(name: str, device: torch.device) -> tuple[torch.dtype, str]:
+    if name == "auto":
+        if device.type == "cuda":
+            return torch.bfloat16, "dtype bfloat16, the published checkpoint's"
+        return torch.float32, "dtype float32, the fastest and most exact on a CPU"
+    if name not in DTYPES:
+        raise ConfigurationError(f"dtype is {name!r}; it must be auto, {', '.join(DTYPES)}.")
+    return DTYPES[name], f"dtype {name}, as asked"
+
+
+def upload(tensor: torch.Tensor, device: torch.device) -> torch.Tensor:
+    """Copy a host tensor to `device` without waiting for it (through pinned memory on CUDA)."""
+    if device.type == "cpu":
+        return tensor
+    if not tensor.is_pinned():
+        tensor = tensor.pin_memory()
+    return tensor.to(device, non_blocking=True)
+
+
+def host_buffer(size: int, dtype: torch.dtype, device: torch.device) -> torch.Tensor:
+    """An uninitialised host tensor (size,) from which an upload to `device` need not wait."""
+    return torch.empty(size, dtype=dtype, pin_memory=device.type == "cuda")
+
+
+class StageClock:
+    """Measures stages without slowing them: CUDA events on a card, wall time on a CPU.
+
+    `with clock.observe("vision"): …` any number of times, then `seconds()` once the scores are on the host.
+    """
+
+    def __init__(self, device: torch.device) -> None:
+        self._on_card = device.type == "cuda"
+        self._spans: list[tuple[str, torch.cuda.Event, torch.cuda.Event]] = []
+        self._seconds: dict[str, float] = {}
+
+    @contextmanager
+    def observe(self, stage: str) -> Iterator[None]:
+        if self._on_card:
+            start, end = _timed_event(), _timed_event()
+            start.record()
+            yield
+            end.record()
+            self._spans.append((stage, start, end))
+            return
+        started = time.perf_counter()
+        yield
+        self._add(stage, time.perf_counter() - started)
+
+    def seconds(self) -> dict[str, float]:
+        """Seconds by stage. Waits for the last span's end."""
+        for stage, start, end in self._spans:
+            end.synchronize()
+            self._add(stage, start.elapsed_time(end) / 1000)
+        self._spans.clear()
+        return dict(self._seconds)
+
+    def _add(self, stage: str, seconds: float) -> None:
+        self._seconds[stage] = self._seconds.get(stage, 0.0) + seconds
+
+
+def _timed_event() -> torch.cuda.Event:
+    return torch.cuda.Event(enable_timing=True)  # type: ignore[no-untyped-call]

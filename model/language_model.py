@@ -1,0 +1,167 @@
+"""The decoder over packed embeddings: prompts of different lengths end to end, causal within each, no padding, no cache.
+
+Only the last position of each prompt is ever read, so the last layer computes keys and values for all tokens and everything
+else for those positions alone. Parameter names are the checkpoint's (`model.language_model.…`). Knows neither pages nor
+letters.  Source: Qwen3-VL (transformers `Qwen3VLTextModel`).
+"""
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from model.attention import AttentionKernel
+from model.config import TextConfig
+from model.dataflow import PackedSequences
+from model.rope import mrope_cos_sin, rotate
+
+
+class LanguageModel(nn.Module):
+    def __init__(self, config: TextConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.embed_tokens = nn.Embedding(config.vocab_size, config.hidden_size)
+        self.layers = nn.ModuleList(DecoderLayer(config) for _ in range(config.num_hidden_layers))
+        self.norm = RmsNorm(config.hidden_size, config.rms_norm_eps)
+
+    def forward(self, packed: PackedSequences, kernel: AttentionKernel) -> torch.Tensor:
+        """The normalised hidden state (B, D) at the last position of each of the B prompts."""
+        *layers, last_layer = self.layers
+        assert isinstance(last_layer, DecoderLayer)
+        hidden = packed.embeddings
+        cos, sin = self._angles(packed)
+        cu_seqlens = kernel.place(packed.cu_seqlens, hidden.device)
+        for index, layer in enumerate(layers):
+            hidden = layer(hidden, cos, sin, cu_seqlens, packed.max_seqlen, kernel)
+            if index < len(packed.deepstack):
+                hidden = hidden.index_add(0, packed.visual_slots, packed.deepstack[index])
+        one_each = kernel.place(torch.arange(len(packed.last_slots) + 1, dtype=torch.int32), hidden.device)
+        hidden = last_layer.last_tokens(
+            hidden, cos, sin, cu_seqlens, packed.max_seqlen, kernel, packed.last_slots, one_each
+        )
+        out: torch.Tensor = self.norm(hidden)
+        return out
+
+    def _angles(self, packed: PackedSequences) -> tuple[torch.Tensor, torch.Tensor]:
+        return mrope_cos_sin(
+            packed.positions,
+            head_dim=self.config.head_dim,
+            theta=self.config.rope_theta,
+            sections=self.config.mrope_section,
+            dtype=packed.embeddings.dtype,
+        )
+
+
+class DecoderLayer(nn.Module):
+    def __init__(self, config: TextConfig) -> None:
+        super().__init__()
+        self.input_layernorm = RmsNorm(config.hidden_size, config.rms_norm_eps)
+        self.self_attn = SelfAttention(config)
+        self.post_attention_layernorm = RmsNorm(config.hidden_size, config.rms_norm_eps)
+        self.mlp = SwiGluMlp(config)
+
+    def forward(
+        self,
+        hidden: torch.Tensor,
+        cos: torch.Tensor,
+        sin: torch.Tensor,
+        cu_seqlens: torch.Tensor,
+        max_seqlen: int,
+        kernel: AttentionKernel,
+    ) -> torch.Tensor:
+        """All S tokens in, all S tokens out."""
+        normalised = self.input_layernorm(hidden)
+        q = self.self_attn.queries(normalised, cos, sin)
+        k, v = self.self_attn.keys_and_values(normalised, cos, sin)
+        attended = self.self_attn.attend(q, k, v, cu_seqlens, cu_seqlens, max_seqlen, max_seqlen, kernel)
+        return self._feed_forward(hidden + attended)
+
+    def last_tokens(
+        self,
+        hidden: torch.Tensor,
+        cos: torch.Tensor,
+        sin: torch.Tensor,
+        cu_seqlens: torch.Tensor,
+        max_seqlen: int,
+        kernel: AttentionKernel,
+        last_slots: torch.Tensor,
+        one_each: torch.Tensor,
+    ) -> torch.Tensor:
+        """All S tokens in, the tokens at `last_slots` (B,) out; `one_each` are the boundaries of one query a prompt."""
+        normalised = self.input_layernorm(hidden)
+        k, v = self.self_attn.keys_and_values(normalised, cos, sin)
+        q = self.self_attn.queries(normalised[last_slots], cos[last_slots], sin[last_slots])
+        attended = self.self_attn.attend(q, k, v, one_each, cu_seqlens, 1, max_seqlen, kernel)
+        return self._feed_forward(hidden[last_slots] + attended)
+
+    def _feed_forward(self, hidden: torch.Tensor) -> torch.Tensor:
+        out: torch.Tensor = hidden + self.mlp(self.post_attention_layernorm(hidden))
+        return out
+
+
+class SelfAttention(nn.Module):
+    def __init__(self, config: TextConfig) -> None:
+        super().__init__()
+        self.head_dim = config.head_dim
+        self.q_proj = nn.Linear(config.hidden_size, config.num_attention_heads * config.head_dim, bias=False)
+        self.k_proj = nn.Linear(config.hidden_size, config.num_key_value_heads * config.head_dim, bias=False)
+        self.v_proj = nn.Linear(config.hidden_size, config.num_key_value_heads * config.head_dim, bias=False)
+        self.o_proj = nn.Linear(config.num_attention_heads * config.head_dim, config.hidden_size, bias=False)
+        self.q_norm = RmsNorm(config.head_dim, config.rms_norm_eps)
+        self.k_norm = RmsNorm(config.head_dim, config.rms_norm_eps)
+
+    def queries(self, hidden: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> torch.Tensor:
+        """(tokens, heads, head_dim), normed per head and turned."""
+        return rotate(self.q_norm(self._heads(self.q_proj(hidden))), cos, sin)
+
+    def keys_and_values(
+        self, hidden: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Each (tokens, key_value_heads, head_dim); the keys normed per head and turned."""
+        return rotate(self.k_norm(self._heads(self.k_proj(hidden))), cos, sin), self._heads(self.v_proj(hidden))
+
+    def attend(
+        self,
+        q: torch.Tensor,
+        k: torch.Tensor,
+        v: torch.Tensor,
+        cu_seqlens_q: torch.Tensor,
+        cu_seqlens_k: torch.Tensor,
+        max_seqlen_q: int,
+        max_seqlen_k: int,
+        kernel: AttentionKernel,
+    ) -> torch.Tensor:
+        scale = self.head_dim**-0.5
+        attended = kernel.attend(
+            q, k, v, cu_seqlens_q, cu_seqlens_k, max_seqlen_q, max_seqlen_k, causal=True, scale=scale
+        )
+        out: torch.Tensor = self.o_proj(attended.flatten(1))
+        return out
+
+    def _heads(self, projected: torch.Tensor) -> torch.Tensor:
+        return projected.view(len(projected), -1, self.head_dim)
+
+
+class SwiGluMlp(nn.Module):
+    def __init__(self, config: TextConfig) -> None:
+        super().__init__()
+        self.gate_proj = nn.Linear(config.hidden_size, config.intermediate_size, bias=False)
+        self.up_proj = nn.Linear(config.hidden_size, config.intermediate_size, bias=False)
+        self.down_proj = nn.Linear(config.intermediate_size, config.hidden_size, bias=False)
+
+    def forward(self, hidden: torch.Tensor) -> torch.Tensor:
+        out: torch.Tensor = self.down_proj(F.silu(self.gate_proj(hidden)) * self.up_proj(hidden))
+        return out
+
+
+class RmsNorm(nn.Module):
+    """x / rms(x) * weight, the division in float32 whatever the dtype."""
+
+    def __init__(self, size: int, eps: float) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(size))
+        self.eps = eps
+
+    def forward(self, hidden: torch.Tensor) -> torch.Tensor:
+        wide = hidden.float()
+        normalised = wide * torch.rsqrt(wide.pow(2).mean(-1, keepdim=True) + self.eps)
+        return self.weight * normalised.to(hidden.dtype)

@@ -1,0 +1,53 @@
+"""Rotary position embeddings: the decoder's interleaved M-RoPE and the vision tower's row-and-column kind.
+
+Knows angles only, nothing of prompts or pages.  Source: Qwen3-VL (transformers `modeling_qwen3_vl`), RoFormer.
+"""
+
+from functools import lru_cache
+
+import torch
+
+
+def mrope_cos_sin(
+    positions: torch.Tensor, *, head_dim: int, theta: float, sections: tuple[int, int, int], dtype: torch.dtype
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Cosines and sines (S, head_dim) for positions int64 (3, S) of time, height and width.
+
+    Frequency 3j+1 turns with height while j < sections[1], 3j+2 with width while j < sections[2], all others with time.
+    """
+    axes = _mrope_axes(head_dim // 2, sections)
+    frequencies = _inverse_frequencies(head_dim, theta, positions.device)
+    angles = torch.stack([positions[axis] for axis in axes], dim=-1).float() * frequencies  # (S, head_dim / 2)
+    angles = torch.cat((angles, angles), dim=-1)
+    return angles.cos().to(dtype), angles.sin().to(dtype)
+
+
+@lru_cache
+def _mrope_axes(frequency_count: int, sections: tuple[int, int, int]) -> tuple[int, ...]:
+    axes = [0] * frequency_count
+    for axis in (1, 2):
+        for index in range(axis, 3 * sections[axis], 3):
+            axes[index] = axis
+    return tuple(axes)
+
+
+def axial_cos_sin(
+    positions: torch.Tensor, *, head_dim: int, theta: float = 10_000.0
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Cosines and sines float32 (P, head_dim) for patch positions int64 (2, P) of row and column."""
+    frequencies = _inverse_frequencies(head_dim // 2, theta, positions.device)
+    angles = (positions[:, :, None].float() * frequencies).transpose(0, 1).flatten(1)  # (P, rows then columns)
+    angles = torch.cat((angles, angles), dim=-1)
+    return angles.cos(), angles.sin()
+
+
+def _inverse_frequencies(dim: int, theta: float, device: torch.device) -> torch.Tensor:
+    exponents = torch.arange(0, dim, 2, dtype=torch.float32, device=device) / dim
+    return 1.0 / (theta**exponents)
+
+
+def rotate(x: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> torch.Tensor:
+    """x (tokens, heads, head_dim) turned by the angles (tokens, head_dim), halves paired ("rotate-half")."""
+    cos, sin = cos[:, None, :], sin[:, None, :]
+    first, second = x.chunk(2, dim=-1)
+    return x * cos + torch.cat((-second, first), dim=-1) * sin

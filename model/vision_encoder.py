@@ -1,0 +1,207 @@
+"""The vision tower: patches of many pages, end to end, to visual tokens and DeepStack features.
+
+Attention never crosses pages, so pages of different sizes and requests share one pass without padding. Parameter names are
+the checkpoint's (`model.visual.…`). Knows neither queries nor prompts: nothing here depends on them.
+Source: Qwen3-VL (transformers `Qwen3VLVisionModel`), DeepStack (arXiv 2406.04334).
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from itertools import accumulate
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from model.attention import AttentionKernel
+from model.config import VisionConfig
+from model.dataflow import PreparedPage, VisualTokens
+from model.device import upload
+from model.rope import axial_cos_sin, rotate
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PatchLayout:
+    """Where the patches of a batch lie on their pages. P patches over all pages."""
+
+    positions: torch.Tensor  # int32 (2, P): row and column
+    neighbours: torch.Tensor  # int32 (4, P): entries of the learned position table around each patch
+    weights: torch.Tensor  # float32 (4, P): bilinear weights of the neighbours
+    cu_seqlens: torch.Tensor  # int32 (pages + 1,), on the host
+    max_seqlen: int
+
+    def upload(self, device: torch.device) -> "PatchLayout":
+        """The same with its tables on `device`; the boundaries stay, the attention kernel places them."""
+        return PatchLayout(
+            positions=upload(self.positions, device),
+            neighbours=upload(self.neighbours, device),
+            weights=upload(self.weights, device),
+            cu_seqlens=self.cu_seqlens,
+            max_seqlen=self.max_seqlen,
+        )
+
+
+def lay_out_patches(pages: Sequence[PreparedPage], config: VisionConfig) -> PatchLayout:
+    """The layout of `pages` end to end, on the host."""
+    merge, side = config.spatial_merge_size, int(config.num_position_embeddings**0.5)
+    grids = [_page_layout(page.rows * merge, page.columns * merge, merge, side) for page in pages]
+    lengths = [positions.shape[1] for positions, _, _ in grids]
+    positions, neighbours, weights = (torch.cat(tables, dim=1) for tables in zip(*grids, strict=True))
+    return PatchLayout(
+        positions=positions,
+        neighbours=neighbours,
+        weights=weights,
+        cu_seqlens=torch.tensor([0, *accumulate(lengths)], dtype=torch.int32),
+        max_seqlen=max(lengths),
+    )
+
+
+@lru_cache(maxsize=128)
+def _page_layout(rows: int, columns: int, merge: int, side: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Positions, neighbours and weights of one page of rows x columns patches, in merge-block order."""
+    row, column = _merge_block_order(rows, columns, merge)
+    low_row, high_row, row_share = (table[row] for table in _between(rows, side))
+    low_column, high_column, column_share = (table[column] for table in _between(columns, side))
+    neighbours = torch.stack([r * side + c for r in (low_row, high_row) for c in (low_column, high_column)])
+    weights = torch.stack([r * c for r in (1 - row_share, row_share) for c in (1 - column_share, column_share)])
+    return torch.stack([row, column]).int(), neighbours.int(), weights
+
+
+def _merge_block_order(rows: int, columns: int, merge: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """Row and column of every patch, the patches of one visual token next to each other."""
+    grid = torch.arange(rows * columns).view(rows // merge, merge, columns // merge, merge)
+    order = grid.permute(0, 2, 1, 3).flatten()
+    return order // columns, order % columns
+
+
+def _between(count: int, side: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """For `count` places spread over a table of `side` entries: the entry below, the one above, the share of the latter."""
+    places = torch.linspace(0, side - 1, count)
+    low = places.long()
+    return low, (low + 1).clamp(max=side - 1), places - low
+
+
+class VisionEncoder(nn.Module):
+    def __init__(self, config: VisionConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.patch_embed = PatchEmbedding(config)
+        self.pos_embed = nn.Embedding(config.num_position_embeddings, config.hidden_size)
+        self.blocks = nn.ModuleList(VisionBlock(config) for _ in range(config.depth))
+        self.merger = PatchMerger(config, norm_size=config.hidden_size)
+        self.deepstack_merger_list = nn.ModuleList(
+            PatchMerger(config, norm_size=config.hidden_size * config.merge_unit)
+            for _ in config.deepstack_visual_indexes
+        )
+
+    def forward(self, patches: torch.Tensor, layout: PatchLayout, kernel: AttentionKernel) -> VisualTokens:
+        """patches (P, 1536) of all pages to visual tokens (P / 4, D), main and DeepStack."""
+        hidden = self.patch_embed(patches)
+        hidden = hidden + self._position_embeddings(layout).to(hidden.dtype)
+        cos, sin = axial_cos_sin(layout.positions, head_dim=self.config.head_dim)
+        cu_seqlens = kernel.place(layout.cu_seqlens, hidden.device)
+        deepstack: list[torch.Tensor] = []
+        for index, block in enumerate(self.blocks):
+            hidden = block(hidden, cos, sin, cu_seqlens, layout.max_seqlen, kernel)
+            if index in self.config.deepstack_visual_indexes:
+                deepstack.append(self.deepstack_merger_list[len(deepstack)](hidden))
+        return VisualTokens(main=self.merger(hidden), deepstack=tuple(deepstack))
+
+    def _position_embeddings(self, layout: PatchLayout) -> torch.Tensor:
+        """The learned table, interpolated bilinearly to every page's grid: float32 (P, hidden)."""
+        total = torch.zeros(1, device=layout.weights.device)
+        for neighbours, weights in zip(layout.neighbours, layout.weights, strict=True):
+            total = total + self.pos_embed(neighbours) * weights[:, None]
+        return total
+
+
+class PatchEmbedding(nn.Module):
+    """A linear map of the flattened patch. The checkpoint stores it as the weights of a convolution, which is far slower."""
+
+    def __init__(self, config: VisionConfig) -> None:
+        super().__init__()
+        size = (config.temporal_patch_size, config.patch_size, config.patch_size)
+        self.proj = nn.Conv3d(config.in_channels, config.hidden_size, kernel_size=size, stride=size)
+
+    def forward(self, patches: torch.Tensor) -> torch.Tensor:
+        return F.linear(patches, self.proj.weight.flatten(1), self.proj.bias)
+
+
+class VisionBlock(nn.Module):
+    def __init__(self, config: VisionConfig) -> None:
+        super().__init__()
+        self.norm1 = nn.LayerNorm(config.hidden_size, eps=1e-6)
+        self.norm2 = nn.LayerNorm(config.hidden_size, eps=1e-6)
+        self.attn = VisionAttention(config)
+        self.mlp = VisionMlp(config)
+
+    def forward(
+        self,
+        hidden: torch.Tensor,
+        cos: torch.Tensor,
+        sin: torch.Tensor,
+        cu_seqlens: torch.Tensor,
+        max_seqlen: int,
+        kernel: AttentionKernel,
+    ) -> torch.Tensor:
+        hidden = hidden + self.attn(self.norm1(hidden), cos, sin, cu_seqlens, max_seqlen, kernel)
+        out: torch.Tensor = hidden + self.mlp(self.norm2(hidden))
+        return out
+
+
+class VisionAttention(nn.Module):
+    def __init__(self, config: VisionConfig) -> None:
+        super().__init__()
+        self.head_dim = config.head_dim
+        self.qkv = nn.Linear(config.hidden_size, 3 * config.hidden_size)
+        self.proj = nn.Linear(config.hidden_size, config.hidden_size)
+
+    def forward(
+        self,
+        hidden: torch.Tensor,
+        cos: torch.Tensor,
+        sin: torch.Tensor,
+        cu_seqlens: torch.Tensor,
+        max_seqlen: int,
+        kernel: AttentionKernel,
+    ) -> torch.Tensor:
+        q, k, v = self.qkv(hidden).view(len(hidden), 3, -1, self.head_dim).unbind(1)
+        # The angles are applied in float32, as the published code does.
+        q, k = (rotate(x.float(), cos, sin).to(v.dtype) for x in (q, k))
+        attended = kernel.attend(
+            q, k, v, cu_seqlens, cu_seqlens, max_seqlen, max_seqlen, causal=False, scale=self.head_dim**-0.5
+        )
+        out: torch.Tensor = self.proj(attended.flatten(1))
+        return out
+
+
+class VisionMlp(nn.Module):
+    def __init__(self, config: VisionConfig) -> None:
+        super().__init__()
+        self.linear_fc1 = nn.Linear(config.hidden_size, config.intermediate_size)
+        self.linear_fc2 = nn.Linear(config.intermediate_size, config.hidden_size)
+
+    def forward(self, hidden: torch.Tensor) -> torch.Tensor:
+        out: torch.Tensor = self.linear_fc2(F.gelu(self.linear_fc1(hidden), approximate="tanh"))
+        return out
+
+
+class PatchMerger(nn.Module):
+    """Joins the four patches of a visual token and maps them to the text width.
+
+    The main merger normalises each patch before joining (`norm_size` = the patch width), the DeepStack mergers the joined
+    vector (`norm_size` = four times that).
+    """
+
+    def __init__(self, config: VisionConfig, *, norm_size: int) -> None:
+        super().__init__()
+        joined = config.hidden_size * config.merge_unit
+        self.norm = nn.LayerNorm(norm_size, eps=1e-6)
+        self.linear_fc1 = nn.Linear(joined, joined)
+        self.linear_fc2 = nn.Linear(joined, config.out_hidden_size)
+
+    def forward(self, hidden: torch.Tensor) -> torch.Tensor:
+        normalised = self.norm(hidden.view(-1, *self.norm.normalized_shape)).view(-1, self.linear_fc1.in_features)
+        out: torch.Tensor = self.linear_fc2(F.gelu(self.linear_fc1(normalised)))
+        return out
