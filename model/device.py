@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 import torch
 
-from model.errors import ConfigurationError
+from model.errors import ConfigurationError, DeviceLostError, DeviceMemoryError
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
@@ -22,6 +22,10 @@ class Compute:
     device: torch.device
     dtype: torch.dtype
     reason: str  # for the log and /info
+
+    @property
+    def dtype_name(self) -> str:
+        return str(self.dtype).removeprefix("torch.")
 
     @property
     def description(self) -> str:
@@ -81,6 +85,33 @@ def upload(tensor: torch.Tensor, device: torch.device) -> torch.Tensor:
 def host_buffer(size: int, dtype: torch.dtype, device: torch.device) -> torch.Tensor:
     """An uninitialised host tensor (size,) from which an upload to `device` need not wait."""
     return torch.empty(size, dtype=dtype, pin_memory=device.type == "cuda")
+
+
+@contextmanager
+def translated_errors(device: torch.device) -> Iterator[None]:
+    """Raises DeviceMemoryError and DeviceLostError for torch's own, and frees the memory that a failed batch held."""
+    try:
+        yield
+        return
+    except torch.OutOfMemoryError:
+        failure: Exception = DeviceMemoryError("The batch does not fit into the device's memory. Send fewer pages.")
+    except torch.AcceleratorError as error:
+        failure = DeviceLostError(f"The device failed and needs a new process: {error}")
+    # Outside the except block: while it runs, the traceback keeps the failed batch's tensors alive.
+    if isinstance(failure, DeviceMemoryError) and device.type == "cuda":
+        torch.cuda.empty_cache()
+    raise failure
+
+
+def memory_bytes(device: torch.device) -> dict[str, int]:
+    """Device memory by kind (allocated, reserved, peak); empty on a CPU."""
+    if device.type != "cuda":
+        return {}
+    return {
+        "allocated": torch.cuda.memory_allocated(device),
+        "reserved": torch.cuda.memory_reserved(device),
+        "peak": torch.cuda.max_memory_allocated(device),
+    }
 
 
 class StageClock:

@@ -4,6 +4,9 @@ RerankerError
 ├── ConfigurationError     RerankerConfig, device, attention: a choice that this machine or model cannot serve
 ├── CheckpointError        checkpoint, weights: not found, not this architecture, tensors that do not fit
 ├── ScoreError             Reranker.rank: the network gave NaN or infinity
+├── DeviceError            Reranker.score
+│   ├── DeviceMemoryError  out of memory: a smaller batch may fit
+│   └── DeviceLostError    the device's context is gone: only a new process can use it again
 └── InputError             Reranker.prepare and windows: what the caller handed in
     ├── QueryError         empty, or not encodable as UTF-8
     ├── PageCountError     no page, or more pages than one window takes
@@ -27,6 +30,18 @@ class CheckpointError(RerankerError):
 
 class ScoreError(RerankerError):
     """The network's scores are not finite."""
+
+
+class DeviceError(RerankerError):
+    """Base of what a device does wrong."""
+
+
+class DeviceMemoryError(DeviceError):
+    """The batch does not fit into the device's memory."""
+
+
+class DeviceLostError(DeviceError):
+    """A fault after which every further call on this device fails in this process."""
 
 
 class InputError(RerankerError, ValueError):

@@ -15,7 +15,7 @@ from PIL import Image
 from model.attention import AttentionKernel, choose_attention
 from model.checkpoint import find_checkpoint, load_tokenizer, read_model_config
 from model.compressor import PageShare, kept_count, select_tokens, text_similarity
-from model.config import ModelConfig, RerankerConfig, TextConfig, VisionConfig, check_keep_ratio
+from model.config import LONGEST_PAGE_EDGE, MAX_WINDOW_SIZE, ModelConfig, RerankerConfig, TextConfig, VisionConfig, check_keep_ratio
 from model.dataflow import (
     Observe,
     PackedSequences,
@@ -27,7 +27,7 @@ from model.dataflow import (
     VisualTokens,
     no_observation,
 )
-from model.device import Compute, StageClock, choose_compute, host_buffer, upload
+from model.device import Compute, StageClock, choose_compute, host_buffer, memory_bytes, translated_errors, upload
 from model.errors import PageCountError, ScoreError
 from model.image_processor import prepare_page, to_patches
 from model.network import Network
@@ -99,17 +99,15 @@ class Reranker:
         return page if isinstance(page, PreparedPage) else prepare_page(page, self.model_config.image)
 
     def prepare(self, query: str, pages: Sequence[AnyPage], keep_ratio: float | None = None) -> PreparedRequest:
-        """One prompt over 1 to `window_size` pages: PIL images, uint8 (height, width, 3) arrays, or prepared pages.
+        """One prompt over 1 to 20 pages: PIL images, uint8 (height, width, 3) arrays, or prepared pages.
 
         keep_ratio: share of each page's visual tokens to keep, None the configured one.
         Raises: QueryError, PageCountError, PageImageError, KeepRatioError.
         """
         keep_ratio = self.config.keep_ratio if keep_ratio is None else keep_ratio
         check_keep_ratio(keep_ratio)
-        if not 1 <= len(pages) <= self.config.window_size:
-            raise PageCountError(
-                f"{len(pages)} pages were given; one window takes 1 to {self.config.window_size}. `rank` takes more."
-            )
+        if not 1 <= len(pages) <= MAX_WINDOW_SIZE:
+            raise PageCountError(f"{len(pages)} pages were given; one prompt takes 1 to {MAX_WINDOW_SIZE}.")
         prompt = self.prompts.build(query, len(pages))
         prepared = tuple(self.prepare_page(page) for page in pages)
         merge_unit = self.model_config.vision.merge_unit
@@ -122,7 +120,14 @@ class Reranker:
 
     @torch.inference_mode()
     def score(self, batch: Sequence[PreparedRequest], *, observe: Observe = no_observation) -> list[PageScores]:
-        """Score prepared requests in one vision and one language pass; each gets what it would get alone."""
+        """Score prepared requests in one vision and one language pass; each gets what it would get alone.
+
+        Raises: DeviceMemoryError, DeviceLostError.
+        """
+        with translated_errors(self.compute.device):
+            return self._score(batch, observe)
+
+    def _score(self, batch: Sequence[PreparedRequest], observe: Observe) -> list[PageScores]:
         with observe("upload"):
             pixels = self._upload_pixels(batch)
             layout = self._lay_out_patches(batch)
@@ -157,6 +162,23 @@ class Reranker:
                 order = answer.order
         except StopIteration as stop:
             return combine_windows(stop.value, answers)
+
+    def warm_up(self) -> PageScores:
+        """Score two blank A4 pages, so that the first request finds libraries loaded. Raises: ScoreError, DeviceError."""
+        page = np.full((LONGEST_PAGE_EDGE, 724, 3), 255, dtype=np.uint8)
+        [answer] = self.score([self.prepare("warm-up", [page, page])])
+        return _checked(answer)
+
+    def longest_window(self, query_characters: int) -> tuple[int, int]:
+        """Language tokens and vision patches of the largest window that a query of that length can ask for."""
+        tokens_per_page = (LONGEST_PAGE_EDGE // self.model_config.image.grid_unit) ** 2
+        visual_tokens = MAX_WINDOW_SIZE * tokens_per_page
+        text_tokens = self.prompts.longest_prompt(MAX_WINDOW_SIZE, query_characters)
+        return visual_tokens + text_tokens, visual_tokens * self.model_config.vision.merge_unit
+
+    def device_memory(self) -> dict[str, int]:
+        """Bytes by kind (allocated, reserved, peak); empty on a CPU."""
+        return memory_bytes(self.compute.device)
 
     def stage_clock(self) -> StageClock:
         """A clock whose `observe` can be handed to `score`, right for this device."""

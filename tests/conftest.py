@@ -1,0 +1,25 @@
+"""What the tests share: the conformance data, a loaded reranker, and the rule for tests that need a GPU."""
+
+import os
+
+import pytest
+import torch
+
+from model import Reranker, RerankerConfig
+from tests.conformance import CHECKPOINT
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """GPU tests skip without CUDA, but not where REQUIRE_GPU=1: a GPU machine must not pass by skipping."""
+    if torch.cuda.is_available() or os.environ.get("REQUIRE_GPU") == "1":
+        return
+    skip = pytest.mark.skip(reason="needs a CUDA device (make test-gpu runs these)")
+    for item in items:
+        if item.get_closest_marker("gpu"):
+            item.add_marker(skip)
+
+
+@pytest.fixture(scope="session")
+def reranker() -> Reranker:
+    """The small conformance checkpoint on the CPU in float32, without pruning unless a test asks for it."""
+    return Reranker.from_checkpoint(str(CHECKPOINT), RerankerConfig(device="cpu", dtype="float32", keep_ratio=1.0))

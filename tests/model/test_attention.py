@@ -1,0 +1,88 @@
+"""Every kernel against attention written out, on sequences of different lengths."""
+
+import math
+
+import pytest
+import torch
+
+from model.attention import KERNELS, AttentionKernel, choose_attention, why_not
+from model.errors import ConfigurationError
+
+CPU = torch.device("cpu")
+
+
+def attention_written_out(
+    q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, lengths: list[tuple[int, int]], *, causal: bool, scale: float
+) -> torch.Tensor:
+    """The definition, in float32: softmax of scaled products, the last query seeing every key."""
+    group = q.shape[1] // k.shape[1]
+    out, start_q, start_k = [], 0, 0
+    for length_q, length_k in lengths:
+        queries = q[start_q : start_q + length_q].float()
+        keys = k[start_k : start_k + length_k].float().repeat_interleave(group, dim=1)
+        values = v[start_k : start_k + length_k].float().repeat_interleave(group, dim=1)
+        products = torch.einsum("qhd,khd->hqk", queries, keys) * scale
+        if causal:
+            row, column = torch.arange(length_q)[:, None], torch.arange(length_k)[None]
+            products.masked_fill_((column > row + length_k - length_q).to(q.device), -math.inf)
+        out.append(torch.einsum("hqk,khd->qhd", products.softmax(-1), values))
+        start_q, start_k = start_q + length_q, start_k + length_k
+    return torch.cat(out)
+
+
+def run(
+    kernel: AttentionKernel, lengths: list[tuple[int, int]], *, heads: tuple[int, int], head_dim: int, causal: bool,
+    device: torch.device = CPU, dtype: torch.dtype = torch.float32,
+) -> tuple[torch.Tensor, torch.Tensor]:  # fmt: skip
+    """The kernel's result and the expected one."""
+    torch.manual_seed(1)
+    tokens_q, tokens_k = (sum(length[side] for length in lengths) for side in (0, 1))
+    q = torch.randn(tokens_q, heads[0], head_dim).to(device, dtype)
+    k, v = (torch.randn(tokens_k, heads[1], head_dim).to(device, dtype) for _ in range(2))
+    bounds_q, bounds_k = (
+        kernel.place(torch.tensor([0, *[length[side] for length in lengths]]).cumsum(0).int(), device)
+        for side in (0, 1)
+    )
+    longest_q, longest_k = (max(length[side] for length in lengths) for side in (0, 1))
+    out = kernel.attend(q, k, v, bounds_q, bounds_k, longest_q, longest_k, causal=causal, scale=0.3)
+    return out, attention_written_out(q, k, v, lengths, causal=causal, scale=0.3)
+
+
+@pytest.mark.parametrize("causal", [False, True])
+@pytest.mark.parametrize("lengths", [[(5, 5)], [(3, 3), (1, 1), (17, 17)], [(1, 4), (1, 9)], [(2, 7), (6, 6)]], ids=str)
+@pytest.mark.parametrize(("heads", "head_dim"), [((4, 4), 18), ((8, 2), 32)])
+def test_sdpa_computes_attention(
+    lengths: list[tuple[int, int]], heads: tuple[int, int], head_dim: int, causal: bool
+) -> None:
+    kernel = choose_attention("sdpa", device=CPU, dtype=torch.float32, head_dim=head_dim)
+    out, expected = run(kernel, lengths, heads=heads, head_dim=head_dim, causal=causal)
+    torch.testing.assert_close(out, expected, atol=1e-5, rtol=1e-5)
+
+
+def test_a_sequence_does_not_see_its_neighbours() -> None:
+    kernel = choose_attention("sdpa", device=CPU, dtype=torch.float32, head_dim=8)
+    x = torch.randn(7, 2, 8)
+    bounds = torch.tensor([0, 3, 7], dtype=torch.int32)
+    before = kernel.attend(x, x, x, bounds, bounds, 4, 4, causal=False, scale=1.0)
+    changed = x.clone()
+    changed[3:] += 1
+    after = kernel.attend(changed, changed, changed, bounds, bounds, 4, 4, causal=False, scale=1.0)
+    torch.testing.assert_close(before[:3], after[:3], atol=0, rtol=0)
+
+
+def test_auto_takes_sdpa_on_a_cpu_and_says_why() -> None:
+    kernel = choose_attention("auto", device=CPU, dtype=torch.float32, head_dim=64)
+    assert kernel.name == "sdpa"
+    assert "flash-attn" in kernel.reason and "CUDA" in kernel.reason
+
+
+@pytest.mark.parametrize("name", [name for name in KERNELS if name != "sdpa"])
+def test_a_kernel_that_was_asked_for_and_cannot_run_is_an_error(name: str) -> None:
+    assert why_not(name, device=CPU, dtype=torch.float32, head_dim=64)
+    with pytest.raises(ConfigurationError, match=name):
+        choose_attention(name, device=CPU, dtype=torch.float32, head_dim=64)
+
+
+def test_an_unknown_kernel_is_an_error_that_lists_the_known_ones() -> None:
+    with pytest.raises(ConfigurationError, match="flash-attn, torch-varlen, sdpa"):
+        choose_attention("xformers", device=CPU, dtype=torch.float32, head_dim=64)

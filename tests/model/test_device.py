@@ -1,0 +1,48 @@
+import pytest
+import torch
+
+from model.device import StageClock, choose_compute, memory_bytes, translated_errors, upload
+from model.errors import ConfigurationError, DeviceLostError, DeviceMemoryError
+
+CPU = torch.device("cpu")
+
+
+def test_auto_is_float32_on_a_cpu_with_the_reason() -> None:
+    if torch.cuda.is_available():
+        pytest.skip("this machine has a CUDA device; auto takes it")
+    compute = choose_compute("auto", "auto")
+    assert (compute.device, compute.dtype, compute.dtype_name) == (CPU, torch.float32, "float32")
+    assert "no CUDA device" in compute.reason
+
+
+@pytest.mark.parametrize("device", ["gpu", "mps", "cuda:99", "", "cpu:x"])
+def test_a_device_that_is_not_there_is_refused(device: str) -> None:
+    with pytest.raises(ConfigurationError, match="device is"):
+        choose_compute(device, "auto")
+
+
+def test_an_unknown_dtype_is_refused() -> None:
+    with pytest.raises(ConfigurationError, match="float8"):
+        choose_compute("cpu", "float8")
+
+
+def test_upload_to_the_cpu_copies_nothing() -> None:
+    tensor = torch.ones(3)
+    assert upload(tensor, CPU) is tensor
+    assert memory_bytes(CPU) == {}
+
+
+def test_a_stage_that_occurs_twice_is_added_up() -> None:
+    clock = StageClock(CPU)
+    for stage in ("vision", "language", "vision"):
+        with clock.observe(stage):
+            pass
+    assert set(clock.seconds()) == {"vision", "language"}
+    assert all(seconds >= 0 for seconds in clock.seconds().values())
+
+
+def test_out_of_memory_and_lost_devices_get_our_names() -> None:
+    with pytest.raises(DeviceMemoryError), translated_errors(CPU):
+        raise torch.OutOfMemoryError("CUDA out of memory")
+    with pytest.raises(DeviceLostError), translated_errors(CPU):
+        raise torch.AcceleratorError("device-side assert")
