@@ -64,9 +64,7 @@ class RequestTimeoutError(ServiceError):
 
 
 class TooLargeError(ServiceError):
-    codes = frozenset(
-        {"body_too_large", "file_too_large", "too_many_files", "too_many_pages", "image_too_many_pixels"}
-    )
+    codes = frozenset({"body_too_large", "file_too_large", "too_many_files", "too_many_pages", "image_too_many_pixels"})
 
 
 class UnsupportedMediaTypeError(ServiceError):

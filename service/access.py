@@ -1,0 +1,163 @@
+"""The door: request id, key, admission, and one log line and one set of metrics for every request.
+
+Pure ASGI, in front of the framework, so that refusing costs nothing and disconnects stay visible. Knows no bodies.
+"""
+
+import hmac
+import logging
+import re
+import time
+import uuid
+from dataclasses import dataclass
+
+from starlette.datastructures import Headers, MutableHeaders
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from service.error_responses import error_response
+from service.errors import OverloadedError, ServiceError, TooLargeError, UnauthorizedError
+from service.lifecycle import Lifecycle
+from service.logs import fields_line
+from service.metrics import Metrics
+
+RERANK_PATHS = ("/rerank", "/v1/rerank")
+_OPEN_PATHS = ("/livez", "/readyz")
+_REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,128}")
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AccessLimits:
+    api_key: str | None
+    max_body_bytes: int
+    max_concurrent_requests: int
+    max_in_flight_bytes: int
+
+
+class Access:
+    def __init__(self, app: ASGIApp, *, limits: AccessLimits, lifecycle: Lifecycle, metrics: Metrics) -> None:
+        self._app = app
+        self._limits = limits
+        self._lifecycle = lifecycle
+        self._metrics = metrics
+        self._requests = 0
+        self._bytes = 0
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        request = _Exchange(scope, send)
+        if scope["path"] in RERANK_PATHS and scope["method"] == "POST":
+            await self._rerank(request, receive)
+        else:
+            await self._other(request, receive)
+
+    async def _other(self, exchange: "_Exchange", receive: Receive) -> None:
+        try:
+            if exchange.scope["path"] not in _OPEN_PATHS:
+                self._check_key(exchange.headers)
+        except ServiceError as error:
+            await error_response(error, exchange.request_id)(exchange.scope, receive, exchange.send)
+        else:
+            await self._app(exchange.scope, receive, exchange.send)
+
+    async def _rerank(self, exchange: "_Exchange", receive: Receive) -> None:
+        body_bytes = _declared_length(exchange.headers)
+        if body_bytes is None:  # chunked: count on the worst
+            body_bytes = self._limits.max_body_bytes
+        try:
+            self._check(exchange.headers, body_bytes)
+        except ServiceError as error:
+            self._metrics.rejections.labels(_reason(error)).inc()
+            await error_response(error, exchange.request_id)(exchange.scope, receive, exchange.send)
+            self._finish(exchange)
+            return
+        self._requests += 1
+        self._bytes += body_bytes
+        self._metrics.requests_in_flight.inc()
+        try:
+            await self._app(exchange.scope, receive, exchange.send)
+        finally:
+            self._requests -= 1
+            self._bytes -= body_bytes
+            self._metrics.requests_in_flight.dec()
+            self._finish(exchange)
+
+    def _check(self, headers: Headers, body_bytes: int) -> None:
+        self._check_key(headers)
+        self._lifecycle.check_accepting()
+        limits = self._limits
+        if body_bytes > limits.max_body_bytes:
+            raise body_too_large(body_bytes, limits.max_body_bytes)
+        if self._requests >= limits.max_concurrent_requests:
+            message = f"{self._requests} requests are being worked on, which is the limit. Try again later."
+            raise OverloadedError("overloaded", message, retry_after_seconds=1)
+        if self._bytes + body_bytes > limits.max_in_flight_bytes:
+            message = (
+                f"{self._bytes} bytes are in flight and the limit is {limits.max_in_flight_bytes}. Try again later."
+            )
+            raise OverloadedError("overloaded", message, retry_after_seconds=1)
+
+    def _check_key(self, headers: Headers) -> None:
+        key = self._limits.api_key
+        if key is None:
+            return
+        scheme, _, sent = headers.get("authorization", "").partition(" ")
+        if scheme.lower() != "bearer" or not hmac.compare_digest(sent.strip().encode(), key.encode()):
+            message = "The API key is missing or wrong; send it as 'Authorization: Bearer <key>'."
+            raise UnauthorizedError("unauthorized", message, param="authorization")
+
+    def _finish(self, exchange: "_Exchange") -> None:
+        """Count and log a rerank request. No status: the client went away, or the handler broke."""
+        status = exchange.status or 499
+        seconds = time.perf_counter() - exchange.started
+        outcome = "ok" if status < 400 else "client_error" if status < 500 else "server_error"
+        path = exchange.scope["path"]
+        self._metrics.requests.labels(path, "ziprerank", str(status)).inc()
+        self._metrics.request_duration.labels(path, outcome).observe(seconds)
+        logger.info(
+            fields_line(
+                {"id": exchange.request_id, "path": path, "status": status, "seconds": seconds, **exchange.facts}
+            )
+        )
+
+
+class _Exchange:
+    """One request and its answer: gives it an id, remembers the status, adds the id to the answer's headers."""
+
+    def __init__(self, scope: Scope, send: Send) -> None:
+        self.headers = Headers(scope=scope)
+        sent_id = self.headers.get("x-request-id", "")
+        self.request_id = sent_id if _REQUEST_ID.fullmatch(sent_id) else f"rerank-{uuid.uuid4().hex}"
+        self.facts: dict[str, object] = {}  # for the log line, filled in by the handler
+        self.scope: Scope = {
+            **scope,
+            "state": {**scope.get("state", {}), "request_id": self.request_id, "facts": self.facts},
+        }
+        self.status: int | None = None
+        self.started = time.perf_counter()
+        self._send = send
+
+    async def send(self, message: Message) -> None:
+        if message["type"] == "http.response.start":
+            self.status = message["status"]
+            MutableHeaders(scope=message)["X-Request-Id"] = self.request_id
+        await self._send(message)
+
+
+def body_too_large(size: int, limit: int) -> TooLargeError:
+    """The refusal for a body of `size` bytes, declared or received so far."""
+    message = f"The body has {size} bytes or more and the limit is {limit}. Send fewer or smaller documents."
+    return TooLargeError("body_too_large", message, param="content-length")
+
+
+def _declared_length(headers: Headers) -> int | None:
+    length = headers.get("content-length", "")
+    return int(length) if length.isascii() and length.isdigit() and len(length) < 16 else None
+
+
+def _reason(error: ServiceError) -> str:
+    """The closed set of reasons in operations: by what was exceeded, not by status."""
+    reasons = {"unauthorized": "auth", "overloaded": "queue_full", "body_too_large": "too_large"}
+    return reasons.get(error.code, "draining")

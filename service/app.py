@@ -1,0 +1,258 @@
+"""Builds the application, wires its components, starts and closes them. Nobody else builds objects."""
+
+import asyncio
+import logging
+import time
+from collections.abc import AsyncIterator, Callable
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import asynccontextmanager
+from functools import partial
+from importlib.metadata import version
+from typing import Any
+
+from fastapi import FastAPI, Request
+from starlette.exceptions import HTTPException
+from starlette.responses import Response
+
+from model import Reranker, RerankerConfig, RerankerError
+from service.access import Access, AccessLimits
+from service.error_responses import error_response, plain_error_response
+from service.errors import ServiceError, UnavailableError
+from service.inference_worker import InferenceWorker
+from service.lifecycle import Lifecycle
+from service.metrics import Metrics
+from service.micro_batcher import BatchBudget, MicroBatcher
+from service.rasterizer import Rasterizer, RasterLimits
+from service.rerank_flow import RerankFlow
+from service.routes import Components, build_router
+from service.schemas import RerankRequest
+from service.settings import Settings
+
+EXIT_LOAD_FAILED = 1
+EXIT_DEVICE_LOST = 70
+
+LoadReranker = Callable[[Settings], Reranker]
+
+logger = logging.getLogger(__name__)
+
+
+class StartError(Exception):
+    """The settings and the loaded checkpoint do not fit together."""
+
+
+def load_reranker(settings: Settings) -> Reranker:
+    """Load the checkpoint that the settings name. Raises: RerankerError."""
+    config = RerankerConfig(
+        device=settings.device,
+        dtype=settings.dtype,
+        attention=settings.attention,
+        vision_attention=settings.vision_attention,
+        keep_ratio=settings.keep_ratio,
+        window_size=settings.window_size,
+        stride=settings.stride,
+    )
+    return Reranker.from_checkpoint(settings.model, config, revision=settings.revision)
+
+
+def build_app(
+    settings: Settings,
+    *,
+    lifecycle: Lifecycle | None = None,
+    load: LoadReranker = load_reranker,
+    stop: Callable[[int], None] = lambda exit_code: None,
+) -> FastAPI:
+    """The application. `stop(exit_code)` is called when it can not go on: nothing to serve, or the device is lost."""
+    components = _build_components(settings, lifecycle or Lifecycle(), stop)
+
+    @asynccontextmanager
+    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+        loading = await _start(components, load, stop)
+        yield
+        await _close(components, loading)
+
+    app = FastAPI(
+        title="ZipRerank",
+        version=version("ziprerank"),
+        description="Ranks the pages of documents by relevance to a query. Scores compare within one answer only.",
+        lifespan=lifespan,
+        redoc_url=None,
+    )
+    app.include_router(build_router(components))
+    _handle_errors(app)
+    _describe_request(app)
+    app.add_middleware(
+        Access,
+        limits=AccessLimits(
+            api_key=settings.api_key.get_secret_value() if settings.api_key else None,
+            max_body_bytes=settings.max_body_bytes,
+            max_concurrent_requests=settings.max_concurrent_requests,
+            max_in_flight_bytes=settings.max_in_flight_bytes,
+        ),
+        lifecycle=components.lifecycle,
+        metrics=components.metrics,
+    )
+    return app
+
+
+def _build_components(settings: Settings, lifecycle: Lifecycle, stop: Callable[[int], None]) -> Components:
+    metrics = Metrics()
+    batcher = MicroBatcher(
+        BatchBudget(
+            max_tokens=settings.max_batch_tokens,
+            max_patches=settings.max_batch_patches,
+            queue_limit_tokens=settings.queue_limit_tokens,
+            queue_seconds=settings.queue_seconds,
+        ),
+        on_cancelled=metrics.cancellations.labels("queue").inc,
+    )
+    rasterizer = Rasterizer(
+        RasterLimits(
+            processes=settings.rasterizer_processes,
+            max_pages=settings.max_pages,
+            max_image_pixels=settings.max_image_pixels,
+        ),
+        on_worker_death=lambda cause: metrics.raster_worker_deaths.labels(cause).inc(),
+    )
+    threads = ThreadPoolExecutor(max_workers=settings.rasterizer_processes + 2, thread_name_prefix="prepare")
+
+    def lose_device() -> None:
+        lifecycle.fail()
+        stop(EXIT_DEVICE_LOST)
+
+    components = Components(
+        settings=settings,
+        metrics=metrics,
+        lifecycle=lifecycle,
+        rasterizer=rasterizer,
+        batcher=batcher,
+        worker=InferenceWorker(batcher, metrics, on_lost=lose_device),
+        flow=RerankFlow(settings, rasterizer=rasterizer, batcher=batcher, metrics=metrics, threads=threads),
+        threads=threads,
+        started_at=time.time(),
+    )
+    _bind_gauges(components)
+    return components
+
+
+def _bind_gauges(components: Components) -> None:
+    """Gauges read the real structures when they are scraped, so they cannot drift from them."""
+    metrics, batcher, worker = components.metrics, components.batcher, components.worker
+    metrics.requests_waiting.set_function(lambda: batcher.waiting_entries)
+    metrics.requests_running.set_function(lambda: worker.running_entries)
+    metrics.queue_pages.set_function(lambda: batcher.waiting_pages)
+    metrics.queue_tokens.set_function(lambda: batcher.waiting_tokens)
+    metrics.estimated_wait.set_function(lambda: batcher.estimated_wait_seconds)
+    metrics.raster_waiting.set_function(lambda: components.rasterizer.waiting_requests)
+    metrics.ready.set_function(lambda: components.lifecycle.is_ready)
+
+
+async def _start(components: Components, load: LoadReranker, stop: Callable[[int], None]) -> "asyncio.Task[None]":
+    """Start the raster workers, and the loading of the model in the background, so that probes are answered meanwhile."""
+    await asyncio.to_thread(components.rasterizer.start)
+    return asyncio.create_task(_load(components, load, stop))
+
+
+async def _load(components: Components, load: LoadReranker, stop: Callable[[int], None]) -> None:
+    started = time.perf_counter()
+    try:
+        reranker = await asyncio.to_thread(_load_and_warm_up, components.settings, load)
+    except (RerankerError, StartError) as error:
+        logger.error("the model cannot be served: %s", error)
+        _give_up(components, stop)
+    except Exception:
+        logger.exception("the model cannot be served")
+        _give_up(components, stop)
+        raise
+    else:
+        _go_into_service(components, reranker, time.perf_counter() - started)
+
+
+def _load_and_warm_up(settings: Settings, load: LoadReranker) -> Reranker:
+    reranker = load(settings)
+    tokens, patches = reranker.longest_window(settings.max_query_characters)
+    if tokens > settings.max_batch_tokens or patches > settings.max_batch_patches:
+        raise StartError(
+            f"max_batch_tokens is {settings.max_batch_tokens} and max_batch_patches {settings.max_batch_patches}; the "
+            f"longest window that may be asked for has {tokens} tokens and {patches} patches. Raise the budgets, or "
+            "lower max_query_characters."
+        )
+    reranker.warm_up()
+    return reranker
+
+
+def _give_up(components: Components, stop: Callable[[int], None]) -> None:
+    components.lifecycle.fail()
+    stop(EXIT_LOAD_FAILED)
+
+
+def _go_into_service(components: Components, reranker: Reranker, load_seconds: float) -> None:
+    components.reranker = reranker
+    components.worker.start(reranker)
+    metrics, compute = components.metrics, reranker.compute
+    metrics.model_load.set(load_seconds)
+    metrics.info.labels(
+        version("ziprerank"), reranker.name, reranker.revision or "", compute.dtype_name, compute.description
+    ).set(1)
+    for kind in reranker.device_memory():
+        metrics.device_memory.labels(str(compute.device), kind).set_function(partial(_memory, reranker, kind))
+    components.lifecycle.become_ready()
+    logger.info("%s is loaded and warmed up after %.1f s: %s", reranker.name, load_seconds, compute.reason)
+    for tower, kernel in (("vision", reranker.vision_attention), ("text", reranker.text_attention)):
+        logger.info("%s attention: %s (%s)", tower, kernel.name, kernel.reason)
+
+
+def _memory(reranker: Reranker, kind: str) -> float:
+    return reranker.device_memory()[kind]
+
+
+async def _close(components: Components, loading: "asyncio.Task[None]") -> None:
+    """In the order of the flow: nothing new, what waits is told, threads and processes end."""
+    components.lifecycle.refuse()
+    if not loading.done():
+        loading.cancel()
+    components.batcher.close()
+    await asyncio.to_thread(components.worker.join, components.settings.drain_grace_seconds)
+    components.batcher.fail_waiting(UnavailableError("draining", "The service is shutting down. Try another replica."))
+    await asyncio.to_thread(components.rasterizer.close)
+    components.threads.shutdown(wait=False, cancel_futures=True)
+
+
+def _handle_errors(app: FastAPI) -> None:
+    @app.exception_handler(ServiceError)
+    async def _service_error(request: Request, error: ServiceError) -> Response:
+        return error_response(error, request.state.request_id)
+
+    @app.exception_handler(HTTPException)
+    async def _http_error(request: Request, error: HTTPException) -> Response:
+        codes = {404: "not_found", 405: "method_not_allowed"}
+        message = {404: "There is no such route; see /docs.", 405: "The route does not take this method."}
+        return plain_error_response(
+            error.status_code,
+            codes.get(error.status_code, "invalid_request"),
+            message.get(error.status_code, "The request could not be read."),
+            request.state.request_id,
+            dict(error.headers or {}),
+        )
+
+    @app.exception_handler(Exception)
+    async def _bug(request: Request, error: Exception) -> Response:
+        """The traceback goes to the log; the client gets an id to quote."""
+        message = "Something went wrong on our side. Quote the request id when you report it."
+        return plain_error_response(500, "internal_error", message, request.state.request_id)
+
+
+def _describe_request(app: FastAPI) -> None:
+    """Bodies are parsed by our own code, so their schema is added to the API description by hand."""
+    generate = app.openapi
+
+    def openapi() -> dict[str, Any]:
+        if app.openapi_schema is None:
+            description = generate()
+            schema = RerankRequest.model_json_schema(ref_template="#/components/schemas/{model}")
+            schemas = description["components"]["schemas"]
+            schemas.update(schema.pop("$defs", {}))
+            schemas[RerankRequest.__name__] = schema
+        assert app.openapi_schema is not None
+        return app.openapi_schema
+
+    app.openapi = openapi  # type: ignore[method-assign]

@@ -1,0 +1,79 @@
+"""Every Prometheus series of the service, declared once. Knows no component: gauges are bound to them in `app`."""
+
+from collections.abc import Mapping
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+from prometheus_client.gc_collector import GCCollector
+from prometheus_client.platform_collector import PlatformCollector
+from prometheus_client.process_collector import ProcessCollector
+
+STAGES = (
+    "parse", "fetch", "render", "decode", "prepare", "queue", "upload", "vision", "compress", "pack", "language", "respond"
+)  # fmt: skip
+
+_REQUEST_SECONDS = (0.01, 0.025, 0.05, 0.075, 0.1, 0.15, 0.2, 0.3, 0.4, 0.5, 0.75, 1, 1.5, 2, 3, 5, 10, 20, 30)
+_STAGE_SECONDS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.2, 0.3, 0.5, 0.75, 1, 2, 5, 10, 30)
+_PAGES = (1, 2, 5, 10, 15, 20, 30, 50, 75, 100, 200)
+_TOKENS = (256, 512, 1024, 2048, 4096, 8192, 12288, 16384, 24576, 32768, 49152, 65536)
+_BYTES = tuple(2**power for power in range(10, 28, 2))
+
+
+class Metrics:
+    """The series of one service, in a registry of its own."""
+
+    def __init__(self) -> None:
+        self.registry = CollectorRegistry()
+        ProcessCollector(registry=self.registry)
+        PlatformCollector(registry=self.registry)
+        GCCollector(registry=self.registry)
+
+        self.requests = self._counter("requests", "Finished rerank requests", "route", "dialect", "code")
+        self.requests_in_flight = self._gauge("requests_in_flight", "Accepted and not yet answered")
+        self.requests_waiting = self._gauge("requests_waiting", "Entries waiting for a batch")
+        self.requests_running = self._gauge("requests_running", "Entries in the batch on the device")
+        self.queue_pages = self._gauge("queue_pages", "Pages waiting for a batch")
+        self.queue_tokens = self._gauge("queue_tokens", "Language tokens waiting for a batch")
+        self.estimated_wait = self._gauge("estimated_wait_seconds", "Tokens waiting over the measured rate")
+        self.request_duration = self._histogram(
+            "request_duration_seconds", "From accept to answer", _REQUEST_SECONDS, "route", "outcome"
+        )
+        self.stage_duration = self._histogram(
+            "stage_duration_seconds", "Per request; from upload to language per batch", _STAGE_SECONDS, "stage"
+        )
+        self.request_documents = self._histogram("request_documents", "Documents in a request", _PAGES)
+        self.request_pages = self._histogram("request_pages", "Pages in a request", _PAGES)
+        self.request_body_bytes = self._histogram("request_body_bytes", "Size of a request", _BYTES)
+        self.batch_requests = self._histogram("batch_requests", "Entries in a batch", (1, 2, 3, 4, 6, 8, 12, 16, 32))
+        self.batch_pages = self._histogram("batch_pages", "Pages in a batch", _PAGES)
+        self.batch_tokens = self._histogram("batch_tokens", "Language tokens in a batch", _TOKENS)
+        self.visual_tokens = self._counter("visual_tokens", "Visual tokens before and after pruning", "state")
+        self.rejections = self._counter("rejections", "Requests refused to shed load or for safety", "reason")
+        self.cancellations = self._counter("cancellations", "Requests whose client went away", "stage")
+        self.raster_worker_deaths = self._counter("raster_worker_deaths", "Raster workers that died", "cause")
+        self.raster_waiting = self._gauge("raster_requests_waiting", "Requests waiting for a raster worker")
+        self.device_memory = self._gauge("gpu_memory_bytes", "Memory of the device", "device", "kind")
+        self.out_of_memory = self._counter("oom", "Batches that ran out of device memory")
+        self.engine_errors = self._counter("engine_errors", "Batches that failed")
+        self.ready = self._gauge("ready", "1 while requests are served")
+        self.last_forward = self._gauge("last_forward_timestamp_seconds", "When the last batch finished")
+        self.model_load = self._gauge("model_load_seconds", "Time to load the checkpoint and warm up")
+        self.info = self._gauge("info", "Always 1", "version", "model", "revision", "dtype", "gpu")
+        for stage in STAGES:
+            self.stage_duration.labels(stage)  # every stage is there from the first scrape
+
+    def observe_stages(self, seconds_by_stage: Mapping[str, float]) -> None:
+        for stage, seconds in seconds_by_stage.items():
+            self.stage_duration.labels(stage).observe(seconds)
+
+    def exposition(self) -> bytes:
+        """The text format of all series."""
+        return generate_latest(self.registry)
+
+    def _counter(self, name: str, help_text: str, *labels: str) -> Counter:
+        return Counter(f"ziprerank_{name}", help_text, labels, registry=self.registry)
+
+    def _gauge(self, name: str, help_text: str, *labels: str) -> Gauge:
+        return Gauge(f"ziprerank_{name}", help_text, labels, registry=self.registry)
+
+    def _histogram(self, name: str, help_text: str, buckets: tuple[float, ...], *labels: str) -> Histogram:
+        return Histogram(f"ziprerank_{name}", help_text, labels, buckets=buckets, registry=self.registry)

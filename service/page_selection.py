@@ -1,0 +1,93 @@
+"""Which pages of a document a client asked for, as text such as "3,1-2,7-", kept as ranges until the page count is known.
+
+Knows neither documents nor requests: the caller adds which document an error is about.
+"""
+
+import re
+from dataclasses import dataclass
+
+from service.errors import InvalidRequestError, PageOutOfRangeError
+
+MAX_TEXT_CHARACTERS = 1_000
+_ITEM = re.compile(r" *([0-9]{1,9}) *(?:(-) *([0-9]{1,9})? *)?")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PageSelection:
+    """Ranges of 1-based page numbers, in the order they were written; a `last` of None is the document's last page."""
+
+    ranges: tuple[tuple[int, int | None], ...]
+
+    def resolve(self, page_count: int) -> tuple[int, ...]:
+        """Page numbers in the order written, duplicates dropped.
+
+        Raises: PageOutOfRangeError, a number above `page_count`.
+        """
+        return tuple(number for span in self.spans(page_count) for number in span)
+
+    def spans(self, page_count: int) -> tuple[range, ...]:
+        """`resolve` before it is expanded: disjoint ranges, so that their lengths can be checked against a limit first."""
+        spans: list[range] = []
+        for first, last in self.ranges:
+            _require_existing(first if last is None else last, page_count=page_count)
+            _require_existing(first, page_count=page_count)
+            spans += _uncovered(range(first, (page_count if last is None else last) + 1), covered=spans)
+        return tuple(spans)
+
+
+def parse_page_selection(text: str) -> PageSelection:
+    """Read `a`, `a-b` or `a-` (to the end), separated by commas.
+
+    Raises: InvalidRequestError for other syntax, PageOutOfRangeError for page 0 and for ranges that run backwards.
+    """
+    if len(text) > MAX_TEXT_CHARACTERS:
+        raise InvalidRequestError(
+            "invalid_request",
+            f"pages: {len(text)} characters, at most {MAX_TEXT_CHARACTERS} are read; write ranges such as 1-50.",
+        )
+    items = enumerate(text.split(","), start=1)
+    return PageSelection(ranges=tuple(_parse_item(item, position=position) for position, item in items))
+
+
+def _parse_item(item: str, *, position: int) -> tuple[int, int | None]:
+    match = _ITEM.fullmatch(item)
+    if match is None:
+        raise InvalidRequestError(
+            "invalid_request",
+            f"pages: item {position} is not a page (3), a range (1-5) or an open range (7-) "
+            "with numbers of at most 9 digits; separate items by commas.",
+        )
+    first = int(match[1])
+    last = int(match[3]) if match[3] else (None if match[2] else first)
+    _require_forward(first, last)
+    return first, last
+
+
+def _require_forward(first: int, last: int | None) -> None:
+    if first == 0 or last == 0:
+        raise PageOutOfRangeError("page_out_of_range", "pages: 0 is not a page; pages are numbered from 1.")
+    if last is not None and last < first:
+        raise PageOutOfRangeError(
+            "page_out_of_range", f"pages: {first}-{last} runs backwards; write {last}-{first}, or the pages one by one."
+        )
+
+
+def _require_existing(number: int, *, page_count: int) -> None:
+    if number > page_count:
+        raise PageOutOfRangeError(
+            "page_out_of_range", f"page {number} does not exist; the document has {page_count} page(s)."
+        )
+
+
+def _uncovered(span: range, *, covered: list[range]) -> list[range]:
+    """The parts of `span` outside `covered`. Intervals, not numbers: "1-,1-,1-" must not cost three times the document."""
+    parts = [span]
+    for other in covered:
+        parts = [rest for part in parts for rest in _subtract(part, other)]
+    return parts
+
+
+def _subtract(part: range, other: range) -> list[range]:
+    before = range(part.start, min(part.stop, other.start))
+    after = range(max(part.start, other.stop), part.stop)
+    return [rest for rest in (before, after) if rest]

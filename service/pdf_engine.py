@@ -1,0 +1,144 @@
+# mypy: disable-error-code="no-untyped-call"
+# (PyMuPDF is annotated in part.)
+"""The one module that knows PyMuPDF: opens PDF bytes, counts pages and renders them, inside the worker process only.
+
+Knows nothing of sockets, limits of time or memory, or requests. Failures are named by the stage in which they happen and
+never by the library's text, which carries pieces of the document.
+"""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import pymupdf
+from PIL import Image
+
+from service.raster_page import LONGEST_EDGE, MIN_PDF_EDGE, PagePixels, RasterFailure, require_sane_box
+
+_MAGIC_WINDOW_BYTES = 1_024
+_MAX_PIXMAP_PIXELS = 1_060_000
+_MEMORY_ERRORS = (MemoryError, pymupdf.mupdf.FzErrorSystem)
+
+# MuPDF goes on after these and leaves white paper where the content was; a score for that would be the worst answer.
+_LOST_TO_MEMORY = (
+    "insufficient memory",
+    "not enough memory",
+    "out of memory",
+    "malloc",
+    "realloc",
+    "calloc",
+    "exceeds system limits",  # how OpenJPEG puts it: seen with 500 MiB and a JPEG2000 image of 6,000 × 6,000
+)
+_LOST_CONTENT = (
+    "ignoring error during interpretation",
+    "library error",
+    "padding truncated image",
+    "treating as end of file",
+)
+
+pymupdf.TOOLS.mupdf_display_errors(False)
+pymupdf.TOOLS.mupdf_display_warnings(False)
+
+
+class PdfDocument:
+    """One open PDF. Not thread-safe, as MuPDF is not."""
+
+    is_paged = True
+
+    def __init__(self, data: bytes) -> None:
+        """Raises: RasterFailure, codes corrupt_document, encrypted_document, no_pages, page_memory."""
+        pymupdf.TOOLS.reset_mupdf_warnings()
+        self._document = _open(data)
+        self.page_count = _count_pages(self._document)
+
+    def render(self, number: int) -> PagePixels:
+        """Page `number` (1-based) with its longest edge at 1024 pixels, over white.
+
+        Raises: RasterFailure, codes page_unreadable, bad_page_box, page_degraded, page_memory.
+        """
+        # The warning buffer is one for the process and never ends by itself: 4 MB over 900 documents.
+        pymupdf.TOOLS.reset_mupdf_warnings()
+        with _failing_as("page_unreadable"):
+            page = self._document.load_page(number - 1)
+            pixmap = _rasterize(page)
+        degraded = _has_lost_content(pymupdf.TOOLS.mupdf_warnings(reset=True))
+        return _fit(pixmap, degraded=degraded)
+
+    def close(self) -> None:
+        self._document.close()
+
+
+def _open(data: bytes) -> Any:
+    # `filetype` does not restrict MuPDF: HTML, EPUB and images open as well, so check before and after.
+    if b"%PDF-" not in data[:_MAGIC_WINDOW_BYTES]:
+        raise RasterFailure("corrupt_document")
+    with _failing_as("corrupt_document"):
+        document = pymupdf.open(stream=data, filetype="pdf")
+        if not document.is_pdf:
+            raise RasterFailure("corrupt_document")
+        if document.needs_pass and not document.authenticate(""):
+            raise RasterFailure("encrypted_document")
+    return document
+
+
+def _count_pages(document: Any) -> int:
+    with _failing_as("corrupt_document"):
+        page_count = int(document.page_count)
+    if page_count < 1:
+        raise RasterFailure("no_pages")
+    return page_count
+
+
+@contextmanager
+def _failing_as(code: str) -> Iterator[None]:
+    try:
+        yield
+    except RasterFailure:
+        raise
+    except _MEMORY_ERRORS as error:
+        raise RasterFailure("page_memory") from error
+    except Exception as error:
+        raise RasterFailure(code) from error
+
+
+def _rasterize(page: Any) -> Any:
+    width, height = page.rect.width, page.rect.height
+    require_sane_box(width, height)
+    scale = LONGEST_EDGE / max(width, height)
+    pixmap = page.get_pixmap(matrix=pymupdf.Matrix(scale, scale), colorspace=pymupdf.csRGB, alpha=False)
+    if pixmap.n != 3 or pixmap.stride != pixmap.width * 3 or pixmap.width * pixmap.height > _MAX_PIXMAP_PIXELS:
+        raise RasterFailure("bad_page_box", width=round(width), height=round(height))
+    return pixmap
+
+
+def _has_lost_content(warnings: str) -> bool:
+    """Raises: RasterFailure, code page_degraded, if content was lost for want of memory: with more it would be there."""
+    lowered = warnings.lower()
+    lost_to_memory = any(sign in lowered for sign in _LOST_TO_MEMORY)
+    lost_content = lost_to_memory or any(sign in lowered for sign in _LOST_CONTENT)
+    if lost_content:
+        # A damaged image is cached as decoded so far, and the next page that shows it would get no warning.
+        pymupdf.TOOLS.store_shrink(100)
+    if lost_to_memory:
+        raise RasterFailure("page_degraded")
+    return lost_content
+
+
+def _fit(pixmap: Any, *, degraded: bool) -> PagePixels:
+    # `samples` is a copy; the view `samples_mv` does not keep the pixmap alive, and reading it later is a crash.
+    width, height = pixmap.width, pixmap.height
+    if max(width, height) <= LONGEST_EDGE and min(width, height) >= MIN_PDF_EDGE:
+        return PagePixels(width=width, height=height, data=pixmap.samples, degraded=degraded)
+    image = Image.frombytes("RGB", (width, height), pixmap.samples)
+    image = _pad(image.resize((min(width, LONGEST_EDGE), min(height, LONGEST_EDGE)), Image.Resampling.LANCZOS))
+    return PagePixels(width=image.width, height=image.height, data=image.tobytes(), degraded=degraded)
+
+
+def _pad(image: Image.Image) -> Image.Image:
+    """White paper to the right and below; stretching would change what the page says."""
+    width, height = max(image.width, MIN_PDF_EDGE), max(image.height, MIN_PDF_EDGE)
+    if (width, height) == image.size:
+        return image
+    padded = Image.new("RGB", (width, height), "white")
+    padded.paste(image, (0, 0))
+    return padded

@@ -1,0 +1,73 @@
+"""The sentence a client reads when a document cannot be turned into pages: document, page, value, limit, remedy.
+
+The worker sends a code and two sizes at most; every word is written here, so that no library's text can leak.
+"""
+
+from service.errors import ServiceError, TooLargeError, UnusableDocumentError
+from service.raster_limits import RasterLimits
+from service.raster_page import MAX_ASPECT_RATIO, MAX_FRAMES, RasterFailure
+from service.raster_process import ProcessDied
+from service.raster_request import RasterTask
+
+_SENTENCES = {
+    "encrypted_document": "the PDF needs a password. Send it without encryption.",
+    "corrupt_document": "the PDF cannot be opened. Save it anew, or print it to a new PDF.",
+    "no_pages": "the PDF has no pages; it may be cut off. Save it anew.",
+    "page_unreadable": "the page cannot be read. Save the PDF anew, or leave the page out by a page selection.",
+    "page_degraded": "content of the page was lost, because drawing it needs more memory than the limit of "
+    "{memory_mebibytes} MiB. Simplify the page, or send it as an image.",
+    "page_memory": "it needs more memory than the limit of {memory_mebibytes} MiB. Simplify it, or send it as an image.",
+    "page_crashed": "the document ended the process that read it. Save it anew, or send its pages as images.",
+    "corrupt_image": "the image cannot be decoded; it may be cut off. Save it anew.",
+    "bad_page_box": "the size{size} is not usable: both sides must be above 0, and the longer at most {ratio} times "
+    "the shorter.",
+    "image_too_many_pixels": "the image{size} is too large, at most {max_pixels} pixels and {max_edge} along an edge "
+    "are accepted. Scale it down.",
+    "too_many_pages": "the image has more than {max_frames} frames, which is the limit. Split it.",
+}
+_CODE_OF_DEATH = {
+    "timeout": "page_timeout",
+    "cpu": "page_timeout",
+    "memory": "page_memory",
+    "protocol": "page_crashed",
+    "crash": "page_crashed",
+}
+
+
+def code_of_death(death: ProcessDied) -> str:
+    return _CODE_OF_DEATH[death.cause]
+
+
+def client_error(failure: RasterFailure, task: RasterTask, *, limits: RasterLimits) -> ServiceError:
+    sentence = _SENTENCES[failure.code].format(
+        size=f" of {failure.width} x {failure.height}" if failure.width is not None else "",
+        ratio=MAX_ASPECT_RATIO,
+        max_pixels=limits.max_image_pixels,
+        max_edge=limits.max_image_edge,
+        max_frames=MAX_FRAMES,
+        memory_mebibytes=limits.worker_memory_bytes >> 20,
+    )
+    return _error(failure.code, sentence, task)
+
+
+def client_error_of_code(code: str, task: RasterTask, *, limits: RasterLimits) -> ServiceError:
+    """For what the parent finds out: deadlines and deaths."""
+    if code == "page_timeout":
+        return _error(code, _timeout_sentence(task, limits), task)
+    return client_error(RasterFailure(code), task, limits=limits)
+
+
+def _timeout_sentence(task: RasterTask, limits: RasterLimits) -> str:
+    remedy = "Simplify it, or send it as an image."
+    if task.state.seconds_used >= limits.document_seconds:
+        return f"the document takes longer than the limit of {limits.document_seconds:g} s. {remedy}"
+    if task.number is None:
+        return f"opening the document takes longer than the limit of {limits.open_seconds:g} s. {remedy}"
+    return f"it takes longer than the limit of {limits.page_seconds:g} s. {remedy}"
+
+
+def _error(code: str, sentence: str, task: RasterTask) -> ServiceError:
+    page = task.number if task.state.is_paged else None
+    where = f"documents[{task.state.index}]" if page is None else f"documents[{task.state.index}], page {page}"
+    kind = TooLargeError if code in TooLargeError.codes else UnusableDocumentError
+    return kind(code, f"{where}: {sentence}", document_index=task.state.index, page=page)

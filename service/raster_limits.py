@@ -1,0 +1,22 @@
+"""Every limit of the raster pool, in one record. The reasons for the values are in the design notes on reliability."""
+
+from dataclasses import dataclass
+
+_MEBIBYTE = 1 << 20
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RasterLimits:
+    processes: int
+    max_pages: int  # per request
+    max_image_pixels: int = 40_000_000  # an A4 scan at 600 dpi is 34.8 million
+    max_image_edge: int = 20_000
+    open_seconds: float = 5.0
+    page_seconds: float = 5.0
+    document_seconds: float = 30.0  # sum over opening and all pages
+    queue_seconds: float = 10.0  # until the first task of a request starts
+    queue_requests: int = 64  # beyond one per process
+    queue_bytes: int = 512 * _MEBIBYTE
+    worker_memory_bytes: int = 1536 * _MEBIBYTE  # address space; with less, MuPDF leaves pages white
+    recycle_documents: int = 1_000
+    recycle_rss_bytes: int = 400 * _MEBIBYTE

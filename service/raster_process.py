@@ -1,0 +1,266 @@
+"""The parent's handle of one worker process: start it, call it with a deadline, kill and reap it, say how it died.
+
+Knows nothing of requests or fairness. Trusts nothing that comes back: whoever took over the worker controls every byte.
+"""
+
+import json
+import mmap
+import os
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from collections import OrderedDict
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+
+from service.raster_page import FAILURE_CODES, MEMORY_EXIT_STATUS, SLOT_BYTES, RasterFailure
+
+Cause = Literal["timeout", "memory", "cpu", "protocol", "crash"]
+
+_LONGEST_REPLY_BYTES = 512  # short enough that nested JSON cannot exhaust the parser's stack
+_MOST_PAGES = 10_000_000
+_MOST_LENGTH = 2**31 - 1
+_OPEN_DOCUMENTS = 16
+_OPEN_BYTES = 64 << 20
+_PACKAGE_PARENT = Path(__file__).resolve().parents[1]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ProcessSettings:
+    memory_bytes: int
+    cpu_seconds: float  # of processor time a task may add before the kernel ends the process
+    max_image_pixels: int
+    max_image_edge: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class OpenedDocument:
+    page_count: int
+    is_paged: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RenderedPage:
+    pixels: np.ndarray  # uint8 (height, width, 3), owned
+    degraded: bool
+
+
+class ProcessDied(Exception):
+    """The process is gone, by itself or because it was killed for the cause."""
+
+    def __init__(self, cause: Cause) -> None:
+        super().__init__(cause)
+        self.cause: Cause = cause
+
+
+class RasterProcess:
+    """One child. Not thread-safe, except for `interrupt`. After ProcessDied only `close` remains to be called."""
+
+    def __init__(self, settings: ProcessSettings) -> None:
+        """Raises: OSError, when the system cannot start another process."""
+        self.documents_opened = 0
+        self.rss_bytes = 0
+        self._open: OrderedDict[int, int] = OrderedDict()  # key to size, the most recently used last
+        self._ticket = 0
+        with ExitStack() as on_failure, ExitStack() as child_ends:
+            slot_fd = _make_slot()
+            child_ends.callback(os.close, slot_fd)
+            self._slot = on_failure.enter_context(mmap.mmap(slot_fd, SLOT_BYTES))
+            control, child_control = socket.socketpair()
+            self._control = on_failure.enter_context(control)
+            child_ends.enter_context(child_control)
+            self._popen = _start(settings, control_fd=child_control.fileno(), slot_fd=slot_fd)
+            on_failure.pop_all()
+
+    @property
+    def pid(self) -> int:
+        return self._popen.pid
+
+    @property
+    def open_documents(self) -> tuple[int, ...]:
+        return tuple(self._open)
+
+    @property
+    def is_running(self) -> bool:
+        return self._popen.poll() is None
+
+    def await_hello(self, *, seconds: float) -> None:
+        """Raises: ProcessDied."""
+        self._call({"verb": "hello"}, seconds=seconds)
+
+    def open(self, key: int, data: bytes, *, kind: str, seconds: float) -> OpenedDocument:
+        """Raises: RasterFailure, ProcessDied."""
+        self.forget(self._to_evict_for(len(data)), seconds=seconds)
+        self.documents_opened += 1
+        message = {"verb": "open", "document": key, "kind": kind, "bytes": len(data)}
+        reply = self._call(message, payload=data, seconds=seconds)
+        opened = OpenedDocument(
+            page_count=self._integer(reply, "page_count", most=_MOST_PAGES), is_paged=reply.get("is_paged") is True
+        )
+        self._open[key] = len(data)
+        return opened
+
+    def render(self, key: int, number: int, *, seconds: float) -> RenderedPage:
+        """Raises: RasterFailure, ProcessDied."""
+        self._open.move_to_end(key)
+        reply = self._call({"verb": "page", "document": key, "number": number}, seconds=seconds)
+        width, height = (self._integer(reply, name, most=1024) for name in ("width", "height"))
+        pixels = np.frombuffer(self._slot, np.uint8, count=width * height * 3).reshape(height, width, 3).copy()
+        return RenderedPage(pixels=pixels, degraded=reply.get("degraded") is True)
+
+    def forget(self, keys: tuple[int, ...], *, seconds: float) -> None:
+        """Raises: ProcessDied."""
+        if keys:
+            self._call({"verb": "close", "documents": keys}, seconds=seconds)
+        for key in keys:
+            del self._open[key]
+
+    def _to_evict_for(self, byte_count: int) -> tuple[int, ...]:
+        """The most recently used first: requests take turns, so that document is the last to be needed again. (The usual
+        order would evict each document just before its turn, and halve the throughput.)"""
+        kept, kept_bytes = 0, byte_count
+        for size in self._open.values():
+            kept_bytes += size
+            if kept == _OPEN_DOCUMENTS - 1 or kept_bytes > _OPEN_BYTES:
+                break
+            kept += 1
+        return self.open_documents[kept:]
+
+    def interrupt(self) -> None:
+        """End the process from another thread; the thread that waits for it gets ProcessDied."""
+        self._popen.kill()
+
+    def close(self) -> None:
+        """Kill, reap, release. Returns when nothing of the process is left."""
+        self._popen.kill()
+        self._popen.wait()
+        self._control.close()
+        self._slot.close()
+
+    def _call(self, message: dict[str, Any], *, seconds: float, payload: bytes = b"") -> dict[str, Any]:
+        self._ticket += 1
+        try:
+            line = self._exchange(message | {"ticket": self._ticket}, payload, deadline=time.monotonic() + seconds)
+        except TimeoutError as error:
+            raise self._died("timeout") from error
+        except OSError as error:
+            raise self._died() from error
+        reply = self._parse(line)
+        if "error" in reply:
+            raise self._failure(reply)
+        return reply
+
+    def _exchange(self, message: dict[str, Any], payload: bytes, *, deadline: float) -> bytes:
+        self._control.settimeout(_remaining(deadline))
+        self._control.sendall(json.dumps(message).encode() + b"\n")
+        self._control.settimeout(_remaining(deadline))
+        self._control.sendall(payload)
+        line = b""
+        while not line.endswith(b"\n"):
+            self._control.settimeout(_remaining(deadline))
+            piece = self._control.recv(_LONGEST_REPLY_BYTES)
+            if not piece:
+                raise ConnectionResetError
+            line += piece
+            if len(line) > _LONGEST_REPLY_BYTES:
+                raise self._died("protocol")
+        return line
+
+    def _parse(self, line: bytes) -> dict[str, Any]:
+        try:
+            reply = json.loads(line)
+        except ValueError as error:
+            raise self._died("protocol") from error
+        if not isinstance(reply, dict) or reply.get("ticket") != self._ticket:
+            raise self._died("protocol")
+        self.rss_bytes = self._integer(reply, "rss_bytes", most=2**63)
+        return reply
+
+    def _failure(self, reply: dict[str, Any]) -> Exception:
+        code = reply["error"]
+        if not isinstance(code, str) or code not in FAILURE_CODES:
+            return self._died("protocol")
+        if reply.get("width") is None or reply.get("height") is None:
+            return RasterFailure(code)
+        width, height = (self._integer(reply, name, most=_MOST_LENGTH, least=0) for name in ("width", "height"))
+        return RasterFailure(code, width=width, height=height)
+
+    def _integer(self, reply: dict[str, Any], name: str, *, most: int, least: int = 1) -> int:
+        value = reply.get(name)
+        if type(value) is not int or not least <= value <= most:
+            raise self._died("protocol")
+        return value
+
+    def _died(self, cause: Cause | None = None) -> ProcessDied:
+        """Kill what may still run, and read the cause off the corpse if none is known."""
+        self._popen.kill()
+        status = self._popen.wait()
+        return ProcessDied(cause or _cause_of(status))
+
+
+def _remaining(deadline: float) -> float:
+    remaining = deadline - time.monotonic()
+    if remaining <= 0:
+        raise TimeoutError
+    return remaining
+
+
+def _cause_of(status: int) -> Cause:
+    if status == MEMORY_EXIT_STATUS:
+        return "memory"
+    return "cpu" if status == -signal.SIGXCPU else "crash"
+
+
+def _make_slot() -> int:
+    """An anonymous file: without a name there is nothing to unlink, and nothing to find."""
+    if sys.platform == "linux":
+        fd = os.memfd_create("raster-slot", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
+    else:
+        with tempfile.TemporaryFile() as file:
+            fd = os.dup(file.fileno())
+    os.ftruncate(fd, SLOT_BYTES)
+    _seal(fd)
+    return fd
+
+
+def _seal(fd: int) -> None:
+    """A worker that cut the file short would kill its parent with SIGBUS."""
+    if sys.platform == "linux":
+        import fcntl
+
+        fcntl.fcntl(fd, fcntl.F_ADD_SEALS, fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_SEAL)
+
+
+def _start(settings: ProcessSettings, *, control_fd: int, slot_fd: int) -> "subprocess.Popen[bytes]":
+    """A fresh interpreter: fork would copy CUDA's state, and multiprocessing's spawn imports the parent's main module."""
+    argument = json.dumps(
+        {
+            "control_fd": control_fd,
+            "slot_fd": slot_fd,
+            "memory_bytes": settings.memory_bytes,
+            "cpu_seconds": settings.cpu_seconds,
+            "max_image_pixels": settings.max_image_pixels,
+            "max_image_edge": settings.max_image_edge,
+        }
+    )
+    return subprocess.Popen(
+        [sys.executable, "-P", "-B", "-m", "service.raster_worker", argument],
+        pass_fds=(control_fd, slot_fd),
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.DEVNULL,  # MuPDF prints pieces of documents
+        stderr=subprocess.DEVNULL,
+        env=_environment(),
+    )
+
+
+def _environment() -> dict[str, str]:
+    """Nothing secret: API keys are in the parent's environment."""
+    kept = {name: os.environ[name] for name in ("LD_LIBRARY_PATH", "TZ") if name in os.environ}
+    return kept | {"PYTHONPATH": str(_PACKAGE_PARENT)}

@@ -1,0 +1,177 @@
+"""Which task a raster worker does next: round robin over requests, task by task, in a bounded and closable queue.
+
+Knows neither processes nor the event loop; a test drives it without either.
+"""
+
+import threading
+from collections import deque
+from collections.abc import Callable, Collection
+from dataclasses import dataclass
+
+from service.errors import OverloadedError, ServiceError, UnavailableError
+from service.raster_request import RasterPage, RasterRequest, RasterTask
+
+_LONGEST_RETRY_SECONDS = 5
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Turn:
+    """What a worker shall do: forget `stale` documents, then the task, if there is one."""
+
+    task: RasterTask | None
+    stale: tuple[int, ...]
+
+
+class RasterSchedule:
+    """Thread-safe. `is_storm` tells whether a request may occupy only half of the `workers`."""
+
+    def __init__(
+        self, *, workers: int, queue_requests: int, queue_bytes: int, is_storm: Callable[[], bool] = lambda: False
+    ) -> None:
+        self._workers = workers
+        self._queue_requests = queue_requests
+        self._queue_bytes = queue_bytes
+        self._is_storm = is_storm
+        self._changed = threading.Condition()
+        self._requests: deque[RasterRequest] = deque()
+        self._keys: set[int] = set()  # of documents that have pages left: workers forget all others
+        self._byte_count = 0
+        self._is_closed = False
+
+    @property
+    def is_closed(self) -> bool:
+        return self._is_closed
+
+    @property
+    def waiting_requests(self) -> int:
+        """Unfinished requests beyond those that every worker could be busy with."""
+        return max(0, len(self._requests) - self._workers)
+
+    @property
+    def running_tasks(self) -> int:
+        with self._changed:
+            return sum(request.running for request in self._requests)
+
+    def admit(self, request: RasterRequest) -> None:
+        """Raises: OverloadedError when the queue is full, UnavailableError when it is closed."""
+        with self._changed:
+            if self._is_closed:
+                raise draining()
+            self._require_room(request)
+            self._requests.append(request)
+            self._keys.update(state.key for state in request.states)
+            self._byte_count += request.byte_count
+            self._changed.notify_all()
+
+    def take(self, held: Collection[int]) -> Turn | None:
+        """Block until there is something to do for a worker that holds these documents open; None: the end."""
+        with self._changed:
+            while not self._is_closed:
+                task = self._next_task()
+                stale = tuple(key for key in held if key not in self._keys)
+                if task or stale:
+                    return Turn(task=task, stale=stale)
+                self._changed.wait()
+        return None
+
+    def counted(self, task: RasterTask) -> None:
+        with self._changed:
+            task.request.counted()
+            self._settle(task.request)
+
+    def rendered(self, task: RasterTask, page: RasterPage) -> None:
+        with self._changed:
+            task.request.rendered(task, page)
+            if not task.state.pages_left:
+                self._keys.discard(task.state.key)
+            self._settle(task.request)
+
+    def failed(self, task: RasterTask, error: ServiceError) -> None:
+        with self._changed:
+            task.request.failed(task, error)
+            self._settle(task.request)
+
+    def withdraw(self, request: RasterRequest) -> None:
+        """Drop what is left of it: its sender is gone. Nothing happens to a finished request."""
+        with self._changed:
+            if not request.is_over:
+                request.abandon()
+                self._settle(request)
+
+    def expire(self, request: RasterRequest) -> None:
+        """Fail a request of which no task has begun."""
+        with self._changed:
+            if not request.has_started:
+                request.abandon(
+                    UnavailableError(
+                        "queue_timeout",
+                        "The request waited too long for a document worker. Send it again later.",
+                        retry_after_seconds=self._retry_after_seconds(),
+                    )
+                )
+                self._settle(request)
+
+    def fail_all(self, make_error: Callable[[], ServiceError]) -> None:
+        with self._changed:
+            self._fail_all(make_error)
+
+    def close(self) -> None:
+        with self._changed:
+            self._is_closed = True
+            self._fail_all(draining)
+
+    def wait_until_closed(self, *, seconds: float) -> None:
+        with self._changed:
+            self._changed.wait_for(lambda: self._is_closed, timeout=seconds)
+
+    def _require_room(self, request: RasterRequest) -> None:
+        has_full_queue = self.waiting_requests >= self._queue_requests and len(self._requests) >= self._workers
+        byte_count = self._byte_count + request.byte_count
+        if has_full_queue or (self._requests and byte_count > self._queue_bytes):
+            raise OverloadedError(
+                "overloaded",
+                f"{len(self._requests)} requests with {self._byte_count} bytes of documents are being rastered, at most "
+                f"{self._workers + self._queue_requests} with {self._queue_bytes} bytes are accepted. Send it again later.",
+                retry_after_seconds=self._retry_after_seconds(),
+            )
+
+    def _next_task(self) -> RasterTask | None:
+        share = max(1, self._workers // 2) if self._is_storm() else self._workers
+        for _ in range(len(self._requests)):
+            request = self._requests[0]
+            self._requests.rotate(-1)
+            if request.running < share and (task := request.take()):
+                return task
+        return None
+
+    def _settle(self, request: RasterRequest) -> None:
+        if request.is_over and request in self._requests:
+            self._requests.remove(request)
+            self._keys.difference_update(state.key for state in request.states)
+            self._byte_count -= request.byte_count
+        self._changed.notify_all()
+
+    def _fail_all(self, make_error: Callable[[], ServiceError]) -> None:
+        for request in tuple(self._requests):
+            request.abandon(make_error())  # one each: an exception collects the traceback of everyone who raises it
+            self._settle(request)
+        self._changed.notify_all()
+
+    def _retry_after_seconds(self) -> int:
+        return min(_LONGEST_RETRY_SECONDS, 1 + self.waiting_requests // (8 * self._workers))
+
+
+def draining() -> UnavailableError:
+    return UnavailableError(
+        "draining",
+        "The service is shutting down. Send the request to another instance.",
+        retry_after_seconds=_LONGEST_RETRY_SECONDS,
+    )
+
+
+def not_ready() -> UnavailableError:
+    return UnavailableError(
+        "not_ready",
+        "The document workers are not running. Send the request again later.",
+        retry_after_seconds=_LONGEST_RETRY_SECONDS,
+    )

@@ -1,0 +1,147 @@
+"""The worker process: `python -m service.raster_worker SETTINGS` reads hostile documents where they can do no harm.
+
+Speaks newline-delimited JSON over an inherited socket (never pickle: whoever takes this process over must not take its
+parent too), puts pixels into an inherited shared slot, and ends when the socket does. It imports the engines and the
+standard library only, never torch or the web framework, and knows neither requests nor deadlines.
+
+    > {"ticket": 1, "verb": "open", "document": 7, "kind": "pdf", "bytes": 5120}  and then 5,120 bytes
+    < {"ticket": 1, "page_count": 28, "is_paged": true, "rss_bytes": 60000000}
+    > {"ticket": 2, "verb": "page", "document": 7, "number": 3}
+    < {"ticket": 2, "width": 725, "height": 1024, "degraded": false, "rss_bytes": 61000000}
+    > {"ticket": 3, "verb": "close", "documents": [7]}
+    < {"ticket": 3, "error": "page_unreadable", "width": null, "height": null, "rss_bytes": 61000000}
+"""
+
+import ctypes
+import json
+import math
+import mmap
+import os
+import resource
+import signal
+import socket
+import sys
+from collections.abc import Callable
+from typing import Any, BinaryIO, Protocol
+
+from service.image_decoder import ImageDocument
+from service.pdf_engine import PdfDocument
+from service.raster_page import MEMORY_EXIT_STATUS, SLOT_BYTES, PagePixels, RasterFailure
+
+_OPEN_FILES = 32
+_NICE = 5
+_PR_SET_PDEATHSIG = 1
+_PR_SET_NO_NEW_PRIVS = 38
+
+
+class OpenDocument(Protocol):
+    page_count: int
+    is_paged: bool
+
+    def render(self, number: int) -> PagePixels: ...
+    def close(self) -> None: ...
+
+
+def main() -> None:
+    settings = json.loads(sys.argv[1])
+    control = socket.socket(fileno=settings["control_fd"])
+    slot = mmap.mmap(settings["slot_fd"], SLOT_BYTES)
+    os.close(settings["slot_fd"])
+    confine_process(memory_bytes=settings["memory_bytes"])
+    try:
+        RasterWorker(settings, slot=slot).serve(control)
+    except MemoryError:
+        os._exit(MEMORY_EXIT_STATUS)
+
+
+def confine_process(*, memory_bytes: int) -> None:
+    """Limits that need no privileges. Whatever else the kernel offers (no network, read-only root) is the container's."""
+    os.nice(_NICE)
+    _limit(resource.RLIMIT_AS, memory_bytes)
+    _limit(resource.RLIMIT_CORE, 0)
+    _limit(resource.RLIMIT_FSIZE, 0)
+    _limit(resource.RLIMIT_NOFILE, _OPEN_FILES)
+    if sys.platform == "linux":
+        libc = ctypes.CDLL(None, use_errno=True)
+        # Fires when the parent's *thread* that started this process ends; that thread lives as long as the pool.
+        libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
+        libc.prctl(_PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0)
+
+
+def _limit(which: int, value: int) -> None:
+    _, hard = resource.getrlimit(which)
+    value = value if hard == resource.RLIM_INFINITY else min(value, hard)
+    try:
+        resource.setrlimit(which, (value, value))
+    except (ValueError, OSError):
+        if sys.platform == "linux":  # macOS refuses some of them, the address space for one
+            raise
+
+
+class RasterWorker:
+    """Answers one message at a time. Which documents are open is the parent's decision, message by message."""
+
+    def __init__(self, settings: dict[str, Any], *, slot: mmap.mmap) -> None:
+        self._settings = settings
+        self._slot = slot
+        self._documents: dict[int, OpenDocument] = {}
+        self._verbs: dict[str, Callable[[dict[str, Any], BinaryIO], dict[str, Any]]] = {
+            "hello": lambda message, stream: {},
+            "open": self._open,
+            "page": self._page,
+            "close": self._close,
+        }
+
+    def serve(self, control: socket.socket) -> None:
+        stream = control.makefile("rb")
+        while line := stream.readline():
+            message = json.loads(line)
+            reply = self._answer(message, stream)
+            reply |= {"ticket": message["ticket"], "rss_bytes": resident_bytes()}
+            control.sendall(json.dumps(reply).encode() + b"\n")
+
+    def _answer(self, message: dict[str, Any], stream: BinaryIO) -> dict[str, Any]:
+        extend_cpu_limit(seconds=self._settings["cpu_seconds"])
+        try:
+            return self._verbs[message["verb"]](message, stream)
+        except RasterFailure as failure:
+            return {"error": failure.code, "width": failure.width, "height": failure.height}
+
+    def _open(self, message: dict[str, Any], stream: BinaryIO) -> dict[str, Any]:
+        data = stream.read(message["bytes"])
+        document = PdfDocument(data) if message["kind"] == "pdf" else self._open_image(data)
+        self._documents[message["document"]] = document
+        return {"page_count": document.page_count, "is_paged": document.is_paged}
+
+    def _open_image(self, data: bytes) -> OpenDocument:
+        max_pixels, max_edge = self._settings["max_image_pixels"], self._settings["max_image_edge"]
+        return ImageDocument(data, max_pixels=max_pixels, max_edge=max_edge)
+
+    def _page(self, message: dict[str, Any], stream: BinaryIO) -> dict[str, Any]:
+        page = self._documents[message["document"]].render(message["number"])
+        self._slot[: page.width * page.height * 3] = page.data
+        return {"width": page.width, "height": page.height, "degraded": page.degraded}
+
+    def _close(self, message: dict[str, Any], stream: BinaryIO) -> dict[str, Any]:
+        for key in message["documents"]:
+            self._documents.pop(key).close()
+        return {}
+
+
+def extend_cpu_limit(*, seconds: float) -> None:
+    """A second fuse beside the parent's deadlines. The limit counts the whole life of a process: raise it task by task."""
+    usage = resource.getrusage(resource.RUSAGE_SELF)
+    soft = math.ceil(usage.ru_utime + usage.ru_stime + seconds)
+    _, hard = resource.getrlimit(resource.RLIMIT_CPU)
+    resource.setrlimit(resource.RLIMIT_CPU, (soft if hard == resource.RLIM_INFINITY else min(soft, hard), hard))
+
+
+def resident_bytes() -> int:
+    if sys.platform != "linux":
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss  # the peak, in bytes on macOS
+    with open("/proc/self/statm", "rb") as statm:
+        return int(statm.read().split()[1]) * resource.getpagesize()
+
+
+if __name__ == "__main__":
+    main()

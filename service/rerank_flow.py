@@ -1,0 +1,277 @@
+"""The way of one request from its submission to its answer: pages, windows, scores, results.
+
+Only awaits and moves small objects on the event loop; decoding, resizing and scoring happen in processes and threads that it
+is handed. Knows no HTTP.
+"""
+
+import asyncio
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import Executor
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import numpy as np
+
+from model import (
+    MAX_WINDOW_SIZE,
+    PageCountError,
+    PageImageError,
+    PageScores,
+    PreparedPage,
+    PreparedRequest,
+    QueryError,
+    Ranking,
+    combine_windows,
+    sliding_windows,
+)
+from service.errors import InvalidRequestError, UnusableDocumentError
+from service.metrics import Metrics
+from service.micro_batcher import MicroBatcher
+from service.page_loader import LoadedPage, decode_documents, load_pages
+from service.rasterizer import Rasterizer
+from service.settings import Settings
+from service.submission import Submission
+
+
+class Preparer(Protocol):
+    """What the flow needs of a `model.Reranker`."""
+
+    @property
+    def name(self) -> str: ...
+    def prepare_page(self, page: np.ndarray) -> PreparedPage: ...
+    def prepare(self, query: str, pages: Sequence[PreparedPage], keep_ratio: float | None) -> PreparedRequest: ...
+
+
+class RequestClock:
+    """Seconds by stage of one request, and the stage it is in."""
+
+    def __init__(self) -> None:
+        self.started = time.perf_counter()
+        self.seconds: dict[str, float] = {}
+        self.stage = "parse"
+
+    @contextmanager
+    def observe(self, stage: str) -> Iterator[None]:
+        self.stage = stage
+        started = time.perf_counter()
+        yield
+        self.add({stage: time.perf_counter() - started})
+
+    def add(self, seconds_by_stage: Mapping[str, float]) -> None:
+        for stage, seconds in seconds_by_stage.items():
+            self.seconds[stage] = self.seconds.get(stage, 0.0) + seconds
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RankOptions:
+    """The options of one request, defaults filled in."""
+
+    keep_ratio: float
+    window_size: int
+    stride: int
+
+
+class RerankFlow:
+    def __init__(
+        self,
+        settings: Settings,
+        *,
+        rasterizer: Rasterizer,
+        batcher: MicroBatcher,
+        metrics: Metrics,
+        threads: Executor,
+    ) -> None:
+        self._settings = settings
+        self._rasterizer = rasterizer
+        self._batcher = batcher
+        self._metrics = metrics
+        self._threads = threads
+
+    async def answer(
+        self, submission: Submission, preparer: Preparer, clock: RequestClock, *, request_id: str
+    ) -> dict[str, Any]:
+        """The body of the answer.
+
+        Raises: any ServiceError; asyncio.CancelledError when the client has gone, which drops what still waits.
+        """
+        options = rank_options(submission, self._settings)
+        check_query(submission.options.query, self._settings.max_query_characters)
+        self._batcher.refuse_when_full()
+        pages = await self._load_pages(submission, clock)
+        prepared = await self._prepare_pages(pages, preparer, clock)
+        ranking = await self._rank(submission.options.query, prepared, options, preparer, clock)
+        self._metrics.request_documents.observe(len(submission.documents))
+        self._metrics.request_pages.observe(len(pages))
+        with clock.observe("respond"):
+            body = build_response(submission, pages, ranking, request_id=request_id, model=preparer.name)
+        if submission.options.ziprerank.include_timings:
+            body["ziprerank"] = measurements(clock, ranking)
+        return body
+
+    async def _load_pages(self, submission: Submission, clock: RequestClock) -> list[LoadedPage]:
+        loop = asyncio.get_running_loop()
+        with clock.observe("parse"):
+            decoded = await loop.run_in_executor(
+                self._threads,
+                lambda: decode_documents(submission.documents, max_file_bytes=self._settings.max_file_bytes),
+            )
+        with clock.observe("render" if any(document.kind == "pdf" for document in decoded) else "decode"):
+            return await load_pages(submission.documents, decoded, self._rasterizer)
+
+    async def _prepare_pages(
+        self, pages: Sequence[LoadedPage], preparer: Preparer, clock: RequestClock
+    ) -> list[PreparedPage]:
+        """Every page on the model's grid, page by page over the threads, so that long requests do not hold up short ones."""
+        loop = asyncio.get_running_loop()
+        with clock.observe("prepare"):
+            tasks = [loop.run_in_executor(self._threads, _prepare_page, preparer, page) for page in pages]
+            return list(await asyncio.gather(*tasks))
+
+    async def _rank(
+        self,
+        query: str,
+        pages: Sequence[PreparedPage],
+        options: RankOptions,
+        preparer: Preparer,
+        clock: RequestClock,
+    ) -> Ranking:
+        """One window after another; each is a queue entry of its own, so windows of several requests share batches."""
+        windows = sliding_windows(len(pages), window_size=options.window_size, stride=options.stride)
+        answers: list[PageScores] = []
+        try:
+            window = next(windows)
+            while True:
+                window_pages = [pages[index] for index in window]
+                scores = await self._score(query, window_pages, options, preparer, clock, admitted=bool(answers))
+                answers.append(scores)
+                window = windows.send(scores.order)
+        except StopIteration as stop:
+            return combine_windows(stop.value, answers)
+
+    async def _score(
+        self,
+        query: str,
+        pages: Sequence[PreparedPage],
+        options: RankOptions,
+        preparer: Preparer,
+        clock: RequestClock,
+        *,
+        admitted: bool,
+    ) -> PageScores:
+        loop = asyncio.get_running_loop()
+        with clock.observe("prepare"):
+            prepared = await loop.run_in_executor(self._threads, _prepare, preparer, query, pages, options.keep_ratio)
+        clock.stage = "queue"
+        scored = await asyncio.wrap_future(self._batcher.submit(prepared, admitted=admitted))
+        self._metrics.observe_stages({"queue": scored.queue_seconds})
+        clock.add({"queue": scored.queue_seconds, **scored.stage_seconds})
+        return scored.scores
+
+
+def rank_options(submission: Submission, settings: Settings) -> RankOptions:
+    """Raises InvalidRequestError where the stride is larger than the window."""
+    asked = submission.options.ziprerank
+    window_size = asked.window_size or settings.window_size
+    # A window without a stride keeps the configured proportion (the published one is one half).
+    stride = asked.stride or max(1, window_size * settings.stride // settings.window_size)
+    if stride > window_size:
+        message = (
+            f"ziprerank: stride is {stride} and window_size {window_size}; "
+            f"1 <= stride <= window_size <= {MAX_WINDOW_SIZE} must hold."
+        )
+        raise InvalidRequestError("invalid_request", message, param="ziprerank")
+    return RankOptions(keep_ratio=asked.keep_ratio or settings.keep_ratio, window_size=window_size, stride=stride)
+
+
+def check_query(query: str, limit: int) -> None:
+    """Raises InvalidRequestError above the limit. (The model refuses an empty one, after the pages are known.)"""
+    if len(query) > limit:
+        message = f"query: {len(query)} characters and the limit is {limit}. Shorten it; nothing is cut silently."
+        raise InvalidRequestError("invalid_request", message, param="query")
+    if not query.strip():
+        message = "query: it is empty. Say what the pages should be ranked by."
+        raise InvalidRequestError("invalid_request", message, param="query")
+
+
+def _prepare_page(preparer: Preparer, page: LoadedPage) -> PreparedPage:
+    try:
+        return preparer.prepare_page(page.pixels)
+    except PageImageError as error:
+        raise UnusableDocumentError(
+            "bad_page_box",
+            f"documents[{page.document_index}]: {error}",
+            document_index=page.document_index,
+            page=page.number,
+        ) from error
+
+
+def _prepare(preparer: Preparer, query: str, pages: Sequence[PreparedPage], keep_ratio: float) -> PreparedRequest:
+    try:
+        return preparer.prepare(query, pages, keep_ratio)
+    except QueryError as error:
+        raise InvalidRequestError("invalid_request", f"query: {error}", param="query") from error
+    except PageCountError as error:
+        raise InvalidRequestError("invalid_request", f"documents: {error}", param="documents") from error
+
+
+def build_response(
+    submission: Submission, pages: Sequence[LoadedPage], ranking: Ranking, *, request_id: str, model: str
+) -> dict[str, Any]:
+    """The answer without timings, best page first."""
+    options = submission.options
+    scores, meaning, warnings = _chosen_scores(ranking, options.raw_scores or False)
+    shown = ranking.order[: options.top_n] if options.top_n else ranking.order
+    tokens = sum(window.prompt_tokens for window in ranking.windows)
+    return {
+        "id": request_id,
+        "object": "rerank",
+        "created": int(time.time()),
+        "model": model,
+        "results": [_result(pages[index], scores[index], options.return_documents or False) for index in shown],
+        "usage": {"prompt_tokens": tokens, "total_tokens": tokens},
+        "meta": {
+            "api_version": {"version": "2"},
+            "billed_units": {"search_units": 1, "total_tokens": tokens},
+            "tokens": {"input_tokens": tokens, "output_tokens": 0},
+            "score": meaning,
+            "windows": len(ranking.windows),
+            "warnings": [*submission.warnings, *warnings],
+        },
+    }
+
+
+def _chosen_scores(ranking: Ranking, raw_scores: bool) -> tuple[Sequence[float], str, list[str]]:
+    """Score by page, what it means, and what to warn of."""
+    if ranking.logits is None:
+        warning = "raw_scores has no effect: logits of several windows do not compare; scores fall evenly with rank"
+        return ranking.scores, "rank", [warning] if raw_scores else []
+    return (ranking.logits, "logit", []) if raw_scores else (ranking.scores, "softmax", [])
+
+
+def _result(page: LoadedPage, score: float, with_document: bool) -> dict[str, Any]:
+    result: dict[str, Any] = {
+        "index": page.document_index,
+        "id": page.label,
+        "page": page.number,
+        "relevance_score": score,
+    }
+    if page.degraded:
+        result["degraded"] = True
+    if with_document:
+        result["document"] = {"text": "", "id": page.label, "page": page.number, "sha256": page.document_sha256}
+    return result
+
+
+def measurements(clock: RequestClock, ranking: Ranking) -> dict[str, Any]:
+    """The `ziprerank` group of the answer: milliseconds by stage, visual tokens before and after pruning."""
+    stages = {stage: round(seconds * 1000, 3) for stage, seconds in clock.seconds.items()}
+    total = round((time.perf_counter() - clock.started) * 1000, 3)
+    return {
+        "timings_ms": {**stages, "total": total},
+        "visual_tokens": {
+            "before": sum(window.visual_tokens for window in ranking.windows),
+            "after": sum(window.kept_tokens for window in ranking.windows),
+        },
+    }

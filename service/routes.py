@@ -1,0 +1,250 @@
+"""The HTTP routes: each one translates between a request and a component, and knows nothing else."""
+
+import asyncio
+from collections.abc import Coroutine
+from concurrent.futures import Executor
+from dataclasses import dataclass
+from importlib.metadata import version
+from typing import Any
+
+from fastapi import APIRouter, Request
+from prometheus_client import CONTENT_TYPE_LATEST
+from starlette.requests import ClientDisconnect
+from starlette.responses import Response
+
+from model import Reranker
+from service.body import read_body
+from service.error_responses import JsonResponse, error_response
+from service.errors import DeadlineExceededError, UnavailableError
+from service.inference_worker import InferenceWorker
+from service.lifecycle import Lifecycle
+from service.metrics import Metrics
+from service.micro_batcher import MicroBatcher
+from service.rasterizer import Rasterizer
+from service.rerank_flow import RequestClock, RerankFlow
+from service.schemas import ErrorBody, RerankRequest, RerankResponse
+from service.settings import Settings
+from service.submission import Parse, choose_parser
+
+_REQUEST_STAGES = ("parse", "render", "decode", "prepare", "respond")
+
+
+@dataclass(slots=True, kw_only=True)
+class Components:
+    """What the routes are handed by `app`. The reranker arrives when it is loaded."""
+
+    settings: Settings
+    metrics: Metrics
+    lifecycle: Lifecycle
+    rasterizer: Rasterizer
+    batcher: MicroBatcher
+    worker: InferenceWorker
+    flow: RerankFlow
+    threads: Executor
+    started_at: float
+    reranker: Reranker | None = None
+
+
+def build_router(components: Components) -> APIRouter:
+    """Every route of the service."""
+    router = APIRouter()
+    _add_rerank(router, components)
+    _add_probes(router, components)
+    _add_descriptions(router, components)
+    return router
+
+
+def _add_rerank(router: APIRouter, components: Components) -> None:
+    errors: dict[int | str, dict[str, Any]] = {
+        status: {"model": ErrorBody} for status in (400, 401, 408, 413, 415, 422, 429, 500, 503, 504)
+    }
+
+    @router.post("/rerank", responses={200: {"model": RerankResponse}, **errors}, openapi_extra=_request_body())
+    @router.post("/v1/rerank", responses={200: {"model": RerankResponse}, **errors}, openapi_extra=_request_body())
+    async def rerank(request: Request) -> Response:
+        """Rank the pages of PDFs and images by relevance to a query, best first."""
+        clock = RequestClock()
+        try:
+            return JsonResponse(await _rerank(request, components, clock))
+        except ClientDisconnect:
+            components.metrics.cancellations.labels(clock.stage).inc()
+            return Response(status_code=499)  # nobody reads it; the log and the metrics do
+
+
+def _request_body() -> dict[str, Any]:
+    """Both request forms for the API description."""
+    form = {
+        "type": "object",
+        "required": ["query", "file"],
+        "properties": {
+            "query": {"type": "string"},
+            "file": {"type": "array", "items": {"type": "string", "format": "binary"}},
+            "id": {"type": "array", "items": {"type": "string"}, "description": "labels, in the order of the files"},
+            "pages": {"type": "array", "items": {"type": "string"}, "description": "such as 1-3,7; one a file"},
+            "top_n": {"type": "integer"},
+            "raw_scores": {"type": "boolean"},
+            "return_documents": {"type": "boolean"},
+            "ziprerank": {"type": "string", "description": "the ziprerank group as a JSON string"},
+        },
+    }
+    json_schema = {"$ref": f"#/components/schemas/{RerankRequest.__name__}"}
+    content = {"application/json": {"schema": json_schema}, "multipart/form-data": {"schema": form}}
+    return {"requestBody": {"required": True, "content": content}}
+
+
+async def _rerank(request: Request, components: Components, clock: RequestClock) -> dict[str, Any]:
+    settings = components.settings
+    parse = choose_parser(
+        request.headers.get("content-type", ""),
+        request.headers.get("content-encoding", ""),
+        max_files=settings.max_files,
+    )
+    body = await read_body(
+        request,
+        max_bytes=settings.max_body_bytes,
+        idle_seconds=settings.body_idle_seconds,
+        total_seconds=settings.body_seconds,
+    )
+    components.metrics.request_body_bytes.observe(len(body))
+    answer = await _until_disconnect(request, _answer_in_time(body, parse, components, clock, request.state.request_id))
+    request.state.facts.update(results=len(answer["results"]), tokens=answer["usage"]["total_tokens"], **clock.seconds)
+    return answer
+
+
+async def _answer_in_time(
+    body: bytes, parse: Parse, components: Components, clock: RequestClock, request_id: str
+) -> dict[str, Any]:
+    limit = components.settings.request_seconds
+    try:
+        async with asyncio.timeout(limit):
+            return await _answer(body, parse, components, clock, request_id)
+    except TimeoutError:
+        message = f"The request took over {limit:g} s. Send fewer pages, or try again later."
+        raise DeadlineExceededError("deadline_exceeded", message) from None
+
+
+async def _answer(
+    body: bytes, parse: Parse, components: Components, clock: RequestClock, request_id: str
+) -> dict[str, Any]:
+    assert components.reranker is not None, "admission lets nothing through before the model is loaded"
+    with clock.observe("parse"):
+        submission = await asyncio.get_running_loop().run_in_executor(components.threads, parse, body)
+    answer = await components.flow.answer(submission, components.reranker, clock, request_id=request_id)
+    # The worker observes the other stages, once a batch.
+    own = {stage: seconds for stage, seconds in clock.seconds.items() if stage in _REQUEST_STAGES}
+    components.metrics.observe_stages(own)
+    return answer
+
+
+async def _until_disconnect(request: Request, work: Coroutine[Any, Any, dict[str, Any]]) -> dict[str, Any]:
+    """The result of `work`, which is cancelled when the client goes away (servers do not do that on their own).
+
+    Raises: what `work` raises; ClientDisconnect.
+    """
+    task = asyncio.create_task(work)
+    watcher = asyncio.create_task(_disconnected(request))
+    try:
+        await asyncio.wait({task, watcher}, return_when=asyncio.FIRST_COMPLETED)
+        if task.done():
+            return task.result()
+        raise ClientDisconnect
+    finally:
+        for pending in (task, watcher):
+            pending.cancel()
+        await asyncio.gather(task, watcher, return_exceptions=True)
+
+
+async def _disconnected(request: Request) -> None:
+    """Returns when the client has gone. The body must have been read."""
+    while (await request.receive())["type"] != "http.disconnect":
+        pass
+
+
+def _add_probes(router: APIRouter, components: Components) -> None:
+    @router.get("/livez", tags=["operation"])
+    async def livez() -> Response:
+        """Whether the process should live on. Never touches the device."""
+        if components.worker.is_lost:
+            return JsonResponse({"status": "failed"}, status_code=500)
+        return JsonResponse({"status": "live"})
+
+    @router.get("/readyz", tags=["operation"])
+    async def readyz(request: Request) -> Response:
+        """Whether requests should be sent here: loaded, warmed up, not draining, not stalled."""
+        obstacle = readiness_obstacle(components)
+        if obstacle is None:
+            return JsonResponse({"status": "ready"})
+        return error_response(UnavailableError(*obstacle), request.state.request_id)
+
+    @router.get("/metrics", tags=["operation"])
+    async def metrics() -> Response:
+        """Prometheus series."""
+        return Response(components.metrics.exposition(), media_type=CONTENT_TYPE_LATEST)
+
+
+def readiness_obstacle(components: Components) -> tuple[str, str] | None:
+    """Code and message of what keeps the service from being ready, or None."""
+    phase = components.lifecycle.phase
+    if phase != "ready":
+        code = {"loading": "not_ready", "failed": "gpu_failed"}.get(phase, "draining")
+        return code, f"The service is {phase}."
+    if not components.rasterizer.is_alive:
+        return "not_ready", "The raster workers do not start."
+    stalled = components.worker.stalled_seconds
+    if stalled > components.settings.stall_seconds:
+        return "not_ready", f"The current batch has been on the device for {stalled:.0f} s."
+    return None
+
+
+def _add_descriptions(router: APIRouter, components: Components) -> None:
+    @router.get("/v1/models", tags=["description"])
+    async def models() -> Response:
+        """The one model, in the form of OpenAI's model list."""
+        reranker = components.reranker
+        settings = components.settings
+        model = {
+            "id": reranker.name if reranker else settings.model,
+            "object": "model",
+            "created": int(components.started_at),
+            "owned_by": "ziprerank",
+            "max_pages": settings.max_pages,
+            "max_documents": settings.max_files,
+        }
+        return JsonResponse({"object": "list", "data": [model]})
+
+    @router.get("/info", tags=["description"])
+    async def info() -> Response:
+        """What is running: model, device, kernels, window, limits, versions."""
+        return JsonResponse(describe(components))
+
+
+def describe(components: Components) -> dict[str, Any]:
+    """The body of `GET /info`."""
+    settings, reranker = components.settings, components.reranker
+    return {
+        "model": reranker.name if reranker else settings.model,
+        "revision": reranker.revision if reranker else settings.revision,
+        "state": components.lifecycle.phase,
+        "device": reranker and str(reranker.compute.device),
+        "gpu": reranker and reranker.compute.description,
+        "dtype": reranker and reranker.compute.dtype_name,
+        "compute_reason": reranker and reranker.compute.reason,
+        "attention": reranker
+        and {
+            tower: {"kernel": kernel.name, "reason": kernel.reason}
+            for tower, kernel in (("vision", reranker.vision_attention), ("text", reranker.text_attention))
+        },
+        "window": {"window_size": settings.window_size, "stride": settings.stride, "keep_ratio": settings.keep_ratio},
+        "limits": {name: getattr(settings, name) for name in LIMITS},
+        "versions": {
+            package: version(package) for package in ("ziprerank", "torch", "transformers", "pymupdf", "pillow")
+        },
+    }
+
+
+LIMITS = tuple(
+    name
+    for name in Settings.model_fields
+    if name.startswith(("max_", "queue_", "request_", "body_", "stall_")) or name == "rasterizer_processes"
+)
+"""Settings that bound what a client can do; all are shown at /info."""

@@ -1,0 +1,92 @@
+"""uvicorn with a drain: on SIGTERM not ready at once, refusing after a delay, exit when what is in flight is done."""
+
+import asyncio
+import logging
+import math
+import signal
+import threading
+from types import FrameType
+
+import uvicorn
+
+from service.app import LoadReranker, build_app, load_reranker
+from service.lifecycle import Lifecycle
+from service.settings import Settings
+
+logger = logging.getLogger(__name__)
+
+
+def serve(settings: Settings) -> int:
+    """Run until told to stop; the process's exit code."""
+    server = make_server(settings)
+    server.run()
+    return server.exit_code
+
+
+def make_server(settings: Settings, *, load: LoadReranker = load_reranker) -> "Server":
+    """A server that `run` starts. `load` makes the model."""
+    lifecycle = Lifecycle()
+    app = build_app(settings, lifecycle=lifecycle, load=load, stop=lambda exit_code: server.stop(exit_code))
+    config = uvicorn.Config(
+        app,
+        host=settings.host,
+        port=settings.port,
+        log_config=None,
+        access_log=False,
+        server_header=False,
+        timeout_keep_alive=15,
+        timeout_graceful_shutdown=math.ceil(settings.drain_grace_seconds),
+    )
+    server = Server(config, lifecycle=lifecycle, drain_delay_seconds=settings.drain_delay_seconds)
+    return server
+
+
+class Server(uvicorn.Server):
+    """The first SIGTERM drains, the first SIGINT stops without the delay, the second of either ends at once."""
+
+    def __init__(self, config: uvicorn.Config, *, lifecycle: Lifecycle, drain_delay_seconds: float) -> None:
+        super().__init__(config)
+        self.exit_code = 0
+        self.lifecycle = lifecycle
+        self.is_listening = threading.Event()
+        self.port = 0
+        self._drain_delay_seconds = drain_delay_seconds
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._told = False
+
+    async def startup(self, sockets: list[object] | None = None) -> None:  # type: ignore[override]
+        self._loop = asyncio.get_running_loop()
+        await super().startup(sockets)  # type: ignore[arg-type]
+        if not self.started:
+            self.exit_code = 1
+            return
+        for server in self.servers:
+            for socket in server.sockets:
+                host, self.port = socket.getsockname()[:2]
+                logger.info("listening on http://%s:%d", host, self.port)
+        self.is_listening.set()
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        """uvicorn's signal handler. The signal is not raised again afterwards: a drained process exits with 0."""
+        if self._told or self._loop is None:
+            self.exit_code = 1
+            self.should_exit = self.force_exit = True
+            return
+        self._told = True
+        delay = self._drain_delay_seconds if sig == signal.SIGTERM else 0.0
+        self._loop.call_soon_threadsafe(self._begin_drain, delay)
+
+    def stop(self, exit_code: int) -> None:
+        """End with `exit_code`; from any thread."""
+        self.exit_code = exit_code
+        self.should_exit = True
+
+    def _begin_drain(self, delay_seconds: float) -> None:
+        logger.info("draining: not ready now, refusing in %.1f s", delay_seconds)
+        self.lifecycle.drain()
+        assert self._loop is not None
+        self._loop.call_later(delay_seconds, self._refuse)
+
+    def _refuse(self) -> None:
+        self.lifecycle.refuse()
+        self.should_exit = True

@@ -1,0 +1,86 @@
+"""Every setting of the service: typed, with its default, limits and meaning. Only this module reads the environment.
+
+A setting `max_pages` is the variable ZIPRERANK_MAX_PAGES and the flag --max-pages; flags win. Unknown ZIPRERANK_ names are
+refused, because a misspelt limit that is silently ignored is no limit.
+"""
+
+import difflib
+import os
+from collections.abc import Mapping
+from typing import Annotated, Self
+
+from pydantic import Field, SecretStr, model_validator
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+PREFIX = "ZIPRERANK_"
+MEBIBYTE = 1024 * 1024
+
+Count = Annotated[int, Field(ge=1)]
+Seconds = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+
+
+def _default_rasterizer_processes() -> int:
+    return max(1, min(4, (os.cpu_count() or 2) - 1))
+
+
+class Settings(BaseSettings):
+    """One running service. Frozen; the relations between settings are checked when it is made."""
+
+    model_config = SettingsConfigDict(env_prefix=PREFIX, frozen=True, extra="forbid")
+
+    model: str = Field("mtri-admin/ZipRerank", min_length=1, description="checkpoint: hub id, folder, or demo")
+    revision: str | None = Field(None, description="branch, tag or commit of a hub checkpoint")
+    device: str = Field("auto", description="auto, cpu, cuda or cuda:N")
+    dtype: str = Field("auto", description="auto, bfloat16, float16 or float32")
+    attention: str = Field("auto", description="auto, flash-attn, torch-varlen or sdpa")
+    vision_attention: str | None = Field(None, description="the same names, for the vision tower alone")
+    keep_ratio: float = Field(0.5, gt=0, le=1, description="share of each page's visual tokens that is kept")
+    window_size: int = Field(20, ge=1, le=20, description="pages in one forward pass")
+    stride: int = Field(10, ge=1, le=20, description="pages by which the window moves when there are more")
+
+    host: str = Field("127.0.0.1", description="address to listen on")
+    port: int = Field(8000, ge=0, le=65535, description="port to listen on; 0 takes a free one")
+    api_key: SecretStr | None = Field(None, description="key that clients must send as 'Authorization: Bearer …'")
+    log_level: str = Field("info", pattern="^(debug|info|warning|error)$", description="debug, info, warning or error")
+
+    max_pages: Count = Field(100, description="pages of one request")
+    max_files: int = Field(64, ge=1, le=1024, description="documents of one request")
+    max_query_characters: Count = Field(4096, description="length of a query")
+    max_body_bytes: Count = Field(32 * MEBIBYTE, description="size of a request")
+    max_file_bytes: Count = Field(20 * MEBIBYTE, description="size of one decoded document")
+    max_image_pixels: Count = Field(40_000_000, description="pixels of one image")
+    max_concurrent_requests: Count = Field(64, description="requests worked on at once; more are refused with 429")
+    max_in_flight_bytes: Count = Field(512 * MEBIBYTE, description="bytes of all bodies worked on at once")
+
+    max_batch_tokens: Count = Field(40_960, description="language tokens after pruning in one batch")
+    max_batch_patches: Count = Field(131_072, description="vision patches in one batch")
+    queue_limit_tokens: Count = Field(262_144, description="language tokens waiting; more are refused with 429")
+    queue_seconds: Seconds = Field(10.0, description="longest wait for a batch, then 503")
+    request_seconds: Seconds = Field(60.0, description="longest time for one request, then 504")
+    body_idle_seconds: Seconds = Field(10.0, description="longest pause while a body is received, then 408")
+    body_seconds: Seconds = Field(120.0, description="longest time to receive a body, then 408")
+    stall_seconds: Seconds = Field(30.0, description="a batch that takes longer makes the service not ready")
+    rasterizer_processes: Count = Field(
+        default_factory=_default_rasterizer_processes, description="worker processes that decode PDFs and images"
+    )
+    drain_delay_seconds: float = Field(5.0, ge=0, description="after SIGTERM: not ready, but still accepting")
+    drain_grace_seconds: float = Field(30.0, ge=0, description="then: time for what is in flight")
+
+    @model_validator(mode="after")
+    def _stride_fits_window(self) -> Self:
+        if self.stride > self.window_size:
+            raise ValueError(f"stride is {self.stride} and window_size {self.window_size}: stride may not be larger")
+        if self.max_file_bytes > self.max_in_flight_bytes or self.max_body_bytes > self.max_in_flight_bytes:
+            raise ValueError("max_in_flight_bytes must be at least max_body_bytes and max_file_bytes")
+        return self
+
+
+def unknown_variables(environment: Mapping[str, str]) -> list[str]:
+    """A complaint for each ZIPRERANK_ variable that names no setting."""
+    known = {PREFIX + name.upper() for name in Settings.model_fields}
+    complaints = []
+    for name in sorted(environment):
+        if name.upper().startswith(PREFIX) and name.upper() not in known:
+            close = difflib.get_close_matches(name.upper(), known, n=1)
+            complaints.append(f"{name} is not a setting" + (f"; did you mean {close[0]}?" if close else "."))
+    return complaints

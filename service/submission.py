@@ -1,0 +1,155 @@
+"""What a client submitted, as one record whatever the wire format: JSON or multipart in, `Submission` out.
+
+Works on a body that is already in memory; runs in a thread, because large bodies take tens of milliseconds. Documents are
+still undecoded: `page_loader` turns them into pages.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import PurePosixPath
+from typing import Any, Literal
+
+from service.errors import InvalidRequestError, MalformedBodyError, UnsupportedMediaTypeError
+from service.multipart import Part, parse_multipart
+from service.schemas import (
+    DocumentInput,
+    RerankInput,
+    check_document_count,
+    parse_fields,
+    parse_json,
+    parse_options,
+)
+
+_JSON, _MULTIPART = "application/json", "multipart/form-data"
+_REPEATED_FIELDS = ("id", "pages")
+_LABEL_LENGTH = 512
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SubmittedDocument:
+    """One document as it came. `field` is its name in the request, for messages."""
+
+    field: str  # documents[0].pdf, file[0]
+    content: str | bytes  # a string is a data URI or base64
+    kind: Literal["pdf", "image"] | None  # what the client called it; None: a file part
+    pages: str | None
+    label: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Submission:
+    """A whole request."""
+
+    options: RerankInput
+    documents: tuple[SubmittedDocument, ...]
+    warnings: tuple[str, ...]
+
+
+Parse = Callable[[bytes], Submission]
+
+
+def choose_parser(content_type: str, content_encoding: str, *, max_files: int) -> Parse:
+    """The parser for a content type, chosen before the body is read.
+
+    Raises: UnsupportedMediaTypeError.
+    """
+    if content_encoding.lower() not in ("", "identity"):
+        raise UnsupportedMediaTypeError(
+            "unsupported_media_type", "Content-Encoding is set; send the body uncompressed.", param="content-encoding"
+        )
+    media_type = content_type.partition(";")[0].strip().lower()
+    if media_type == _JSON:
+        return lambda body: _from_json(body, max_files)
+    if media_type == _MULTIPART:
+        return lambda body: _from_multipart(body, content_type, max_files)
+    raise UnsupportedMediaTypeError(
+        "unsupported_media_type",
+        f"Content-Type must be {_JSON} or {_MULTIPART}.",
+        param="content-type",
+    )
+
+
+def _from_json(body: bytes, max_files: int) -> Submission:
+    request = parse_json(body, max_files=max_files)
+    documents = tuple(_json_document(index, document) for index, document in enumerate(request.documents))
+    return Submission(options=request, documents=documents, warnings=_warnings(list(request.ignored_fields())))
+
+
+def _json_document(index: int, document: DocumentInput) -> SubmittedDocument:
+    kind: Literal["pdf", "image"] = "pdf" if document.pdf is not None else "image"
+    return SubmittedDocument(
+        field=f"documents[{index}].{kind}",
+        content=document.pdf if document.pdf is not None else document.image or "",
+        kind=kind,
+        pages=document.pages,
+        label=document.id or f"document-{index}",
+    )
+
+
+def _from_multipart(body: bytes, content_type: str, max_files: int) -> Submission:
+    parts = parse_multipart(body, content_type)
+    files = [part for part in parts if part.file_name is not None]
+    _check_file_names(files)
+    check_document_count(len(files), max_files)
+    if not files:
+        raise InvalidRequestError("invalid_request", "file: no document was sent; add a file part.", param="file")
+    repeated, options = _form_fields([part for part in parts if part.file_name is None])
+    for name, values in repeated.items():
+        if len(values) > len(files):
+            message = f"{name}: {len(values)} fields for {len(files)} file parts; send one a file, in the same order."
+            raise InvalidRequestError("invalid_request", message, param=name)
+    documents = tuple(
+        _file_document(index, part, _nth(repeated["id"], index), _nth(repeated["pages"], index))
+        for index, part in enumerate(files)
+    )
+    return Submission(options=options, documents=documents, warnings=_warnings(list(options.ignored_fields())))
+
+
+def _check_file_names(files: Sequence[Part]) -> None:
+    for part in files:
+        if part.name != "file":
+            raise InvalidRequestError(
+                "invalid_request", "A file part has another name than 'file'; rename it.", param="file"
+            )
+
+
+def _form_fields(parts: Sequence[Part]) -> tuple[dict[str, list[str]], RerankInput]:
+    """The fields that repeat once a file, and all others as options."""
+    repeated: dict[str, list[str]] = {name: [] for name in _REPEATED_FIELDS}
+    single: dict[str, Any] = {}
+    for part in parts:
+        if part.name in repeated:
+            repeated[part.name].append(part.text)
+        elif part.name in single:
+            raise MalformedBodyError("malformed_multipart", "A form field other than id and pages is sent twice.")
+        else:
+            single[part.name] = parse_options(part.text) if part.name == "ziprerank" else part.text
+    # An empty number or switch in a form is a field left blank.
+    blank = [name for name, value in single.items() if value == "" and name != "query"]
+    return repeated, parse_fields({name: value for name, value in single.items() if name not in blank})
+
+
+def _file_document(index: int, part: Part, label: str, pages: str) -> SubmittedDocument:
+    if len(label) > _LABEL_LENGTH:
+        message = f"id: {len(label)} characters and the limit is {_LABEL_LENGTH}. Send a shorter one."
+        raise InvalidRequestError("invalid_request", message, param="id", document_index=index)
+    file_name = PurePosixPath((part.file_name or "").replace("\\", "/")).name[:_LABEL_LENGTH]
+    return SubmittedDocument(
+        field=f"file[{index}]",
+        content=part.data,
+        kind="image" if part.content_type.startswith("image/") else None,
+        pages=pages or None,
+        label=label or file_name or f"document-{index}",
+    )
+
+
+def _nth(values: Sequence[str], index: int) -> str:
+    return values[index] if index < len(values) else ""
+
+
+def _warnings(ignored: list[str], most: int = 10) -> tuple[str, ...]:
+    """One warning for the fields that have no meaning here."""
+    if not ignored:
+        return ()
+    more = f" and {len(ignored) - most} more" if len(ignored) > most else ""
+    return (f"ignored fields: {', '.join(ignored[:most])}{more}",)

@@ -1,0 +1,113 @@
+"""Real servers for tests: uvicorn on a free port in a thread, reached over a socket."""
+
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from typing import Any
+
+import httpx
+
+from model import Observe, PageScores, PreparedRequest, Reranker, StageClock
+from service.app import load_reranker
+from service.lifecycle import Lifecycle
+from service.server import make_server
+from service.settings import Settings
+
+START_SECONDS = 60
+
+Load = Callable[[Settings], Reranker]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunningService:
+    """A service and a client that talks to it."""
+
+    url: str
+    client: httpx.Client
+    lifecycle: Lifecycle
+
+    def metric(self, name: str, **labels: str) -> float:
+        """A sample's value, 0 where there is none."""
+        wanted = {f'{key}="{value}"' for key, value in labels.items()}
+        for line in self.client.get("/metrics").text.splitlines():
+            series, _, value = line.rpartition(" ")
+            own_name, _, own_labels = series.partition("{")
+            if own_name == name and wanted <= set(own_labels.rstrip("}").split(",")):
+                return float(value)
+        return 0.0
+
+
+def settings_for_tests(**changes: Any) -> Settings:
+    values = {
+        "model": "demo", "device": "cpu", "dtype": "float32", "port": 0, "rasterizer_processes": 1,
+        "drain_delay_seconds": 0, "drain_grace_seconds": 5,
+    }  # fmt: skip
+    return Settings(**{**values, **changes})
+
+
+@contextmanager
+def running_service(load: Load = load_reranker, *, wait: bool = True, **settings: Any) -> Iterator[RunningService]:
+    """A service on a free port; by default returned once it is ready."""
+    server = make_server(settings_for_tests(**settings), load=load)
+    thread = threading.Thread(target=server.run, daemon=True)
+    thread.start()
+    try:
+        assert server.is_listening.wait(START_SECONDS), "the server did not start"
+        url = f"http://127.0.0.1:{server.port}"
+        with httpx.Client(base_url=url, timeout=60) as client:
+            if wait:
+                wait_until_ready(client)
+            yield RunningService(url=url, client=client, lifecycle=server.lifecycle)
+    finally:
+        server.stop(0)
+        thread.join(START_SECONDS)
+        assert not thread.is_alive(), "the server did not stop"
+
+
+def wait_until_ready(client: httpx.Client) -> None:
+    pause = threading.Event()
+    for _ in range(START_SECONDS * 50):
+        if client.get("/readyz").status_code == 200:
+            return
+        pause.wait(0.02)
+    raise AssertionError("the service did not become ready")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FakeScores:
+    """A real `Reranker` in all but the forward pass: `score` is what the test says."""
+
+    reranker: Reranker
+    score_batch: Callable[[Sequence[PreparedRequest]], list[PageScores]]
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.reranker, name)
+
+    def score(self, batch: Sequence[PreparedRequest], *, observe: Observe) -> list[PageScores]:
+        return self.score_batch(batch)
+
+    def stage_clock(self) -> StageClock:
+        return self.reranker.stage_clock()
+
+
+def in_input_order(batch: Sequence[PreparedRequest]) -> list[PageScores]:
+    """Scores that fall from page to page."""
+    return [
+        PageScores(
+            logits=tuple(-float(index) for index in range(len(request.pages))),
+            order=tuple(range(len(request.pages))),
+            visual_tokens=request.visual_token_count,
+            kept_tokens=request.kept_token_count,
+            prompt_tokens=request.token_count,
+        )
+        for request in batch
+    ]
+
+
+def fake_loader(
+    reranker: Reranker, score_batch: Callable[[Sequence[PreparedRequest]], list[PageScores]] = in_input_order
+) -> Load:
+    """A `load` for `running_service` whose model answers by `score_batch`."""
+    quiet = replace(reranker, name="fake")
+    return lambda settings: FakeScores(reranker=quiet, score_batch=score_batch)  # type: ignore[return-value]

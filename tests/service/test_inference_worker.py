@@ -1,0 +1,118 @@
+"""The device's thread: whatever a batch does, every member is answered."""
+
+from collections.abc import Callable, Sequence
+
+import pytest
+
+from model import DeviceLostError, DeviceMemoryError, Observe, PageScores, PreparedRequest, StageClock
+from service.errors import InternalError, ServiceError, UnavailableError
+from service.inference_worker import InferenceWorker
+from service.metrics import Metrics
+from service.micro_batcher import BatchBudget, MicroBatcher, Scored
+from tests.service.test_micro_batcher import request
+
+BUDGET = BatchBudget(max_tokens=1000, max_patches=10_000, queue_limit_tokens=10_000, queue_seconds=60)
+
+
+class FakeScorer:
+    """Scores a request by its token count; `fault` may raise for a batch."""
+
+    def __init__(self, fault: Callable[[list[int]], None] = lambda tokens: None) -> None:
+        self.batches: list[list[int]] = []
+        self._fault = fault
+
+    def score(self, batch: Sequence[PreparedRequest], *, observe: Observe) -> list[PageScores]:
+        tokens = [prepared.token_count for prepared in batch]
+        self.batches.append(tokens)
+        with observe("vision"):
+            self._fault(tokens)
+        return [
+            PageScores(logits=(float(count),), order=(0,), visual_tokens=2, kept_tokens=1, prompt_tokens=count)
+            for count in tokens
+        ]
+
+    def stage_clock(self) -> StageClock:
+        import torch
+
+        return StageClock(torch.device("cpu"))
+
+
+def run(scorer: FakeScorer, tokens: list[int]) -> tuple[list[Scored | BaseException], InferenceWorker, Metrics]:
+    """Submit all at once, run the worker to its end, and give each result or exception."""
+    batcher, metrics = MicroBatcher(BUDGET), Metrics()
+    lost: list[int] = []
+    worker = InferenceWorker(batcher, metrics, on_lost=lambda: lost.append(1))
+    futures = [batcher.submit(request(count)) for count in tokens]
+    batcher.close()
+    worker.start(scorer)
+    assert worker.join(10)
+    assert bool(lost) == worker.is_lost
+    return [future.exception(timeout=0) or future.result(timeout=0) for future in futures], worker, metrics
+
+
+def value(metrics: Metrics, name: str) -> float:
+    return metrics.registry.get_sample_value(name) or 0.0
+
+
+def test_a_batch_answers_every_member_its_own_score() -> None:
+    scorer = FakeScorer()
+    results, _, metrics = run(scorer, [10, 20, 30])
+    assert scorer.batches == [[10, 20, 30]]
+    assert [result.scores.logits for result in results if isinstance(result, Scored)] == [(10.0,), (20.0,), (30.0,)]
+    assert value(metrics, "ziprerank_batch_tokens_sum") == 60
+    assert value(metrics, "ziprerank_last_forward_timestamp_seconds") > 0
+
+
+def test_only_the_entry_at_fault_gets_the_error() -> None:
+    def fault(tokens: list[int]) -> None:
+        if 30 in tokens:
+            raise RuntimeError("secret details")
+
+    results, _, metrics = run(FakeScorer(fault), [10, 20, 30, 40, 50])
+    failed = [index for index, result in enumerate(results) if not isinstance(result, Scored)]
+    assert failed == [2]
+    assert isinstance(results[2], InternalError) and "secret" not in str(results[2])
+    assert value(metrics, "ziprerank_engine_errors_total") >= 1
+
+
+def test_out_of_memory_halves_the_batch_until_it_fits() -> None:
+    def fault(tokens: list[int]) -> None:
+        if sum(tokens) > 45:
+            raise DeviceMemoryError("too much")
+
+    scorer = FakeScorer(fault)
+    results, _, metrics = run(scorer, [20, 20, 20, 20])
+    assert all(isinstance(result, Scored) for result in results)
+    assert scorer.batches == [[20, 20, 20, 20], [20, 20], [20, 20]]
+    assert value(metrics, "ziprerank_oom_total") == 1
+
+
+def test_a_request_that_never_fits_is_told_to_send_less() -> None:
+    def fault(tokens: list[int]) -> None:
+        raise DeviceMemoryError("too much")
+
+    results, _, _ = run(FakeScorer(fault), [20])
+    assert isinstance(results[0], UnavailableError) and results[0].code == "gpu_out_of_memory"
+    assert results[0].retry_after_seconds
+
+
+def test_a_lost_device_answers_everybody_and_ends_the_worker() -> None:
+    def fault(tokens: list[int]) -> None:
+        raise DeviceLostError("illegal memory access")
+
+    results, worker, _ = run(FakeScorer(fault), [500, 400, 600, 700])
+    assert worker.is_lost
+    assert all(isinstance(result, UnavailableError) and result.code == "gpu_failed" for result in results)
+
+
+@pytest.mark.parametrize("bad", [float("nan"), float("inf")])
+def test_a_score_that_is_not_finite_fails_its_own_request_only(bad: float) -> None:
+    class Broken(FakeScorer):
+        def score(self, batch: Sequence[PreparedRequest], *, observe: Observe) -> list[PageScores]:
+            answers = super().score(batch, observe=observe)
+            answers[0] = PageScores(logits=(bad,), order=(0,), visual_tokens=1, kept_tokens=1, prompt_tokens=1)
+            return answers
+
+    results, _, _ = run(Broken(), [10, 20])
+    assert isinstance(results[0], ServiceError) and results[0].code == "score_invalid"
+    assert isinstance(results[1], Scored)

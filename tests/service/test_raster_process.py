@@ -1,0 +1,210 @@
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from service import raster_process
+from service.raster_page import RasterFailure
+from service.raster_process import ProcessDied, ProcessSettings, RasterProcess
+from tests.documents import make_image, make_pdf
+
+linux = pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+
+
+def settings(*, memory_bytes: int = 1 << 30) -> ProcessSettings:
+    return ProcessSettings(memory_bytes=memory_bytes, cpu_seconds=60, max_image_pixels=10_000_000, max_image_edge=5_000)
+
+
+@pytest.fixture
+def process() -> Iterator[RasterProcess]:
+    process = RasterProcess(settings())
+    process.await_hello(seconds=20)
+    yield process
+    process.close()
+
+
+def test_page_comes_back_as_an_owned_array(process: RasterProcess) -> None:
+    process.open(1, make_pdf(2), kind="pdf", seconds=5)
+    first = process.render(1, 1, seconds=5)
+    before = first.pixels.copy()
+    process.render(1, 2, seconds=5)
+    assert first.pixels.shape[2] == 3 and first.pixels.flags.owndata
+    assert (first.pixels == before).all()
+
+
+def test_large_document_passes_the_socket(process: RasterProcess) -> None:
+    opened = process.open(1, make_pdf(1) + bytes(20 << 20), kind="pdf", seconds=5)
+    assert opened.page_count == 1
+
+
+def test_failure_leaves_the_process_usable(process: RasterProcess) -> None:
+    with pytest.raises(RasterFailure, match="corrupt_document"):
+        process.open(1, b"%PDF-1.7 nonsense", kind="pdf", seconds=5)
+    assert process.open(2, make_image(), kind="image", seconds=5).page_count == 1
+
+
+def test_open_documents_are_bounded(process: RasterProcess) -> None:
+    for key in range(1, 31):
+        process.open(key, make_image(), kind="image", seconds=5)
+    assert len(process.open_documents) == 16
+    assert 30 in process.open_documents and 1 in process.open_documents
+
+
+def test_bytes_of_open_documents_are_bounded(process: RasterProcess) -> None:
+    for key in range(1, 5):
+        process.open(key, make_image() + bytes(30 << 20), kind="image", seconds=5)
+    assert process.open_documents == (1, 4)
+
+
+@linux
+def test_process_is_confined(process: RasterProcess) -> None:
+    limits = Path(f"/proc/{process.pid}/limits").read_text().splitlines()
+    values = {line[:26].strip(): line[26:].split()[:2] for line in limits}
+    assert values["Max address space"] == [str(1 << 30)] * 2
+    assert values["Max core file size"] == values["Max file size"] == ["0", "0"]
+    assert values["Max open files"] == ["32", "32"]
+    assert 60 <= int(values["Max cpu time"][0]) <= 63
+    status = Path(f"/proc/{process.pid}/status").read_text()
+    assert "NoNewPrivs:\t1" in status
+    assert os.getpriority(os.PRIO_PROCESS, process.pid) >= 5
+
+
+@linux
+def test_process_sees_neither_secrets_nor_the_parent_s_files(process: RasterProcess) -> None:
+    os.environ["ZIPRERANK_TEST_SECRET"] = "hunter2"
+    with RasterProcessClosing(settings()) as other:
+        assert b"hunter2" not in Path(f"/proc/{other.pid}/environ").read_bytes()
+    del os.environ["ZIPRERANK_TEST_SECRET"]
+    links = {os.readlink(f"/proc/{process.pid}/fd/{fd}").split(":")[0] for fd in os.listdir(f"/proc/{process.pid}/fd")}
+    assert links <= {"/dev/null", "socket"}
+
+
+class RasterProcessClosing:
+    def __init__(self, settings: ProcessSettings) -> None:
+        self.process = RasterProcess(settings)
+
+    def __enter__(self) -> RasterProcess:
+        self.process.await_hello(seconds=20)
+        return self.process
+
+    def __exit__(self, *_: object) -> None:
+        self.process.close()
+
+
+def test_worker_imports_neither_torch_nor_the_web_framework() -> None:
+    code = "import sys, service.raster_worker; print([name for name in sys.modules])"
+    modules = subprocess.run([sys.executable, "-c", code], capture_output=True, check=True, text=True).stdout
+    assert "'pymupdf'" in modules
+    for name in ("torch", "fastapi", "pydantic", "model", "asyncio", "numpy"):
+        assert f"'{name}'" not in modules
+
+
+def test_worker_ends_with_its_socket(process: RasterProcess) -> None:
+    process._control.close()
+    assert process._popen.wait(timeout=5) == 0
+
+
+@linux
+def test_worker_ends_with_its_parent() -> None:
+    code = (
+        "import os, signal; from tests.service.test_raster_process import *\n"
+        "process = RasterProcess(settings()); process.await_hello(seconds=20)\n"
+        "os.kill(process.pid, signal.SIGSTOP); print(process.pid, flush=True); os.kill(os.getpid(), signal.SIGKILL)"
+    )
+    parent = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert parent.returncode == -signal.SIGKILL
+    deadline = time.monotonic() + 5
+    while is_running(int(parent.stdout)) and time.monotonic() < deadline:
+        time.sleep(0.01)
+    assert not is_running(int(parent.stdout))
+
+
+def is_running(pid: int) -> bool:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except FileNotFoundError:
+        return False
+
+
+def test_deadline_kills(process: RasterProcess) -> None:
+    os.kill(process.pid, signal.SIGSTOP)
+    with pytest.raises(ProcessDied, match="timeout"):
+        process.open(1, make_pdf(1) + bytes(8 << 20), kind="pdf", seconds=0.1)
+    assert not process.is_running
+
+
+@pytest.mark.parametrize(
+    ("number", "cause"), [(signal.SIGSEGV, "crash"), (signal.SIGABRT, "crash"), (signal.SIGXCPU, "cpu")]
+)
+def test_cause_is_read_off_the_corpse(process: RasterProcess, number: signal.Signals, cause: str) -> None:
+    os.kill(process.pid, number)
+    with pytest.raises(ProcessDied, match=cause):
+        process.open(1, make_pdf(1), kind="pdf", seconds=5)
+
+
+@linux
+def test_document_larger_than_the_memory_limit_is_a_memory_death() -> None:
+    with RasterProcessClosing(settings(memory_bytes=200 << 20)) as process, pytest.raises(ProcessDied, match="memory"):
+        process.open(1, bytes(300 << 20), kind="pdf", seconds=20)
+
+
+HOSTILE_REPLIES = {
+    "no JSON": b"nonsense\n",
+    "no object": b"[]\n",
+    "deep nesting": b"[" * 500 + b"\n",
+    "no end": b"x" * 5_000,
+    "wrong ticket": b'{"ticket": 99, "rss_bytes": 1}\n',
+    "second reply": b'{"ticket": 1, "rss_bytes": 1}\n{"ticket": 2}\n',
+    "no memory": b'{"ticket": 1}\n',
+    "true is no number": b'{"ticket": 1, "rss_bytes": true}\n',
+    "text as error": b'{"ticket": 1, "rss_bytes": 1, "error": "look at 0x7f00"}\n',
+    "list as error": b'{"ticket": 1, "rss_bytes": 1, "error": []}\n',
+    "no page count": b'{"ticket": 1, "rss_bytes": 1}\n',
+    "negative count": b'{"ticket": 1, "rss_bytes": 1, "page_count": -1}\n',
+    "huge count": b'{"ticket": 1, "rss_bytes": 1, "page_count": 99999999999}\n',
+    "huge size": b'{"ticket": 1, "rss_bytes": 1, "error": "bad_page_box", "width": 1e99, "height": 1}\n',
+}
+
+
+@pytest.mark.parametrize("reply", HOSTILE_REPLIES.values(), ids=HOSTILE_REPLIES.keys())
+def test_hostile_worker_is_killed_and_not_believed(reply: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A real process in the worker's place, that says what a taken-over worker might."""
+
+    def start(settings: ProcessSettings, *, control_fd: int, slot_fd: int) -> Any:
+        code = f"import socket, time; s = socket.socket(fileno={control_fd}); s.sendall({reply!r}); time.sleep(60)"
+        return subprocess.Popen([sys.executable, "-S", "-E", "-c", code], pass_fds=(control_fd,))
+
+    monkeypatch.setattr(raster_process, "_start", start)
+    process = RasterProcess(settings())
+    with pytest.raises(ProcessDied, match="protocol"):
+        process.open(1, b"", kind="pdf", seconds=20)
+    assert not process.is_running
+    process.close()
+
+
+def test_slot_cannot_be_cut_short(process: RasterProcess) -> None:
+    fd = raster_process._make_slot()
+    try:
+        if sys.platform == "linux":
+            with pytest.raises(PermissionError):
+                os.ftruncate(fd, 0)
+    finally:
+        os.close(fd)
+
+
+def test_settings_in_the_argument_are_all_the_worker_gets(process: RasterProcess) -> None:
+    assert set(json.loads(process._popen.args[-1])) == {  # type: ignore[index]
+        "control_fd",
+        "slot_fd",
+        "memory_bytes",
+        "cpu_seconds",
+        "max_image_pixels",
+        "max_image_edge",
+    }

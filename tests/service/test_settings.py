@@ -1,0 +1,70 @@
+import pytest
+
+from service.cli import main, read_settings
+from service.settings import Settings, unknown_variables
+
+
+@pytest.fixture(autouse=True)
+def clean_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    import os
+
+    for name in [name for name in os.environ if name.upper().startswith("ZIPRERANK_")]:
+        monkeypatch.delenv(name)
+
+
+def test_the_default_model_is_the_published_one() -> None:
+    settings = Settings()
+    assert (settings.model, settings.keep_ratio, settings.window_size, settings.stride) == (
+        "mtri-admin/ZipRerank", 0.5, 20, 10
+    )  # fmt: skip
+
+
+def test_a_flag_wins_over_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ZIPRERANK_MAX_PAGES", "7")
+    monkeypatch.setenv("ZIPRERANK_PORT", "9000")
+    settings = read_settings({"port": "9001"})
+    assert (settings.max_pages, settings.port) == (7, 9001)
+
+
+def test_a_misspelt_variable_is_refused_with_the_right_name(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ZIPRERANK_MAX_PAGE", "7")
+    with pytest.raises(ValueError, match="ZIPRERANK_MAX_PAGE is not a setting; did you mean ZIPRERANK_MAX_PAGES?"):
+        read_settings({})
+
+
+def test_other_programs_variables_are_none_of_our_business() -> None:
+    assert unknown_variables({"PATH": "/bin", "ZIP": "x"}) == []
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [("KEEP_RATIO", "0"), ("KEEP_RATIO", "nan"), ("WINDOW_SIZE", "21"), ("PORT", "http"), ("MAX_PAGES", "0")],
+)
+def test_a_value_outside_its_range_names_the_variable(monkeypatch: pytest.MonkeyPatch, name: str, value: str) -> None:
+    monkeypatch.setenv(f"ZIPRERANK_{name}", value)
+    with pytest.raises(ValueError, match=f"ZIPRERANK_{name}"):
+        read_settings({})
+
+
+def test_relations_between_settings_are_checked() -> None:
+    with pytest.raises(ValueError, match="stride is 10 and window_size 5"):
+        read_settings({"window_size": "5"})
+    with pytest.raises(ValueError, match="max_in_flight_bytes"):
+        read_settings({"max_in_flight_bytes": "1000"})
+
+
+def test_the_key_is_not_shown() -> None:
+    assert "hunter2" not in repr(Settings(api_key="hunter2"))
+
+
+def test_help_shows_every_setting(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as end:
+        main(["serve", "--help"])
+    assert end.value.code == 0
+    shown = capsys.readouterr().out
+    assert all(f"--{name.replace('_', '-')}" in shown for name in Settings.model_fields)
+
+
+def test_a_wrong_setting_ends_with_usage_and_one_line(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["serve", "--keep-ratio", "2"]) == 2
+    assert "ZIPRERANK_KEEP_RATIO" in capsys.readouterr().err
