@@ -15,7 +15,15 @@ from PIL import Image
 from model.attention import AttentionKernel, choose_attention
 from model.checkpoint import find_checkpoint, load_tokenizer, read_model_config
 from model.compressor import PageShare, kept_count, select_tokens, text_similarity
-from model.config import LONGEST_PAGE_EDGE, MAX_WINDOW_SIZE, ModelConfig, RerankerConfig, TextConfig, VisionConfig, check_keep_ratio
+from model.config import (
+    LONGEST_PAGE_EDGE,
+    MAX_WINDOW_SIZE,
+    ModelConfig,
+    RerankerConfig,
+    TextConfig,
+    VisionConfig,
+    check_keep_ratio,
+)
 from model.dataflow import (
     Observe,
     PackedSequences,

@@ -1,8 +1,10 @@
 """multipart/form-data to fields and files, with bounds on their number, names and headers.
 
-Works on a body that is already in memory and bounded; knows nothing of reranking.  Format: RFC 7578.
+Works in a thread on a body that is in memory and bounded, piece by piece: one call over tens of megabytes would hold the
+interpreter, and with it the event loop. Knows nothing of reranking.  Format: RFC 7578.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -28,7 +30,7 @@ class Part:
     name: str
     file_name: str | None
     content_type: str
-    data: bytes
+    data: bytearray
 
     @property
     def text(self) -> str:
@@ -36,7 +38,7 @@ class Part:
         return _decoded(self.data, f"field {self.name!r}")
 
 
-def parse_multipart(body: bytes, content_type: str) -> list[Part]:
+def parse_multipart(body: Sequence[bytes], content_type: str) -> list[Part]:
     """The parts in order. Raises: MalformedBodyError."""
     _, options = parse_options_header(content_type)
     boundary = options.get(b"boundary")
@@ -45,7 +47,8 @@ def parse_multipart(body: bytes, content_type: str) -> list[Part]:
     collector = _Collector()
     try:
         parser = python_multipart.MultipartParser(boundary, collector.callbacks())
-        parser.write(body)
+        for piece in body:
+            parser.write(piece)
         parser.finalize()
     except FormParserError as error:
         raise MalformedBodyError("malformed_multipart", "The multipart body is not well-formed.") from error
@@ -103,7 +106,7 @@ class _Collector:
                 name=_decoded(options[b"name"], "a part's name"),
                 file_name=None if file_name is None else _decoded(file_name, "a file name"),
                 content_type=self._headers.get(b"content-type", b"").decode("latin-1").lower(),
-                data=bytes(self._data),
+                data=self._data,
             )
         )
 
@@ -111,7 +114,7 @@ class _Collector:
         self.ended = True
 
 
-def _decoded(data: bytes, what: str) -> str:
+def _decoded(data: bytes | bytearray, what: str) -> str:
     try:
         return data.decode("utf-8")
     except UnicodeDecodeError as error:

@@ -95,7 +95,7 @@ class RasterProcess:
         """Raises: ProcessDied."""
         self._call({"verb": "hello"}, seconds=seconds)
 
-    def open(self, key: int, data: bytes, *, kind: str, seconds: float) -> OpenedDocument:
+    def open(self, key: int, data: bytes | bytearray, *, kind: str, seconds: float) -> OpenedDocument:
         """Raises: RasterFailure, ProcessDied."""
         self.forget(self._to_evict_for(len(data)), seconds=seconds)
         self.documents_opened += 1
@@ -144,7 +144,7 @@ class RasterProcess:
         self._control.close()
         self._slot.close()
 
-    def _call(self, message: dict[str, Any], *, seconds: float, payload: bytes = b"") -> dict[str, Any]:
+    def _call(self, message: dict[str, Any], *, seconds: float, payload: bytes | bytearray = b"") -> dict[str, Any]:
         self._ticket += 1
         try:
             line = self._exchange(message | {"ticket": self._ticket}, payload, deadline=time.monotonic() + seconds)
@@ -157,7 +157,7 @@ class RasterProcess:
             raise self._failure(reply)
         return reply
 
-    def _exchange(self, message: dict[str, Any], payload: bytes, *, deadline: float) -> bytes:
+    def _exchange(self, message: dict[str, Any], payload: bytes | bytearray, *, deadline: float) -> bytes:
         self._control.settimeout(_remaining(deadline))
         self._control.sendall(json.dumps(message).encode() + b"\n")
         self._control.settimeout(_remaining(deadline))

@@ -21,7 +21,7 @@ Kind = Literal["pdf", "image"]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RasterDocument:
-    data: bytes
+    data: bytes | bytearray  # not changed afterwards
     kind: Kind  # decided by magic bytes by the caller
     pages: PageSelection | None = None  # None: all. Of a single image only page 1 exists.
 

@@ -90,8 +90,9 @@ class RasterSupervisor:
                 self.interrupt()
             self._process.await_hello(seconds=_HELLO_SECONDS)
         except (OSError, ProcessDied) as error:
-            _log.error("raster worker does not start: %s", error)
             self._retire_process()
+            if not self._schedule.is_closed:
+                _log.error("raster worker does not start: %s", error)
         self.is_healthy = self._process is not None
         self.has_tried_to_start.set()
         if not self.is_healthy:

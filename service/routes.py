@@ -105,14 +105,14 @@ async def _rerank(request: Request, components: Components, clock: RequestClock)
         idle_seconds=settings.body_idle_seconds,
         total_seconds=settings.body_seconds,
     )
-    components.metrics.request_body_bytes.observe(len(body))
+    components.metrics.request_body_bytes.observe(sum(map(len, body)))
     answer = await _until_disconnect(request, _answer_in_time(body, parse, components, clock, request.state.request_id))
     request.state.facts.update(results=len(answer["results"]), tokens=answer["usage"]["total_tokens"], **clock.seconds)
     return answer
 
 
 async def _answer_in_time(
-    body: bytes, parse: Parse, components: Components, clock: RequestClock, request_id: str
+    body: list[bytes], parse: Parse, components: Components, clock: RequestClock, request_id: str
 ) -> dict[str, Any]:
     limit = components.settings.request_seconds
     try:
@@ -124,7 +124,7 @@ async def _answer_in_time(
 
 
 async def _answer(
-    body: bytes, parse: Parse, components: Components, clock: RequestClock, request_id: str
+    body: list[bytes], parse: Parse, components: Components, clock: RequestClock, request_id: str
 ) -> dict[str, Any]:
     assert components.reranker is not None, "admission lets nothing through before the model is loaded"
     with clock.observe("parse"):

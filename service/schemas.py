@@ -8,7 +8,6 @@ from collections.abc import Iterator
 from typing import Annotated, Any, Self
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, ValidationInfo, model_validator
-
 from pydantic_core import ErrorDetails
 
 from service.errors import InvalidRequestError, MalformedBodyError, TooLargeError

@@ -30,7 +30,7 @@ class SubmittedDocument:
     """One document as it came. `field` is its name in the request, for messages."""
 
     field: str  # documents[0].pdf, file[0]
-    content: str | bytes  # a string is a data URI or base64
+    content: str | bytearray  # a string is a data URI or base64
     kind: Literal["pdf", "image"] | None  # what the client called it; None: a file part
     pages: str | None
     label: str
@@ -45,7 +45,7 @@ class Submission:
     warnings: tuple[str, ...]
 
 
-Parse = Callable[[bytes], Submission]
+Parse = Callable[[Sequence[bytes]], Submission]
 
 
 def choose_parser(content_type: str, content_encoding: str, *, max_files: int) -> Parse:
@@ -69,8 +69,8 @@ def choose_parser(content_type: str, content_encoding: str, *, max_files: int) -
     )
 
 
-def _from_json(body: bytes, max_files: int) -> Submission:
-    request = parse_json(body, max_files=max_files)
+def _from_json(body: Sequence[bytes], max_files: int) -> Submission:
+    request = parse_json(b"".join(body), max_files=max_files)
     documents = tuple(_json_document(index, document) for index, document in enumerate(request.documents))
     return Submission(options=request, documents=documents, warnings=_warnings(list(request.ignored_fields())))
 
@@ -86,7 +86,7 @@ def _json_document(index: int, document: DocumentInput) -> SubmittedDocument:
     )
 
 
-def _from_multipart(body: bytes, content_type: str, max_files: int) -> Submission:
+def _from_multipart(body: Sequence[bytes], content_type: str, max_files: int) -> Submission:
     parts = parse_multipart(body, content_type)
     files = [part for part in parts if part.file_name is not None]
     _check_file_names(files)

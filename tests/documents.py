@@ -1,5 +1,6 @@
 """Small PDFs and images as bytes, made when a test asks for them: ordinary ones, odd ones and hostile ones."""
 
+import functools
 import io
 import struct
 import zlib
@@ -62,6 +63,7 @@ def make_pdf_with_truncated_image() -> bytes:
     return make_raw_pdf(media_box="[0 0 100 100]", content=content, more=[stream(image, zlib.compress(bytes(1_000)))])
 
 
+@functools.cache  # half a second of encoding
 def make_pdf_with_huge_jpeg2000(*, edge: int) -> bytes:
     """A few hundred bytes that need more than 8 bytes of memory a pixel."""
     data = encode(Image.new("RGB", (edge, edge), (200, 30, 30)), "JPEG2000")

@@ -12,12 +12,14 @@ from safetensors.torch import save_file
 from transformers import Qwen3VLConfig
 from transformers.models.qwen3_vl.modeling_qwen3_vl import Qwen3VLForConditionalGeneration
 
-from model import Reranker, RerankerConfig
+from model import PreparedRequest, Reranker, RerankerConfig
 from model.checkpoint import read_model_config
 from model.image_processor import to_patches
 from model.sequence_packer import mrope_positions
 from model.weights import build_network, expected_shapes
-from tests.conformance import CHECKPOINT
+from tests.closeness import assert_bfloat16_is_close, keeping
+from tests.conformance import CASES, CHECKPOINT, Case
+from tests.oracle import load_oracle, oracle_logits
 from tests.sequences import expanded_ids, expanded_positions
 
 TOLERANCE = 1e-4  # float32 on both sides; measured: below 1e-5
@@ -82,27 +84,6 @@ def make_checkpoint(folder: Path, changes: dict[str, Any], *, seed: int = 0) -> 
     return oracle
 
 
-@torch.no_grad()
-def oracle_logits(
-    oracle: Qwen3VLForConditionalGeneration, reranker: Reranker, query: str, pages: list[np.ndarray]
-) -> Any:
-    """Letter logits of one unpruned request through transformers' forward."""
-    request = reranker.prepare(query, pages, 1.0)
-    image_token_id = reranker.model_config.image_token_id
-    ids = torch.from_numpy(expanded_ids(request, image_token_id))[None]
-    text, visual = mrope_positions(request.prompt.segments, request.pages)
-    image = reranker.model_config.image
-    outputs = oracle(
-        input_ids=ids,
-        pixel_values=torch.cat([to_patches(torch.from_numpy(p.pixels), image, oracle.dtype) for p in request.pages]),
-        image_grid_thw=torch.tensor([[1, page.rows * 2, page.columns * 2] for page in request.pages]),
-        position_ids=torch.from_numpy(expanded_positions(request, text, visual))[:, None],
-        mm_token_type_ids=(ids == image_token_id).int(),
-        use_cache=False,
-    )
-    return outputs.logits[0, -1, list(reranker.prompts.letter_ids[: len(pages)])]
-
-
 def random_pages(*sizes: tuple[int, int]) -> list[np.ndarray]:
     generator = np.random.default_rng(7)
     return [generator.integers(0, 256, (height, width, 3), dtype=np.uint8) for height, width in sizes]
@@ -113,9 +94,49 @@ def test_logits_agree_with_transformers(tmp_path: Path, changes: dict[str, Any])
     oracle = make_checkpoint(tmp_path, changes)
     reranker = Reranker.from_checkpoint(str(tmp_path), RerankerConfig(device="cpu", dtype="float32"))
     pages = random_pages((448, 320), (300, 700), (64, 64), (1024, 724))
-    [answer] = reranker.score([reranker.prepare("revenue of the third quarter", pages, 1.0)])
-    expected = oracle_logits(oracle, reranker, "revenue of the third quarter", pages)
-    assert answer.logits == pytest.approx(expected.tolist(), abs=TOLERANCE)
+    request = reranker.prepare("revenue of the third quarter", pages, 1.0)
+    [answer] = reranker.score([request])
+    assert answer.logits == pytest.approx(oracle_logits(oracle, reranker, request), abs=TOLERANCE)
+    assert answer.logits == pytest.approx(whole_forward_logits(oracle, reranker, request), abs=TOLERANCE)
+
+
+@torch.no_grad()
+def whole_forward_logits(oracle: Qwen3VLForConditionalGeneration, reranker: Reranker, request: PreparedRequest) -> Any:
+    """Letter logits through transformers' one public forward, positions left to it."""
+    image_token_id = reranker.model_config.image_token_id
+    ids = torch.from_numpy(expanded_ids(request, image_token_id))[None]
+    image = reranker.model_config.image
+    outputs = oracle(
+        input_ids=ids,
+        attention_mask=torch.ones_like(ids),
+        pixel_values=torch.cat([to_patches(torch.from_numpy(p.pixels), image, oracle.dtype) for p in request.pages]),
+        image_grid_thw=torch.tensor([[1, page.rows * 2, page.columns * 2] for page in request.pages]),
+        mm_token_type_ids=(ids == image_token_id).int(),
+        use_cache=False,
+    )
+    return outputs.logits[0, -1, list(reranker.prompts.letter_ids[: len(request.pages)])].tolist()
+
+
+@pytest.mark.parametrize("case", [case for case in CASES if case.kept], ids=lambda case: case.name)
+def test_pruned_logits_agree_with_transformers_modules_at_the_same_indices(reranker: Reranker, case: Case) -> None:
+    oracle = load_oracle(CHECKPOINT, dtype=torch.float32, device=torch.device("cpu"))
+    assert_within_tolerance(reranker, oracle, case)
+
+
+def assert_within_tolerance(reranker: Reranker, oracle: Qwen3VLForConditionalGeneration, case: Case) -> None:
+    assert case.kept is not None
+    request = reranker.prepare(case.query, case.pages(), case.keep_ratio)
+    [answer] = keeping(reranker, case.kept).score([request])
+    assert answer.logits == pytest.approx(oracle_logits(oracle, reranker, request, case.kept), abs=TOLERANCE)
+
+
+@pytest.mark.parametrize("pruned", [False, True], ids=["r=1", "r<1"])
+def test_bfloat16_is_as_close_to_float32_as_transformers_own_run(reranker: Reranker, pruned: bool) -> None:
+    """At r < 1 with the float32 indices fed in, so that the dtype alone is compared."""
+    half = Reranker.from_checkpoint(str(CHECKPOINT), RerankerConfig(device="cpu", dtype="bfloat16"))
+    oracle = load_oracle(CHECKPOINT, dtype=torch.bfloat16, device=torch.device("cpu"))
+    cases = [case for case in CASES if bool(case.kept) == pruned]
+    assert_bfloat16_is_close(reranker, half, oracle, cases)
 
 
 def test_our_positions_are_those_of_transformers(reranker: Reranker) -> None:

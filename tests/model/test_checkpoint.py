@@ -58,7 +58,7 @@ def test_a_sharded_checkpoint_scores_as_the_single_file_does(folder: Path, reran
 def test_a_shard_that_is_not_there_is_named(folder: Path) -> None:
     shard(folder)
     (folder / "model-00002-of-00003.safetensors").unlink()
-    with pytest.raises(CheckpointError, match="model-00002-of-00003.safetensors is missing"):
+    with pytest.raises(CheckpointError, match=r"model-00002-of-00003\.safetensors is missing"):
         Reranker.from_checkpoint(str(folder), CPU)
 
 
@@ -68,7 +68,7 @@ def test_an_index_that_disagrees_with_its_shards_names_the_tensor(folder: Path) 
     change_json(index, lambda raw: raw["weight_map"].update({"lm_head.weight": "model-00002-of-00003.safetensors"}))
     misplaced = json.loads(index.read_text())["weight_map"]["lm_head.weight"]
     assert misplaced == "model-00002-of-00003.safetensors"
-    with pytest.raises(CheckpointError, match="lm_head.weight is in model-00002"):
+    with pytest.raises(CheckpointError, match=r"lm_head\.weight is in model-00002"):
         Reranker.from_checkpoint(str(folder), CPU)
 
 
@@ -149,7 +149,10 @@ def test_broken_json_names_the_file(folder: Path) -> None:
 
 
 def test_a_template_that_puts_images_first_is_refused(folder: Path) -> None:
-    template = "{% for m in messages %}{% for p in m.content %}{% if p.type == 'image' %}<|image_pad|>{% endif %}{% endfor %}{{ m.content[0].text }}{% endfor %}"
+    template = (
+        "{% for turn in messages %}{% for part in turn.content %}{% if part.type == 'image' %}<|image_pad|>{% endif %}"
+        "{% endfor %}{{ turn.content[0].text }}{% endfor %}"
+    )
     (folder / "chat_template.jinja").write_text(template)
     with pytest.raises(CheckpointError, match="chat template"):
         Reranker.from_checkpoint(str(folder), CPU)

@@ -32,7 +32,7 @@ def test_pages_above_the_greatest_area_shrink() -> None:
 
 
 def test_an_elongated_page_is_refused_with_the_limit() -> None:
-    with pytest.raises(PageImageError, match="1000 x 4 px.*200"):
+    with pytest.raises(PageImageError, match=r"1000 x 4 px.*200"):
         prepare_page(np.zeros((4, 1000, 3), dtype=np.uint8), CONFIG)
 
 

@@ -5,6 +5,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -22,12 +23,17 @@ def settings(*, memory_bytes: int = 1 << 30) -> ProcessSettings:
     return ProcessSettings(memory_bytes=memory_bytes, cpu_seconds=60, max_image_pixels=10_000_000, max_image_edge=5_000)
 
 
+@contextmanager
+def started(settings: ProcessSettings) -> Iterator[RasterProcess]:
+    with closing(RasterProcess(settings)) as process:
+        process.await_hello(seconds=20)
+        yield process
+
+
 @pytest.fixture
 def process() -> Iterator[RasterProcess]:
-    process = RasterProcess(settings())
-    process.await_hello(seconds=20)
-    yield process
-    process.close()
+    with started(settings()) as process:
+        yield process
 
 
 def test_page_comes_back_as_an_owned_array(process: RasterProcess) -> None:
@@ -77,25 +83,14 @@ def test_process_is_confined(process: RasterProcess) -> None:
 
 
 @linux
-def test_process_sees_neither_secrets_nor_the_parent_s_files(process: RasterProcess) -> None:
-    os.environ["ZIPRERANK_TEST_SECRET"] = "hunter2"
-    with RasterProcessClosing(settings()) as other:
+def test_process_sees_neither_secrets_nor_the_parent_s_files(
+    process: RasterProcess, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("ZIPRERANK_TEST_SECRET", "hunter2")
+    with started(settings()) as other:
         assert b"hunter2" not in Path(f"/proc/{other.pid}/environ").read_bytes()
-    del os.environ["ZIPRERANK_TEST_SECRET"]
     links = {os.readlink(f"/proc/{process.pid}/fd/{fd}").split(":")[0] for fd in os.listdir(f"/proc/{process.pid}/fd")}
-    assert links <= {"/dev/null", "socket"}
-
-
-class RasterProcessClosing:
-    def __init__(self, settings: ProcessSettings) -> None:
-        self.process = RasterProcess(settings)
-
-    def __enter__(self) -> RasterProcess:
-        self.process.await_hello(seconds=20)
-        return self.process
-
-    def __exit__(self, *_: object) -> None:
-        self.process.close()
+    assert links == {"/dev/null", "socket", "/memfd"}
 
 
 def test_worker_imports_neither_torch_nor_the_web_framework() -> None:
@@ -151,7 +146,7 @@ def test_cause_is_read_off_the_corpse(process: RasterProcess, number: signal.Sig
 
 @linux
 def test_document_larger_than_the_memory_limit_is_a_memory_death() -> None:
-    with RasterProcessClosing(settings(memory_bytes=200 << 20)) as process, pytest.raises(ProcessDied, match="memory"):
+    with started(settings(memory_bytes=200 << 20)) as process, pytest.raises(ProcessDied, match="memory"):
         process.open(1, bytes(300 << 20), kind="pdf", seconds=20)
 
 

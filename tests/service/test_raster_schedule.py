@@ -24,7 +24,7 @@ def make_request(page_counts: list[int], *, max_pages: int = 100, pages: str | N
 
 
 def make_schedule(
-    *, workers: int = 2, queue_requests: int = 8, queue_bytes: int = 100, storm: bool = False
+    *, workers: int = 4, queue_requests: int = 8, queue_bytes: int = 100, storm: bool = False
 ) -> RasterSchedule:
     return RasterSchedule(
         workers=workers, queue_requests=queue_requests, queue_bytes=queue_bytes, is_storm=lambda: storm

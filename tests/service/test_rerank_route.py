@@ -149,9 +149,7 @@ def test_a_window_without_a_stride_keeps_the_published_proportion(service: Runni
 def test_a_clients_request_id_comes_back(service: RunningService) -> None:
     response = service.client.get("/livez", headers={"X-Request-Id": "trace-42"})
     assert response.headers["x-request-id"] == "trace-42"
-    response = service.client.get(
-        "/livez", headers={"X-Request-Id": "not an id"}
-    )
+    response = service.client.get("/livez", headers={"X-Request-Id": "not an id"})
     assert response.headers["x-request-id"].startswith("rerank-")
 
 

@@ -28,7 +28,7 @@ def test_a_flag_wins_over_the_environment(monkeypatch: pytest.MonkeyPatch) -> No
 
 def test_a_misspelt_variable_is_refused_with_the_right_name(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("ZIPRERANK_MAX_PAGE", "7")
-    with pytest.raises(ValueError, match="ZIPRERANK_MAX_PAGE is not a setting; did you mean ZIPRERANK_MAX_PAGES?"):
+    with pytest.raises(ValueError, match=r"ZIPRERANK_MAX_PAGE is not a setting; did you mean ZIPRERANK_MAX_PAGES\?"):
         read_settings({})
 
 

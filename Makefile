@@ -1,0 +1,44 @@
+# The same targets on a laptop and in CI. `make demo` and `make test` install what they need into .venv first.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+INSTALLED := $(VENV)/.installed
+
+.PHONY: install format check test test-gpu bench demo clean help
+
+help: ## show this list
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
+
+install: $(INSTALLED) ## create .venv with everything that the project needs
+
+$(INSTALLED): pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed; name one with PYTHON=")'
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev]'
+	@touch $@
+
+demo: $(INSTALLED) ## start the service, rank a bundled PDF over HTTP, stop it
+	$(BIN)/ziprerank demo
+
+test: $(INSTALLED) ## all tests that need no GPU
+	$(BIN)/python -m pytest
+
+test-gpu: $(INSTALLED) ## the tests that need a CUDA device; fails without one
+	REQUIRE_GPU=1 $(BIN)/python -m pytest -m gpu
+
+check: $(INSTALLED) ## format, lint, types, import rules
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+format: $(INSTALLED) ## format and fix what can be fixed
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+bench: $(INSTALLED) ## stage latency at the published shape (a GPU), and the event loop's longest step
+	$(BIN)/python -m benchmarks.stage_latency
+	$(BIN)/python -m benchmarks.event_loop
+
+clean: ## remove the environment and caches
+	rm -rf $(VENV) build *.egg-info .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis

@@ -1,0 +1,197 @@
+"""How long the event loop is busy at a stretch: the HTTP path alone, multipart PDFs in, JSON out, with the model faked.
+
+A service answers probes and accepts requests only between two steps of its loop, so the longest step bounds how long everything
+else stands still. Every step of the real service is timed on the wall clock while a process of its own sends requests.
+
+    python -m benchmarks.event_loop --requests 40 --concurrency 4
+"""
+
+import argparse
+import asyncio
+import json
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pymupdf
+
+from benchmarks import results_file
+from model import Observe, PageScores, PreparedRequest, Reranker, StageClock
+from service.app import load_reranker
+from service.server import make_server
+from service.settings import Settings
+
+PAGES = 20
+LIMIT_MS = 20.0
+
+CLIENT = """
+import sys, uuid, urllib.request
+from concurrent.futures import ThreadPoolExecutor
+url, path, requests, concurrency = sys.argv[1], sys.argv[2], int(sys.argv[3]), int(sys.argv[4])
+boundary = uuid.uuid4().hex
+head = f'--{boundary}\\r\\nContent-Disposition: form-data; name="query"\\r\\n\\r\\nlocks\\r\\n'
+head += f'--{boundary}\\r\\nContent-Disposition: form-data; name="file"; filename="a.pdf"\\r\\n\\r\\n'
+body = head.encode() + open(path, "rb").read() + f"\\r\\n--{boundary}--\\r\\n".encode()
+def send(_):
+    request = urllib.request.Request(url + "/rerank", body, {"Content-Type": f"multipart/form-data; boundary={boundary}"})
+    with urllib.request.urlopen(request, timeout=300) as response:
+        assert len(__import__("json").load(response)["results"]) == 20
+with ThreadPoolExecutor(concurrency) as pool:
+    list(pool.map(send, range(requests)))
+"""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Step:
+    """One callback of the loop."""
+
+    milliseconds: float  # wall clock: own work, and waiting for the interpreter while other threads hold it
+    own_milliseconds: float  # CPU time of the loop's thread
+    name: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FakeModel:
+    """The real library up to the forward pass, which costs nothing."""
+
+    reranker: Reranker
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.reranker, name)
+
+    def score(self, batch: Sequence[PreparedRequest], *, observe: Observe) -> list[PageScores]:
+        return [
+            PageScores(
+                logits=tuple(-float(index) for index in range(len(request.pages))),
+                order=tuple(range(len(request.pages))),
+                visual_tokens=request.visual_token_count,
+                kept_tokens=request.kept_token_count,
+                prompt_tokens=request.token_count,
+            )
+            for request in batch
+        ]
+
+    def stage_clock(self) -> StageClock:
+        return self.reranker.stage_clock()
+
+
+def main() -> None:
+    options = _parse_options()
+    results = {}
+    for name, pdf in (("text", make_text_pdf()), ("scans", make_scanned_pdf())):
+        steps = measure(pdf, options.requests, options.concurrency)
+        results[name] = {"pdf_bytes": len(pdf), "pages": PAGES, **summary(steps)}
+        print(f"{name}: {json.dumps(results[name])}", file=sys.stderr)
+    results_file.write("event_loop", results)
+    if any(result["max_ms"] > LIMIT_MS for result in results.values()):
+        raise SystemExit(f"A step took over {LIMIT_MS} ms.")
+
+
+def _parse_options() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--requests", type=int, default=40, help="requests of each workload (default: 40)")
+    parser.add_argument("--concurrency", type=int, default=4, help="requests at once (default: 4)")
+    return parser.parse_args()
+
+
+def measure(pdf: bytes, requests: int, concurrency: int) -> list[Step]:
+    """Every step of the loop while the client's requests are answered, start-up left out."""
+    settings = Settings(model="demo", device="cpu", port=0, max_file_bytes=30 * 2**20, drain_grace_seconds=5)
+    server = make_server(settings, load=lambda settings: FakeModel(reranker=load_reranker(settings)))  # type: ignore[arg-type, return-value]
+    with timed_steps() as steps:
+        thread = threading.Thread(target=server.run)
+        thread.start()
+        server.is_listening.wait()
+        while not server.lifecycle.is_ready:
+            time.sleep(0.05)
+        steps.clear()
+        _send(f"http://127.0.0.1:{server.port}", pdf, requests, concurrency)
+        measured = list(steps)
+        server.stop(0)
+        thread.join()
+    return measured
+
+
+class timed_steps:
+    """Times every `asyncio` handle while it is entered."""
+
+    def __enter__(self) -> list[Step]:
+        steps: list[Step] = []
+        self._original = run = asyncio.Handle._run
+
+        def timed_run(handle: asyncio.Handle) -> None:
+            started, own_started = time.perf_counter(), time.thread_time()
+            run(handle)
+            own, wall = time.thread_time() - own_started, time.perf_counter() - started
+            steps.append(Step(milliseconds=wall * 1000, own_milliseconds=own * 1000, name=_name(handle)))
+
+        asyncio.Handle._run = timed_run  # type: ignore[method-assign, assignment]
+        return steps
+
+    def __exit__(self, *exception: object) -> None:
+        asyncio.Handle._run = self._original  # type: ignore[method-assign]
+
+
+def _name(handle: asyncio.Handle) -> str:
+    callback = getattr(handle, "_callback", None)
+    owner = getattr(callback, "__self__", None)
+    if isinstance(owner, asyncio.Task):
+        return getattr(owner.get_coro(), "__qualname__", "task")
+    return getattr(callback, "__qualname__", None) or type(callback).__name__
+
+
+def _send(url: str, pdf: bytes, requests: int, concurrency: int) -> None:
+    import tempfile
+
+    with tempfile.NamedTemporaryFile(suffix=".pdf") as file:
+        file.write(pdf)
+        file.flush()
+        command = [sys.executable, "-c", CLIENT, url, file.name, str(requests), str(concurrency)]
+        subprocess.run(command, check=True)
+
+
+def summary(steps: list[Step]) -> dict[str, Any]:
+    milliseconds = np.array([step.milliseconds for step in steps])
+    slowest = sorted(steps, key=lambda step: -step.milliseconds)[:3]
+    return {
+        "steps": len(steps),
+        "p50_ms": round(float(np.percentile(milliseconds, 50)), 3),
+        "p99_ms": round(float(np.percentile(milliseconds, 99)), 3),
+        "max_ms": round(float(milliseconds.max()), 3),
+        "max_own_ms": round(max(step.own_milliseconds for step in steps), 3),
+        "slowest": [
+            {"ms": round(step.milliseconds, 3), "own_ms": round(step.own_milliseconds, 3), "step": step.name}
+            for step in slowest
+        ],
+    }
+
+
+def make_text_pdf() -> bytes:
+    """A4 pages full of text."""
+    with pymupdf.open() as document:
+        for number in range(PAGES):
+            page = document.new_page(width=595, height=842)
+            words = " ".join(f"word{number}{index}" for index in range(400))
+            page.insert_textbox(pymupdf.Rect(50, 50, 545, 792), words, fontsize=9)
+        return bytes(document.tobytes())
+
+
+def make_scanned_pdf() -> bytes:
+    """A4 pages that are one noisy image each: about 12 MB."""
+    generator = np.random.default_rng(0)
+    with pymupdf.open() as document:
+        for _ in range(PAGES):
+            page = document.new_page(width=595, height=842)
+            pixels = generator.integers(0, 256, (1169, 827, 3), dtype=np.uint8)
+            image = pymupdf.Pixmap(pymupdf.csRGB, 827, 1169, pixels.tobytes(), False)
+            page.insert_image(page.rect, stream=image.tobytes("jpeg", jpg_quality=60))
+        return bytes(document.tobytes())
+
+
+if __name__ == "__main__":
+    main()

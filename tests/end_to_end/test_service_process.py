@@ -1,0 +1,112 @@
+"""The service as an operator runs it: a process with flags and variables, signals and exit codes."""
+
+import os
+import re
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import httpx
+import pytest
+
+from tests.documents import make_pdf
+from tests.servers import wait_until_ready
+
+STOP_SECONDS = 60
+
+
+@contextmanager
+def process(*flags: str, **variables: str) -> Iterator["subprocess.Popen[str]"]:
+    """`python -m service` with its log on a pipe; ended with the test."""
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("ZIPRERANK_")}
+    running = subprocess.Popen(
+        [sys.executable, "-m", "service", *flags], stderr=subprocess.PIPE, text=True, env={**environment, **variables}
+    )
+    try:
+        yield running
+    finally:
+        if running.poll() is None:
+            running.kill()
+        running.communicate()
+
+
+def listening_url(running: "subprocess.Popen[str]") -> str:
+    """Reads the log up to the line that tells the address; the rest is read in the background so that the pipe never fills."""
+    assert running.stderr is not None
+    for line in running.stderr:
+        if found := re.search(r"listening on (http://\S+)", line):
+            threading.Thread(target=running.stderr.read, daemon=True).start()
+            return found[1]
+    raise AssertionError(f"the service ended with {running.wait()} before it listened")
+
+
+def test_a_pdf_of_more_than_30_pages_is_ranked_through_windows_and_sigterm_drains() -> None:
+    with process("--model", "demo", "--port", "0", "--drain-delay-seconds", "0.2", "--device", "cpu") as running:
+        with httpx.Client(base_url=listening_url(running), timeout=60) as client:
+            wait_until_ready(client)
+            files = [("file", ("long.pdf", make_pdf(33, width=320, height=448), "application/pdf"))]
+            answer = client.post("/rerank", data={"query": "the last page"}, files=files)
+            assert answer.status_code == 200, answer.text
+            body = answer.json()
+            assert sorted(result["page"] for result in body["results"]) == list(range(1, 34))
+            assert body["meta"]["windows"] == 3 and body["meta"]["score"] == "rank"
+            running.send_signal(signal.SIGTERM)
+        assert running.wait(STOP_SECONDS) == 0
+
+
+def test_a_request_in_flight_is_finished_after_sigterm() -> None:
+    with process("--model", "demo", "--port", "0", "--drain-delay-seconds", "0", "--device", "cpu") as running:
+        with httpx.Client(base_url=listening_url(running), timeout=60) as client:
+            wait_until_ready(client)
+            files = [("file", ("long.pdf", make_pdf(60), "application/pdf"))]
+            answers: list[httpx.Response] = []
+            sender = threading.Thread(
+                target=lambda: answers.append(client.post("/rerank", data={"query": "a", "pages": "1-24"}, files=files))
+            )
+            sender.start()
+            in_flight = threading.Event()
+            while "ziprerank_requests_in_flight 1.0" not in httpx.get(f"{client.base_url}/metrics").text:
+                in_flight.wait(0.01)
+            running.send_signal(signal.SIGTERM)
+            sender.join(STOP_SECONDS)
+            assert [answer.status_code for answer in answers] == [200]
+        assert running.wait(STOP_SECONDS) == 0
+
+
+def test_a_checkpoint_that_cannot_be_loaded_ends_the_process(tmp_path: Path) -> None:
+    with process("--model", str(tmp_path), "--port", "0") as running:
+        _, log = running.communicate(timeout=STOP_SECONDS)
+        assert running.returncode == 1
+        assert "config.json is missing" in log
+
+
+def test_a_budget_below_the_longest_window_ends_the_process() -> None:
+    with process("--model", "demo", "--port", "0", ZIPRERANK_MAX_BATCH_TOKENS="1000") as running:
+        _, log = running.communicate(timeout=STOP_SECONDS)
+        assert running.returncode == 1
+        assert "max_batch_tokens is 1000" in log
+
+
+def test_a_kernel_that_cannot_run_ends_the_process() -> None:
+    with process("--model", "demo", "--port", "0", "--device", "cpu", "--attention", "flash-attn") as running:
+        _, log = running.communicate(timeout=STOP_SECONDS)
+        assert running.returncode == 1
+        assert "attention is 'flash-attn', but it needs CUDA" in log
+
+
+@pytest.mark.parametrize(
+    ("flags", "variables", "said"),
+    [
+        ((), {"ZIPRERANK_MAX_PAGE": "5"}, "did you mean ZIPRERANK_MAX_PAGES"),
+        (("--keep-ratio", "7"), {}, "ZIPRERANK_KEEP_RATIO"),
+    ],
+)
+def test_wrong_settings_are_told_at_once(flags: tuple[str, ...], variables: dict[str, str], said: str) -> None:
+    with process(*flags, **variables) as running:
+        _, log = running.communicate(timeout=STOP_SECONDS)
+        assert running.returncode == 2
+        assert said in log

@@ -1,0 +1,248 @@
+"""Probes, metrics, admission, disconnects: what operators and load balancers rely on."""
+
+import threading
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+
+import httpx
+import pytest
+
+from model import DeviceLostError, PageScores, PreparedRequest, Reranker
+from service.metrics import STAGES
+from service.settings import Settings
+from tests.documents import make_pdf
+from tests.servers import RunningService, fake_loader, in_input_order, running_service
+
+FILES = [("file", ("a.pdf", make_pdf(2, width=64, height=64), "application/pdf"))]
+
+
+def rerank(service: RunningService, query: str = "a") -> httpx.Response:
+    return service.client.post("/rerank", data={"query": query}, files=FILES)
+
+
+class Gate:
+    """A forward pass that waits until the test opens it."""
+
+    def __init__(self) -> None:
+        self.entered = threading.Event()
+        self.opened = threading.Event()
+        self.batch_sizes: list[int] = []
+
+    def __call__(self, batch: Sequence[PreparedRequest]) -> list[PageScores]:
+        self.batch_sizes.append(len(batch))
+        self.entered.set()
+        assert self.opened.wait(30)
+        return in_input_order(batch)
+
+
+@pytest.fixture(scope="module")
+def service(reranker: Reranker) -> Iterator[RunningService]:
+    with running_service(fake_loader(reranker)) as running:
+        yield running
+
+
+def test_probes_answer(service: RunningService) -> None:
+    assert service.client.get("/livez").json() == {"status": "live"}
+    assert service.client.get("/readyz").json() == {"status": "ready"}
+
+
+def test_not_ready_until_a_warm_up_forward_has_run(reranker: Reranker) -> None:
+    may_load = threading.Event()
+
+    def slow_load(settings: Settings) -> Reranker:
+        assert may_load.wait(30)
+        return fake_loader(reranker)(settings)
+
+    with running_service(slow_load, wait=False) as service:
+        assert service.client.get("/livez").status_code == 200
+        for response in (service.client.get("/readyz"), rerank(service)):
+            assert response.status_code == 503 and response.json()["code"] == "not_ready"
+            assert response.headers["retry-after"]
+        assert service.client.get("/info").json()["state"] == "loading"
+        may_load.set()
+
+
+def test_the_model_list_and_info_publish_the_limits(service: RunningService) -> None:
+    [model] = service.client.get("/v1/models").json()["data"]
+    assert (model["id"], model["object"], model["max_pages"]) == ("fake", "model", 100)
+    info = service.client.get("/info").json()
+    assert info["window"] == {"window_size": 20, "stride": 10, "keep_ratio": 0.5}
+    assert info["limits"]["max_pages"] == 100
+    assert info["dtype"] == "float32" and info["attention"]["text"]["kernel"] == "sdpa"
+    assert {"torch", "transformers", "ziprerank"} <= set(info["versions"])
+
+
+def test_the_api_description_resolves_all_its_references(service: RunningService) -> None:
+    description = service.client.get("/openapi.json").json()
+    text = service.client.get("/openapi.json").text
+    schemas = description["components"]["schemas"]
+    referred = {piece.split('"')[0] for piece in text.split('"#/components/schemas/')[1:]}
+    assert {"RerankRequest", "RerankResponse", "ErrorBody"} <= referred <= set(schemas)
+    assert set(description["paths"]["/rerank"]["post"]["requestBody"]["content"]) == {
+        "application/json", "multipart/form-data"
+    }  # fmt: skip
+    assert service.client.get("/docs").status_code == 200
+
+
+def test_a_request_moves_the_metrics(service: RunningService) -> None:
+    before = service.metric("ziprerank_requests_total", code="200", route="/rerank")
+    assert rerank(service).status_code == 200
+    assert service.metric("ziprerank_requests_total", code="200", route="/rerank") == before + 1
+    assert service.metric("ziprerank_requests_in_flight") == 0
+    assert service.metric("ziprerank_ready") == 1
+    for series in ("request_duration_seconds", "request_pages", "batch_tokens", "request_body_bytes"):
+        assert service.metric(f"ziprerank_{series}_count") > 0, series
+    for stage in ("parse", "render", "prepare", "queue", "respond"):
+        assert service.metric("ziprerank_stage_duration_seconds_count", stage=stage) > 0, stage
+    text = service.client.get("/metrics").text
+    assert all(f'stage="{stage}"' in text for stage in STAGES)
+    kept, given = (service.metric("ziprerank_visual_tokens_total", state=state) for state in ("kept", "input"))
+    assert kept == given / 2
+    assert service.metric("ziprerank_info", model="fake", dtype="float32") == 1
+    assert service.metric("process_resident_memory_bytes") > 0
+
+
+def test_what_waits_becomes_one_batch_and_the_gauges_see_it(reranker: Reranker) -> None:
+    gate = Gate()
+    with running_service(fake_loader(reranker, gate)) as service, ThreadPoolExecutor(4) as threads:
+        first = threads.submit(rerank, service)
+        assert gate.entered.wait(30)
+        others = [threads.submit(rerank, service) for _ in range(3)]
+        while service.metric("ziprerank_requests_waiting") < 3:
+            pass
+        assert service.metric("ziprerank_requests_running") == 1
+        assert service.metric("ziprerank_requests_in_flight") == 4
+        assert service.metric("ziprerank_queue_pages") == 6
+        gate.opened.set()
+        assert [future.result().status_code for future in (first, *others)] == [200] * 4
+    assert gate.batch_sizes == [1, 3]
+
+
+def test_a_full_house_refuses_with_retry_after(reranker: Reranker) -> None:
+    gate = Gate()
+    limits = {"max_concurrent_requests": 1}
+    with running_service(fake_loader(reranker, gate), **limits) as service, ThreadPoolExecutor(1) as threads:
+        first = threads.submit(rerank, service)
+        assert gate.entered.wait(30)
+        refusal = rerank(service)
+        assert (refusal.status_code, refusal.json()["code"]) == (429, "overloaded")
+        assert 1 <= int(refusal.headers["retry-after"]) <= 5
+        assert service.metric("ziprerank_rejections_total", reason="queue_full") == 1
+        gate.opened.set()
+        assert first.result().status_code == 200
+        assert rerank(service).status_code == 200
+
+
+def test_a_full_queue_refuses_with_retry_after(reranker: Reranker) -> None:
+    gate = Gate()
+    with (
+        running_service(fake_loader(reranker, gate), queue_limit_tokens=300) as service,
+        ThreadPoolExecutor(2) as threads,
+    ):
+        running = threads.submit(rerank, service)
+        assert gate.entered.wait(30)
+        waiting = threads.submit(rerank, service)
+        while service.metric("ziprerank_requests_waiting") < 1:
+            pass
+        refusal = rerank(service)
+        assert (refusal.status_code, refusal.json()["code"]) == (429, "overloaded")
+        assert refusal.headers["retry-after"]
+        gate.opened.set()
+        assert {running.result().status_code, waiting.result().status_code} == {200}
+
+
+def test_a_client_that_has_gone_is_dropped_from_the_queue(reranker: Reranker) -> None:
+    gate = Gate()
+    with running_service(fake_loader(reranker, gate)) as service, ThreadPoolExecutor(2) as threads:
+        first = threads.submit(rerank, service)
+        assert gate.entered.wait(30)
+        with httpx.Client(base_url=service.url, timeout=0.5) as impatient, pytest.raises(httpx.ReadTimeout):
+            impatient.post("/rerank", data={"query": "gone"}, files=FILES)
+        while (
+            service.metric("ziprerank_cancellations_total") < 1 and service.metric("ziprerank_requests_in_flight") > 1
+        ):
+            pass
+        second = threads.submit(rerank, service)
+        while service.metric("ziprerank_requests_waiting") < 1:
+            pass
+        gate.opened.set()
+        assert [first.result().status_code, second.result().status_code] == [200, 200]
+        assert service.metric("ziprerank_requests_total", code="499") == 1
+    assert sum(gate.batch_sizes) == 2
+
+
+def test_a_request_over_its_deadline_is_told_so(reranker: Reranker) -> None:
+    gate = Gate()
+    with running_service(fake_loader(reranker, gate), request_seconds=0.3) as service:
+        late = rerank(service)
+        assert (late.status_code, late.json()["code"]) == (504, "deadline_exceeded")
+        gate.opened.set()
+
+
+def test_a_batch_that_hangs_makes_the_service_not_ready(reranker: Reranker) -> None:
+    gate = Gate()
+    with running_service(fake_loader(reranker, gate), stall_seconds=0.2) as service, ThreadPoolExecutor(1) as threads:
+        stuck = threads.submit(rerank, service)
+        assert gate.entered.wait(30)
+        while service.client.get("/readyz").status_code == 200:
+            pass
+        assert service.client.get("/livez").status_code == 200
+        gate.opened.set()
+        assert stuck.result().status_code == 200
+        assert service.client.get("/readyz").status_code == 200
+
+
+def test_a_fault_in_the_model_is_a_500_without_details(reranker: Reranker) -> None:
+    def fault(batch: Sequence[PreparedRequest]) -> list[PageScores]:
+        raise RuntimeError("weights at 0x7f00")
+
+    with running_service(fake_loader(reranker, fault)) as service:
+        answer = rerank(service)
+        assert (answer.status_code, answer.json()["code"]) == (500, "internal_error")
+        assert "0x7f00" not in answer.text
+        assert service.metric("ziprerank_engine_errors_total") == 1
+
+
+def test_a_lost_device_is_told_and_ends_the_service(reranker: Reranker) -> None:
+    def fault(batch: Sequence[PreparedRequest]) -> list[PageScores]:
+        raise DeviceLostError("illegal access")
+
+    with running_service(fake_loader(reranker, fault)) as service:
+        answer = rerank(service)
+        assert (answer.status_code, answer.json()["code"]) == (503, "gpu_failed")
+        assert service.lifecycle.phase in ("failed", "refusing")
+
+
+def test_draining_is_seen_at_once_and_still_accepts(reranker: Reranker) -> None:
+    with running_service(fake_loader(reranker)) as service:
+        service.lifecycle.drain()
+        assert service.client.get("/readyz").json()["code"] == "draining"
+        assert rerank(service).status_code == 200
+        service.lifecycle.refuse()
+        refusal = rerank(service)
+        assert (refusal.status_code, refusal.json()["code"]) == (503, "draining")
+        assert refusal.headers["connection"] == "close"
+
+
+def test_a_key_guards_everything_but_the_probes(reranker: Reranker) -> None:
+    with running_service(fake_loader(reranker), wait=False, api_key="right") as service:
+        for path in ("/livez", "/readyz"):
+            assert service.client.get(path).status_code in (200, 503)
+        for refusal in (rerank(service), service.client.get("/metrics"), service.client.get("/info")):
+            assert (refusal.status_code, refusal.json()["code"]) == (401, "unauthorized")
+            assert refusal.headers["www-authenticate"] == "Bearer"
+        key = {"Authorization": "Bearer right"}
+        assert service.client.get("/info", headers=key).status_code == 200
+        assert service.client.get("/info", headers={"Authorization": "Bearer wrong"}).status_code == 401
+
+
+def test_a_body_that_does_not_arrive_is_a_time_out(reranker: Reranker) -> None:
+    import socket
+
+    with running_service(fake_loader(reranker), body_idle_seconds=0.2) as service:
+        host, port = service.url.removeprefix("http://").split(":")
+        with socket.create_connection((host, int(port)), timeout=10) as connection:
+            connection.sendall(
+                b"POST /rerank HTTP/1.1\r\nHost: a\r\nContent-Type: application/json\r\nContent-Length: 50\r\n\r\n{"
+            )
+            assert connection.recv(4096).startswith(b"HTTP/1.1 408 ")

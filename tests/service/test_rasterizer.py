@@ -1,0 +1,481 @@
+import asyncio
+import hashlib
+import json
+import os
+import signal
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from service.errors import (
+    OverloadedError,
+    PageOutOfRangeError,
+    ServiceError,
+    TooLargeError,
+    UnavailableError,
+    UnusableDocumentError,
+    status_of,
+)
+from service.page_selection import parse_page_selection
+from service.rasterizer import RasterDocument, Rasterizer, RasterLimits, RasterPage
+from tests.documents import (
+    make_encrypted_pdf,
+    make_endless_pdf,
+    make_image,
+    make_pdf,
+    make_pdf_with_huge_jpeg2000,
+    make_pdf_with_truncated_image,
+    make_png_header,
+    make_raw_pdf,
+    make_tiff,
+)
+
+SAMPLES = Path(__file__).parents[2].parent / "shared" / "samples"
+TICK_SECONDS = 0.01
+
+linux = pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+
+
+class Pool:
+    """A rasterizer, and what it told its observers."""
+
+    def __init__(self, **limits: Any) -> None:
+        self.stages: list[str] = []
+        self.deaths: list[str] = []
+        self.rasterizer = Rasterizer(
+            RasterLimits(**{"processes": 1, "max_pages": 100} | limits),
+            observe=lambda stage, seconds: self.stages.append(stage),
+            on_worker_death=self.deaths.append,
+        )
+
+    async def rasterize(self, *documents: RasterDocument) -> list[RasterPage]:
+        return await self.rasterizer.rasterize(documents)
+
+    def ask(self, *documents: RasterDocument) -> list[RasterPage]:
+        return asyncio.run(self.rasterize(*documents))
+
+    @property
+    def pid(self) -> int:
+        return self.rasterizer.worker_pids[0]
+
+    async def until_busy(self) -> None:
+        """Until the worker has the task in its hands, and not only its thread."""
+        await until(lambda: self.rasterizer._schedule.running_tasks > 0)
+        await asyncio.sleep(5 * TICK_SECONDS)
+
+
+@contextmanager
+def running_pool(**limits: Any) -> Iterator[Pool]:
+    pool = Pool(**limits)
+    pool.rasterizer.start()
+    try:
+        yield pool
+    finally:
+        pool.rasterizer.close()
+
+
+@pytest.fixture(scope="module")
+def pool() -> Iterator[Pool]:
+    with running_pool(processes=2) as pool:
+        yield pool
+        assert pool.deaths == []
+
+
+def kill_idle(pid: int) -> None:
+    """Returns when the process is dead, and leaves it to its parent to find out. (Which may be quicker.)"""
+    with suppress(ProcessLookupError, ChildProcessError):
+        os.kill(pid, signal.SIGKILL)
+        os.waitid(os.P_PID, pid, os.WEXITED | os.WNOWAIT)
+
+
+async def until(is_true: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + 10
+    while not is_true():
+        assert time.monotonic() < deadline
+        await asyncio.sleep(TICK_SECONDS)
+
+
+def pdf(data: bytes, *, pages: str | None = None) -> RasterDocument:
+    return RasterDocument(data=data, kind="pdf", pages=parse_page_selection(pages) if pages else None)
+
+
+def image(data: bytes, *, pages: str | None = None) -> RasterDocument:
+    return RasterDocument(data=data, kind="image", pages=parse_page_selection(pages) if pages else None)
+
+
+def answer(pool: Pool, documents: Sequence[RasterDocument]) -> dict[str, Any]:
+    try:
+        return {"status": 200, "pages": len(pool.ask(*documents))}
+    except ServiceError as error:
+        return {"status": status_of(error), "code": error.code}
+
+
+def manifest() -> list[dict[str, Any]]:
+    if not (SAMPLES / "manifest.jsonl").exists():
+        return []
+    return [json.loads(line) for line in (SAMPLES / "manifest.jsonl").read_text().splitlines()]
+
+
+@pytest.mark.parametrize("entry", manifest(), ids=lambda entry: entry["file"])
+def test_real_document_gets_an_accepted_answer(entry: dict[str, Any], pool: Pool) -> None:
+    data = (SAMPLES / entry["file"]).read_bytes()
+    assert answer(pool, [pdf(data) if entry["file"].endswith(".pdf") else image(data)]) in entry["accept"]
+
+
+def test_pages_come_in_document_and_selection_order(pool: Pool) -> None:
+    data = make_pdf(4)
+    pages = pool.ask(pdf(data, pages="3,1-2"), image(make_image()), image(make_tiff([(9, 9), (9, 9)]), pages="2,1"))
+    assert [(page.document_index, page.number) for page in pages] == [(0, 3), (0, 1), (0, 2), (1, None), (2, 2), (2, 1)]
+    darkness = [255 - page.pixels.mean() for page in pages[:3]]
+    assert darkness[1] < darkness[2] < darkness[0]
+    assert [page.pixels[0, 0, 0] for page in pages[4:]] == [20, 10]
+    assert pages[0].document_sha256 == hashlib.sha256(data).hexdigest()
+
+
+def test_same_page_is_the_same_pixels_whichever_worker_renders_it(pool: Pool) -> None:
+    first, *others = (pool.ask(pdf(make_pdf(3), pages="2"))[0] for _ in range(4))
+    assert all((page.pixels == first.pixels).all() for page in others)
+
+
+def test_pixels_belong_to_the_caller(pool: Pool) -> None:
+    page = pool.ask(pdf(make_pdf(1)))[0]
+    assert page.pixels.flags.owndata and page.pixels.flags.writeable
+    assert page.pixels.dtype == "uint8" and page.pixels.shape[0] == 1024
+
+
+def test_no_documents_are_no_pages(pool: Pool) -> None:
+    assert pool.ask() == []
+
+
+def test_lost_content_is_flagged(pool: Pool) -> None:
+    assert [page.degraded for page in pool.ask(pdf(make_pdf_with_truncated_image()), pdf(make_pdf(1)))] == [True, False]
+
+
+def test_stages_are_observed_once_a_page() -> None:
+    with running_pool() as pool:
+        pool.ask(pdf(make_pdf(3)), image(make_image()))
+        assert sorted(pool.stages) == ["decode", "render", "render", "render"]
+
+
+def test_too_many_pages_names_number_and_limit(pool: Pool) -> None:
+    with pytest.raises(TooLargeError, match="6 pages are selected, at most 5") as caught:
+        asyncio.run(pool.rasterizer.rasterize([pdf(make_pdf(3)), pdf(make_pdf(3))], max_pages=5))
+    assert caught.value.code == "too_many_pages"
+    assert len(pool.ask(pdf(make_pdf(30), pages="1-5"))) == 5
+
+
+@pytest.mark.parametrize(
+    "document",
+    [pdf(make_pdf(2), pages="1,3"), image(make_image(), pages="3"), image(make_tiff([(4, 4)] * 2), pages="3")],
+)
+def test_page_beyond_the_end_names_document_and_page_count(document: RasterDocument, pool: Pool) -> None:
+    with pytest.raises(PageOutOfRangeError, match=r"documents\[1\]: page 3 does not exist; .* has [12] page") as caught:
+        pool.ask(image(make_image()), document)
+    assert caught.value.document_index == 1
+
+
+def test_bad_document_with_the_lowest_index_is_reported(pool: Pool) -> None:
+    for _ in range(5):
+        with pytest.raises(UnusableDocumentError) as caught:
+            pool.ask(pdf(make_pdf(1)), pdf(make_encrypted_pdf(password="x")), image(b"bad"), pdf(b"bad"))
+        assert (caught.value.code, caught.value.document_index) == ("encrypted_document", 1)
+
+
+def test_bad_page_is_named(pool: Pool) -> None:
+    with pytest.raises(UnusableDocumentError, match=r"documents\[1\], page 1: the size of 1000 x 1 ") as caught:
+        pool.ask(image(make_image()), pdf(make_raw_pdf(media_box="[0 0 1000 1]")))
+    assert (caught.value.code, caught.value.page) == ("bad_page_box", 1)
+
+
+HOSTILE = {
+    "text as PDF": pdf(b"hello"),
+    "header only": pdf(b"%PDF-1.7\n"),
+    "half a PDF": pdf(make_pdf(3)[:700]),
+    "encrypted": pdf(make_encrypted_pdf(password="x")),
+    "sliver": pdf(make_raw_pdf(media_box="[0 0 9999 1]")),
+    "user unit 0": pdf(make_raw_pdf(media_box="[0 0 9 9]", page_keys="/UserUnit 0")),
+    "text as image": image(b"hello"),
+    "cut image": image(make_image(300, 300)[:60]),
+    "bomb": image(make_png_header(100_000, 100_000)),
+    "long edge": image(make_png_header(30_000, 300)),
+    "image sliver": image(make_image(900, 2)),
+    "frames": image(make_tiff([(1, 1)] * 1_001)),
+}
+
+
+@pytest.mark.parametrize("document", HOSTILE.values(), ids=HOSTILE.keys())
+def test_message_is_ours_and_no_library_s(document: RasterDocument, pool: Pool) -> None:
+    with pytest.raises(ServiceError) as caught:
+        pool.ask(document)
+    message = caught.value.message
+    assert 400 <= status_of(caught.value) < 500
+    assert message.startswith("documents[0]") and message.endswith(".")
+    for leak in ("0x", "code=", "Error", "mupdf", "Fz", "PIL", "/", "hello", "Traceback"):
+        assert leak not in message
+
+
+def test_bomb_names_its_size_and_the_limit(pool: Pool) -> None:
+    with pytest.raises(TooLargeError, match=r"30000 x 300 is too large, at most 40000000 pixels and 20000") as caught:
+        pool.ask(image(make_png_header(30_000, 300)))
+    assert caught.value.code == "image_too_many_pixels"
+
+
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGSEGV, signal.SIGABRT])
+def test_killed_worker_fails_only_its_document(number: signal.Signals) -> None:
+    async def scenario(pool: Pool) -> None:
+        os.kill(pool.pid, signal.SIGSTOP)
+        victim = asyncio.create_task(pool.rasterize(pdf(make_pdf(1))))
+        await pool.until_busy()
+        other = asyncio.create_task(pool.rasterize(pdf(make_pdf(2))))
+        for each in (number, signal.SIGCONT):
+            os.kill(pool.pid, each)
+        with pytest.raises(UnusableDocumentError) as caught:
+            await victim
+        assert (caught.value.code, caught.value.document_index) == ("page_crashed", 0)
+        assert len(await other) == 2
+        assert len(await pool.rasterize(pdf(make_pdf(3)))) == 3
+
+    with running_pool() as pool:
+        asyncio.run(scenario(pool))
+        assert pool.deaths == ["crash"]
+
+
+def test_stopped_worker_is_a_timeout_and_is_replaced() -> None:
+    with running_pool(open_seconds=0.3) as pool:
+        os.kill(pool.pid, signal.SIGSTOP)
+        with pytest.raises(UnusableDocumentError, match=r"longer than the limit of 0.3 s") as caught:
+            pool.ask(pdf(make_pdf(1)))
+        assert caught.value.code == "page_timeout"
+        assert len(pool.ask(pdf(make_pdf(1)))) == 1
+        assert pool.deaths == ["timeout"]
+
+
+def test_worker_that_dies_idle_blames_no_document() -> None:
+    with running_pool() as pool:
+        for _ in range(3):
+            kill_idle(pid := pool.pid)
+            assert len(pool.ask(pdf(make_pdf(1)))) == 1
+            assert pool.pid != pid
+        assert pool.deaths == ["crash"] * 3
+
+
+def test_endless_page_is_ended_and_refused_at_once_after_the_second_time() -> None:
+    with running_pool(page_seconds=0.3) as pool:
+        for _ in range(3):
+            with pytest.raises(UnusableDocumentError) as caught:
+                pool.ask(pdf(make_endless_pdf()))
+            assert caught.value.code == "page_timeout"
+        assert pool.deaths == ["timeout"] * 2  # the third time no worker saw it
+        assert pool.rasterizer.is_alive
+
+
+def test_document_that_was_open_in_a_dead_worker_is_reopened() -> None:
+    async def scenario(pool: Pool) -> None:
+        long = asyncio.create_task(pool.rasterize(pdf(make_pdf(60))))
+        with pytest.raises(UnusableDocumentError):
+            await pool.rasterize(pdf(make_endless_pdf()))
+        assert len(await long) == 60
+
+    with running_pool(page_seconds=0.3) as pool:
+        asyncio.run(scenario(pool))
+        assert pool.deaths == ["timeout"]
+
+
+def test_sum_of_a_document_s_pages_is_bounded() -> None:
+    with running_pool(document_seconds=0.1) as pool:
+        with pytest.raises(UnusableDocumentError, match=r"the document takes longer than the limit of 0.1 s") as caught:
+            pool.ask(pdf(make_pdf(100)))
+        assert caught.value.code == "page_timeout"
+
+
+@linux
+@pytest.mark.parametrize("mebibytes", [300, 500])
+def test_page_that_needs_too_much_memory_is_an_error_and_never_a_blank_page(mebibytes: int) -> None:
+    with running_pool(worker_memory_bytes=mebibytes << 20) as pool:
+        pool.ask(pdf(make_pdf(1)))  # a second document in the process: the verdict then comes from a fresh one
+        pid = pool.pid
+        with pytest.raises(UnusableDocumentError, match=f"{mebibytes} MiB") as caught:
+            pool.ask(pdf(make_pdf_with_huge_jpeg2000(edge=6_000)))
+        assert caught.value.code in {"page_degraded", "page_memory"}
+        assert pool.pid != pid and pool.deaths == []
+        assert len(pool.ask(pdf(make_pdf(1)))) == 1
+
+
+def test_worn_out_worker_is_replaced_between_tasks() -> None:
+    with running_pool(recycle_documents=2) as pool:
+        pids = set()
+        for _ in range(4):
+            pids.add(pool.pid)
+            assert len(pool.ask(pdf(make_pdf(2)))) == 2
+            asyncio.run(until(lambda: bool(pool.rasterizer.worker_pids)))
+        assert len(pids) >= 2
+        assert pool.deaths == []
+
+
+def test_worker_that_grew_is_replaced() -> None:
+    with running_pool(recycle_rss_bytes=1) as pool:
+        assert len(pool.ask(pdf(make_pdf(3)))) == 3
+        assert pool.deaths == []
+
+
+def test_one_page_request_overtakes_a_long_one() -> None:
+    async def scenario(pool: Pool) -> list[str]:
+        order: list[str] = []
+
+        async def run(name: str, document: RasterDocument) -> None:
+            await pool.rasterize(document)
+            order.append(name)
+
+        long = asyncio.create_task(run("long", pdf(make_pdf(100))))
+        await until(lambda: len(pool.stages) > 2)
+        await asyncio.gather(long, *(run("short", pdf(make_pdf(1))) for _ in range(3)))
+        return order
+
+    with running_pool() as pool:
+        assert asyncio.run(scenario(pool)) == ["short"] * 3 + ["long"]
+
+
+def test_cancelled_request_stops_before_the_next_page() -> None:
+    async def scenario(pool: Pool) -> None:
+        task = asyncio.create_task(pool.rasterize(pdf(make_pdf(100))))
+        await until(lambda: len(pool.stages) > 2)
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+        await until(lambda: pool.rasterizer._schedule.running_tasks == 0)
+        rendered = len(pool.stages)
+        await pool.rasterize(pdf(make_pdf(1)))
+        assert len(pool.stages) <= rendered + 2 < 100
+
+    with running_pool() as pool:
+        asyncio.run(scenario(pool))
+
+
+def test_full_queue_refuses_and_serves_what_it_admitted() -> None:
+    async def scenario(pool: Pool) -> None:
+        os.kill(pool.pid, signal.SIGSTOP)
+        admitted = [asyncio.create_task(pool.rasterize(pdf(make_pdf(1)))) for _ in range(3)]
+        await pool.until_busy()
+        assert pool.rasterizer.waiting_requests == 2
+        with pytest.raises(OverloadedError) as caught:
+            await pool.rasterize(pdf(make_pdf(1)))
+        assert caught.value.retry_after_seconds in range(1, 6)
+        os.kill(pool.pid, signal.SIGCONT)
+        assert [len(pages) for pages in await asyncio.gather(*admitted)] == [1, 1, 1]
+
+    with running_pool(queue_requests=2) as pool:
+        asyncio.run(scenario(pool))
+
+
+def test_request_that_waits_too_long_for_its_first_task_is_told_to_come_back() -> None:
+    async def scenario(pool: Pool) -> None:
+        os.kill(pool.pid, signal.SIGSTOP)
+        started = asyncio.create_task(pool.rasterize(pdf(make_pdf(1))))
+        await pool.until_busy()
+        with pytest.raises(UnavailableError) as caught:
+            await pool.rasterize(pdf(make_pdf(1)))
+        assert caught.value.code == "queue_timeout" and caught.value.retry_after_seconds
+        os.kill(pool.pid, signal.SIGCONT)
+        assert len(await started) == 1
+
+    with running_pool(queue_seconds=0.2) as pool:
+        asyncio.run(scenario(pool))
+
+
+def test_workers_share_one_long_document() -> None:
+    async def scenario(pool: Pool) -> None:
+        task = asyncio.create_task(pool.rasterize(pdf(make_pdf(100))))
+        await until(lambda: len(pool.stages) > 2)
+        most = 0
+        while not task.done():
+            most = max(most, pool.rasterizer._schedule.running_tasks)
+            await asyncio.sleep(0)
+        assert len(task.result()) == 100
+        assert most == 2
+
+    with running_pool(processes=2) as pool:
+        asyncio.run(scenario(pool))
+
+
+@linux
+def test_descriptors_and_children_are_back_to_their_baseline_after_many_kills() -> None:
+    def count_descriptors() -> int:
+        return len(os.listdir("/proc/self/fd"))
+
+    outside = count_descriptors()
+    with running_pool(processes=2) as pool:
+        inside = count_descriptors()
+        pids = set(pool.rasterizer.worker_pids)
+        for round_number in range(10):
+            kill_idle(pool.pid)
+            assert answer(pool, [pdf(make_pdf(2)), image(make_image())])["status"] == 200
+            assert answer(pool, [pdf(b"bad %d" % round_number)])["status"] == 422
+            pids.update(pool.rasterizer.worker_pids)
+        for _ in range(50):
+            pool.ask(pdf(make_pdf(1)))
+        assert count_descriptors() <= inside
+    assert count_descriptors() == outside
+    assert not any(Path(f"/proc/{pid}").exists() for pid in pids)
+
+
+def test_crash_storm_goes_on_serving() -> None:
+    with running_pool(processes=2) as pool:
+        for _ in range(12):
+            for pid in pool.rasterizer.worker_pids:
+                kill_idle(pid)
+            assert len(pool.ask(pdf(make_pdf(2)))) == 2
+        assert len(pool.deaths) > 10
+        assert pool.rasterizer._deaths.is_storm
+        assert pool.rasterizer.is_alive
+        assert len(pool.ask(pdf(make_pdf(5)))) == 5
+
+
+def test_pool_that_cannot_start_a_worker_says_not_ready(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "executable", "/bin/false")
+    with running_pool() as pool:
+        assert not pool.rasterizer.is_alive
+        with pytest.raises(UnavailableError) as caught:
+            pool.ask(pdf(make_pdf(1)))
+        assert caught.value.code == "not_ready"
+        monkeypatch.undo()
+        asyncio.run(until(lambda: pool.rasterizer.is_alive))
+        assert len(pool.ask(pdf(make_pdf(1)))) == 1
+
+
+def test_closing_fails_what_runs_and_what_waits_at_once() -> None:
+    async def scenario(pool: Pool) -> list[str]:
+        os.kill(pool.pid, signal.SIGSTOP)
+        tasks = [asyncio.create_task(pool.rasterize(pdf(make_pdf(1)))) for _ in range(3)]
+        await pool.until_busy()
+        pool.rasterizer.close()
+        errors = await asyncio.gather(*tasks, return_exceptions=True)
+        return [error.code for error in errors if isinstance(error, UnavailableError)]
+
+    with running_pool() as pool:
+        began = time.monotonic()
+        assert asyncio.run(scenario(pool)) == ["draining"] * 3
+        assert time.monotonic() - began < 2
+        assert not pool.rasterizer.is_alive and pool.deaths == []
+        with pytest.raises(UnavailableError):
+            pool.ask(pdf(make_pdf(1)))
+
+
+def test_event_loop_is_not_held_up_by_large_documents() -> None:
+    async def scenario(pool: Pool) -> float:
+        documents = [pdf(make_pdf(1) + bytes(20 << 20)) for _ in range(3)]
+        task = asyncio.create_task(pool.rasterize(*documents))
+        longest, before = 0.0, time.perf_counter()
+        while not task.done():
+            await asyncio.sleep(0.001)
+            now = time.perf_counter()
+            longest, before = max(longest, now - before), now
+        assert len(task.result()) == 3
+        return longest
+
+    with running_pool() as pool:
+        assert asyncio.run(scenario(pool)) < 0.1
