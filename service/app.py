@@ -22,7 +22,7 @@ from service.inference_worker import InferenceWorker
 from service.lifecycle import Lifecycle
 from service.metrics import Metrics
 from service.micro_batcher import BatchBudget, MicroBatcher
-from service.rasterizer import Rasterizer, RasterLimits
+from service.raster.pool import Rasterizer, RasterLimits
 from service.rerank_flow import RerankFlow
 from service.routes import Components, build_router
 from service.schemas import RerankRequest

@@ -21,7 +21,7 @@ from service.errors import (
     UnusableDocumentError,
 )
 from service.page_selection import PageSelection, parse_page_selection
-from service.rasterizer import RasterDocument, Rasterizer, RasterPage
+from service.raster.pool import RasterDocument, Rasterizer, RasterPage
 from service.submission import SubmittedDocument
 
 Kind = Literal["pdf", "image"]

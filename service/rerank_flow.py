@@ -30,7 +30,7 @@ from service.errors import InvalidRequestError, UnusableDocumentError
 from service.metrics import Metrics
 from service.micro_batcher import MicroBatcher
 from service.page_loader import LoadedPage, decode_documents, load_pages
-from service.rasterizer import Rasterizer
+from service.raster.pool import Rasterizer
 from service.settings import Settings
 from service.submission import Submission
 

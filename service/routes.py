@@ -20,7 +20,7 @@ from service.inference_worker import InferenceWorker
 from service.lifecycle import Lifecycle
 from service.metrics import Metrics
 from service.micro_batcher import MicroBatcher
-from service.rasterizer import Rasterizer
+from service.raster.pool import Rasterizer
 from service.rerank_flow import RequestClock, RerankFlow
 from service.schemas import ErrorBody, RerankRequest, RerankResponse
 from service.settings import Settings

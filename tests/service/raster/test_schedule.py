@@ -12,8 +12,8 @@ from service.errors import (
     UnusableDocumentError,
 )
 from service.page_selection import parse_page_selection
-from service.raster_request import RasterDocument, RasterPage, RasterRequest, RasterTask
-from service.raster_schedule import RasterSchedule
+from service.raster.request import RasterDocument, RasterPage, RasterRequest, RasterTask
+from service.raster.schedule import RasterSchedule
 
 
 def make_request(page_counts: list[int], *, max_pages: int = 100, pages: str | None = None) -> RasterRequest:

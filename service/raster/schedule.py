@@ -9,7 +9,7 @@ from collections.abc import Callable, Collection
 from dataclasses import dataclass
 
 from service.errors import OverloadedError, ServiceError, UnavailableError
-from service.raster_request import RasterPage, RasterRequest, RasterTask
+from service.raster.request import RasterPage, RasterRequest, RasterTask
 
 _LONGEST_RETRY_SECONDS = 5
 

@@ -12,7 +12,7 @@ from contextlib import contextmanager, suppress
 
 from PIL import Image, ImageOps, TiffImagePlugin, WebPImagePlugin
 
-from service.raster_page import LONGEST_EDGE, MAX_FRAMES, PagePixels, RasterFailure, require_sane_box
+from service.raster.page import LONGEST_EDGE, MAX_FRAMES, PagePixels, RasterFailure, require_sane_box
 
 # Pillow's own list has more than 40 parsers, some of which start other programs. MPO arrives through JPEG.
 _FORMATS = ("PNG", "JPEG", "WEBP", "TIFF", "GIF", "BMP")

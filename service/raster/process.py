@@ -20,7 +20,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from service.raster_page import FAILURE_CODES, MEMORY_EXIT_STATUS, SLOT_BYTES, RasterFailure
+from service.raster.page import FAILURE_CODES, MEMORY_EXIT_STATUS, SLOT_BYTES, RasterFailure
 
 Cause = Literal["timeout", "memory", "cpu", "protocol", "crash"]
 
@@ -29,7 +29,7 @@ _MOST_PAGES = 10_000_000
 _MOST_LENGTH = 2**31 - 1
 _OPEN_DOCUMENTS = 16
 _OPEN_BYTES = 64 << 20
-_PACKAGE_PARENT = Path(__file__).resolve().parents[1]
+_PACKAGE_PARENT = Path(__file__).resolve().parents[2]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -251,7 +251,7 @@ def _start(settings: ProcessSettings, *, control_fd: int, slot_fd: int) -> "subp
         }
     )
     return subprocess.Popen(
-        [sys.executable, "-P", "-B", "-m", "service.raster_worker", argument],
+        [sys.executable, "-P", "-B", "-m", "service.raster.worker", argument],
         pass_fds=(control_fd, slot_fd),
         stdin=subprocess.DEVNULL,
         stdout=subprocess.DEVNULL,  # MuPDF prints pieces of documents

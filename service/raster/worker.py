@@ -1,4 +1,4 @@
-"""The worker process: `python -m service.raster_worker SETTINGS` reads hostile documents where they can do no harm.
+"""The worker process: `python -m service.raster.worker SETTINGS` reads hostile documents where they can do no harm.
 
 Speaks newline-delimited JSON over an inherited socket (never pickle: whoever takes this process over must not take its
 parent too), puts pixels into an inherited shared slot, and ends when the socket does. It imports the engines and the
@@ -24,9 +24,9 @@ import sys
 from collections.abc import Callable
 from typing import Any, BinaryIO, Protocol
 
-from service.image_decoder import ImageDocument
-from service.pdf_engine import PdfDocument
-from service.raster_page import MEMORY_EXIT_STATUS, SLOT_BYTES, PagePixels, RasterFailure
+from service.raster.image_decoder import ImageDocument
+from service.raster.page import MEMORY_EXIT_STATUS, SLOT_BYTES, PagePixels, RasterFailure
+from service.raster.pdf_engine import PdfDocument
 
 _OPEN_FILES = 32
 _NICE = 5

@@ -4,10 +4,10 @@ The worker sends a code and two sizes at most; every word is written here, so th
 """
 
 from service.errors import ServiceError, TooLargeError, UnusableDocumentError
-from service.raster_limits import RasterLimits
-from service.raster_page import MAX_ASPECT_RATIO, MAX_FRAMES, RasterFailure
-from service.raster_process import ProcessDied
-from service.raster_request import RasterTask
+from service.raster.limits import RasterLimits
+from service.raster.page import MAX_ASPECT_RATIO, MAX_FRAMES, RasterFailure
+from service.raster.process import ProcessDied
+from service.raster.request import RasterTask
 
 _SENTENCES = {
     "encrypted_document": "the PDF needs a password. Send it without encryption.",

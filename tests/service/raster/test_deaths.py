@@ -1,4 +1,4 @@
-from service.raster_deaths import DeathRecord
+from service.raster.deaths import DeathRecord
 
 
 class Clock:

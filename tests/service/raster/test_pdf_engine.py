@@ -2,9 +2,9 @@ import numpy as np
 import pymupdf
 import pytest
 
-from service import pdf_engine
-from service.pdf_engine import PdfDocument
-from service.raster_page import SLOT_BYTES, PagePixels, RasterFailure
+from service.raster import pdf_engine
+from service.raster.page import SLOT_BYTES, PagePixels, RasterFailure
+from service.raster.pdf_engine import PdfDocument
 from tests.documents import (
     make_encrypted_pdf,
     make_image,

@@ -11,9 +11,9 @@ from typing import Any
 
 import pytest
 
-from service import raster_process
-from service.raster_page import RasterFailure
-from service.raster_process import ProcessDied, ProcessSettings, RasterProcess
+from service.raster import process as process_module
+from service.raster.page import RasterFailure
+from service.raster.process import ProcessDied, ProcessSettings, RasterProcess
 from tests.documents import make_image, make_pdf
 
 linux = pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
@@ -94,7 +94,7 @@ def test_process_sees_neither_secrets_nor_the_parent_s_files(
 
 
 def test_worker_imports_neither_torch_nor_the_web_framework() -> None:
-    code = "import sys, service.raster_worker; print([name for name in sys.modules])"
+    code = "import sys, service.raster.worker; print([name for name in sys.modules])"
     modules = subprocess.run([sys.executable, "-c", code], capture_output=True, check=True, text=True).stdout
     assert "'pymupdf'" in modules
     for name in ("torch", "fastapi", "pydantic", "model", "asyncio", "numpy"):
@@ -109,7 +109,7 @@ def test_worker_ends_with_its_socket(process: RasterProcess) -> None:
 @linux
 def test_worker_ends_with_its_parent() -> None:
     code = (
-        "import os, signal; from tests.service.test_raster_process import *\n"
+        "import os, signal; from tests.service.raster.test_process import *\n"
         "process = RasterProcess(settings()); process.await_hello(seconds=20)\n"
         "os.kill(process.pid, signal.SIGSTOP); print(process.pid, flush=True); os.kill(os.getpid(), signal.SIGKILL)"
     )
@@ -176,7 +176,7 @@ def test_hostile_worker_is_killed_and_not_believed(reply: bytes, monkeypatch: py
         code = f"import socket, time; s = socket.socket(fileno={control_fd}); s.sendall({reply!r}); time.sleep(60)"
         return subprocess.Popen([sys.executable, "-S", "-E", "-c", code], pass_fds=(control_fd,))
 
-    monkeypatch.setattr(raster_process, "_start", start)
+    monkeypatch.setattr(process_module, "_start", start)
     process = RasterProcess(settings())
     with pytest.raises(ProcessDied, match="protocol"):
         process.open(1, b"", kind="pdf", seconds=20)
@@ -185,7 +185,7 @@ def test_hostile_worker_is_killed_and_not_believed(reply: bytes, monkeypatch: py
 
 
 def test_slot_cannot_be_cut_short(process: RasterProcess) -> None:
-    fd = raster_process._make_slot()
+    fd = process_module._make_slot()
     try:
         if sys.platform == "linux":
             with pytest.raises(PermissionError):

@@ -22,7 +22,7 @@ from service.errors import (
     status_of,
 )
 from service.page_selection import parse_page_selection
-from service.rasterizer import RasterDocument, Rasterizer, RasterLimits, RasterPage
+from service.raster.pool import RasterDocument, Rasterizer, RasterLimits, RasterPage
 from tests.documents import (
     make_encrypted_pdf,
     make_endless_pdf,
@@ -35,7 +35,7 @@ from tests.documents import (
     make_tiff,
 )
 
-SAMPLES = Path(__file__).parents[2].parent / "shared" / "samples"
+SAMPLES = Path(__file__).parents[3].parent / "shared" / "samples"
 TICK_SECONDS = 0.01
 
 linux = pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")

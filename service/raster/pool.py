@@ -1,7 +1,7 @@
 """The raster pool's front: untrusted PDF and image bytes in, RGB pages out, whatever the bytes do to the workers.
 
     Rasterizer ── RasterSchedule (round robin, bounds) ── RasterRequest (opens, then pages; first failure wins)
-        └── RasterSupervisor, a thread per worker ── RasterProcess ══ socket, shared slot ══ raster_worker (child)
+        └── RasterSupervisor, a thread per worker ── RasterProcess ══ socket, shared slot ══ worker (child)
                 └── DeathRecord (documents that kill, storms)
 
 The event loop only waits here: hashing, copying and talking to children is the supervising threads' work. Knows neither
@@ -13,11 +13,11 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 
-from service.raster_deaths import DeathRecord
-from service.raster_limits import RasterLimits
-from service.raster_request import RasterDocument, RasterPage, RasterRequest
-from service.raster_schedule import RasterSchedule, draining, not_ready
-from service.raster_supervisor import RasterSupervisor
+from service.raster.deaths import DeathRecord
+from service.raster.limits import RasterLimits
+from service.raster.request import RasterDocument, RasterPage, RasterRequest
+from service.raster.schedule import RasterSchedule, draining, not_ready
+from service.raster.supervisor import RasterSupervisor
 
 __all__ = ["RasterDocument", "RasterLimits", "RasterPage", "Rasterizer"]
 

@@ -13,7 +13,7 @@ from typing import Any
 import pymupdf
 from PIL import Image
 
-from service.raster_page import LONGEST_EDGE, MIN_PDF_EDGE, PagePixels, RasterFailure, require_sane_box
+from service.raster.page import LONGEST_EDGE, MIN_PDF_EDGE, PagePixels, RasterFailure, require_sane_box
 
 _MAGIC_WINDOW_BYTES = 1_024
 _MAX_PIXMAP_PIXELS = 1_060_000

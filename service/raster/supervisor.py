@@ -12,13 +12,13 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 from service.errors import InternalError, ServiceError
-from service.raster_deaths import DeathRecord
-from service.raster_failures import client_error, client_error_of_code, code_of_death
-from service.raster_limits import RasterLimits
-from service.raster_page import RasterFailure
-from service.raster_process import OpenedDocument, ProcessDied, ProcessSettings, RasterProcess
-from service.raster_request import RasterPage, RasterTask
-from service.raster_schedule import RasterSchedule, Turn, not_ready
+from service.raster.deaths import DeathRecord
+from service.raster.failures import client_error, client_error_of_code, code_of_death
+from service.raster.limits import RasterLimits
+from service.raster.page import RasterFailure
+from service.raster.process import OpenedDocument, ProcessDied, ProcessSettings, RasterProcess
+from service.raster.request import RasterPage, RasterTask
+from service.raster.schedule import RasterSchedule, Turn, not_ready
 
 _HELLO_SECONDS = 30.0
 _FIRST_RESTART_DELAY_SECONDS = 0.5

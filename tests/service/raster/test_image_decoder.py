@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from service.image_decoder import ImageDocument, shrink_to_longest_edge, to_rgb
-from service.raster_page import PagePixels, RasterFailure
+from service.raster.image_decoder import ImageDocument, shrink_to_longest_edge, to_rgb
+from service.raster.page import PagePixels, RasterFailure
 from tests.documents import encode, make_image, make_png_header, make_tiff
 
 EXIF_ORIENTATION = 0x0112
