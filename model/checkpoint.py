@@ -51,27 +51,35 @@ def _bundled() -> str:
 
 
 def _download(hub_id: str, revision: str | None) -> Checkpoint:
-    """Offline, the cached snapshot serves."""
+    """From the hub into its cache; where the hub cannot be reached, what the cache holds."""
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 
     logger.info("looking for %s in the hub's cache, then on the hub", hub_id)
     try:
-        folder = Path(snapshot_download(hub_id, revision=revision, allow_patterns=_FILES))
+        folder = snapshot_download(hub_id, revision=revision, allow_patterns=_FILES)
     except HFValidationError as error:
         raise CheckpointError(f"{hub_id!r} is not a valid hub id (owner/name).") from error
-    except LocalEntryNotFoundError as error:
-        raise CheckpointError(
-            f"{hub_id!r}{_at(revision)} is not in the hub's cache on this machine and the hub cannot be reached. "
-            "Give a folder, or download it where the network allows."
-        ) from error
+    except (LocalEntryNotFoundError, OSError) as error:
+        folder = _cached(hub_id, revision, error)
     except HfHubHTTPError as error:
         raise CheckpointError(
             f"The hub refused {hub_id!r}{_at(revision)}: {_hub_status(error)}. Check the id, the revision and your token."
         ) from error
-    except OSError as error:
-        raise CheckpointError(f"{hub_id!r}{_at(revision)} could not be downloaded: {error}") from error
-    return Checkpoint(name=hub_id, folder=folder, revision=folder.name)
+    return Checkpoint(name=hub_id, folder=Path(folder), revision=Path(folder).name)
+
+
+def _cached(hub_id: str, revision: str | None, obstacle: Exception) -> str:
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import LocalEntryNotFoundError
+
+    try:
+        return str(snapshot_download(hub_id, revision=revision, allow_patterns=_FILES, local_files_only=True))
+    except (LocalEntryNotFoundError, OSError) as error:
+        raise CheckpointError(
+            f"{hub_id!r}{_at(revision)} is not in the hub's cache on this machine and could not be downloaded "
+            f"({type(obstacle).__name__}). Give a folder, or download it where the network allows."
+        ) from error
 
 
 def _at(revision: str | None) -> str:
