@@ -5,7 +5,7 @@ Knows nothing of models. The rest of the package never asks "is this CUDA?".
 
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 
 import torch
@@ -88,10 +88,14 @@ def host_buffer(size: int, dtype: torch.dtype, device: torch.device) -> torch.Te
 
 
 @contextmanager
-def translated_errors(device: torch.device) -> Iterator[None]:
-    """Raises DeviceMemoryError and DeviceLostError for torch's own, and frees the memory that a failed batch held."""
+def running_on(device: torch.device) -> Iterator[None]:
+    """Makes `device` the current one, and its faults ours; a batch that does not fit gives its memory back.
+
+    Raises: DeviceMemoryError, DeviceLostError.
+    """
     try:
-        yield
+        with torch.cuda.device(device) if device.type == "cuda" else nullcontext():
+            yield
         return
     except torch.OutOfMemoryError:
         failure: Exception = DeviceMemoryError("The batch does not fit into the device's memory. Send fewer pages.")
@@ -121,17 +125,18 @@ class StageClock:
     """
 
     def __init__(self, device: torch.device) -> None:
-        self._on_card = device.type == "cuda"
+        self._device = device
         self._spans: list[tuple[str, torch.cuda.Event, torch.cuda.Event]] = []
         self._seconds: dict[str, float] = {}
 
     @contextmanager
     def observe(self, stage: str) -> Iterator[None]:
-        if self._on_card:
+        if self._device.type == "cuda":
+            stream = torch.cuda.current_stream(self._device)
             start, end = _timed_event(), _timed_event()
-            start.record()
+            start.record(stream)
             yield
-            end.record()
+            end.record(stream)
             self._spans.append((stage, start, end))
             return
         started = time.perf_counter()

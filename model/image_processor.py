@@ -5,10 +5,11 @@ Source: the published preprocessing, i.e. Qwen2-VL's "smart resize" (transformer
 """
 
 import math
+from contextlib import suppress
 
 import numpy as np
 import torch
-from PIL import Image
+from PIL import Image, ImageOps
 
 from model.config import LONGEST_PAGE_EDGE, ImageConfig
 from model.dataflow import PageImage, PreparedPage
@@ -43,7 +44,7 @@ def to_page_image(page: Image.Image | np.ndarray) -> PageImage:
         page = _image_of_array(page)
     if min(page.size) < 1:
         raise PageImageError(f"The page is {page.width} x {page.height} px; both sides must be at least 1 px.")
-    return PageImage(pixels=np.array(_shrink(_to_rgb(page))))
+    return PageImage(pixels=np.array(_shrink(_to_rgb(_upright(page)))))
 
 
 def _image_of_array(pixels: np.ndarray) -> Image.Image:
@@ -53,6 +54,13 @@ def _image_of_array(pixels: np.ndarray) -> Image.Image:
             "Convert it, or hand in a PIL image."
         )
     return Image.fromarray(pixels)
+
+
+def _upright(image: Image.Image) -> Image.Image:
+    """Turned as its EXIF orientation says. With broken EXIF a page stays as it is stored."""
+    with suppress(OSError, SyntaxError, ValueError, TypeError, KeyError, IndexError, ArithmeticError, AttributeError):
+        return ImageOps.exif_transpose(image)
+    return image
 
 
 def _to_rgb(image: Image.Image) -> Image.Image:

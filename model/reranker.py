@@ -6,6 +6,7 @@ prepared requests; `rank` is both for one query. Knows no time, no queue, no HTT
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Self
 
 import numpy as np
@@ -35,7 +36,7 @@ from model.dataflow import (
     VisualTokens,
     no_observation,
 )
-from model.device import Compute, StageClock, choose_compute, host_buffer, memory_bytes, translated_errors, upload
+from model.device import Compute, StageClock, choose_compute, host_buffer, memory_bytes, running_on, upload
 from model.errors import PageCountError, ScoreError
 from model.image_processor import prepare_page, to_patches
 from model.network import Network
@@ -71,7 +72,7 @@ class Reranker:
 
     @classmethod
     def from_checkpoint(
-        cls, path_or_hub_id: str, config: RerankerConfig | None = None, *, revision: str | None = None
+        cls, path_or_hub_id: str | Path, config: RerankerConfig | None = None, *, revision: str | None = None
     ) -> Self:
         """Load a folder, a hub id (`revision`: branch, tag or commit), or the bundled `demo`.
 
@@ -79,7 +80,7 @@ class Reranker:
         """
         config = config or RerankerConfig()
         compute = choose_compute(config.device, config.dtype)
-        checkpoint = find_checkpoint(path_or_hub_id, revision=revision)
+        checkpoint = find_checkpoint(str(path_or_hub_id), revision=revision)
         model_config = read_model_config(checkpoint.folder)
         vision_attention = _choose_kernel(config.vision_attention or config.attention, model_config.vision, compute)
         text_attention = _choose_kernel(config.attention, model_config.text, compute)
@@ -132,7 +133,9 @@ class Reranker:
 
         Raises: DeviceMemoryError, DeviceLostError.
         """
-        with translated_errors(self.compute.device):
+        if not batch:
+            return []
+        with running_on(self.compute.device):
             return self._score(batch, observe)
 
     def _score(self, batch: Sequence[PreparedRequest], observe: Observe) -> list[PageScores]:

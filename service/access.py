@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from service.error_responses import error_response
+from service.error_responses import error_response, plain_error_response
 from service.errors import OverloadedError, ServiceError, TooLargeError, UnauthorizedError
 from service.lifecycle import Lifecycle
 from service.logs import fields_line
@@ -60,7 +60,19 @@ class Access:
         except ServiceError as error:
             await error_response(error, exchange.request_id)(exchange.scope, receive, exchange.send)
         else:
+            await self._run(exchange, receive)
+
+    async def _run(self, exchange: "_Exchange", receive: Receive) -> None:
+        """The application; a bug in it is a bland 500, its traceback in the log."""
+        try:
             await self._app(exchange.scope, receive, exchange.send)
+        except Exception:
+            logger.exception("request %s failed", exchange.request_id)
+            if exchange.status is not None:  # the answer has begun and can only be cut off
+                raise
+            message = "Something went wrong on our side. Quote the request id when you report it."
+            answer = plain_error_response(500, "internal_error", message, exchange.request_id)
+            await answer(exchange.scope, receive, exchange.send)
 
     async def _rerank(self, exchange: "_Exchange", receive: Receive) -> None:
         body_bytes = _declared_length(exchange.headers)
@@ -69,7 +81,7 @@ class Access:
         try:
             self._check(exchange.headers, body_bytes)
         except ServiceError as error:
-            self._metrics.rejections.labels(_reason(error)).inc()
+            self._metrics.count_rejection(error.code)
             await error_response(error, exchange.request_id)(exchange.scope, receive, exchange.send)
             self._finish(exchange)
             return
@@ -77,7 +89,7 @@ class Access:
         self._bytes += body_bytes
         self._metrics.requests_in_flight.inc()
         try:
-            await self._app(exchange.scope, receive, exchange.send)
+            await self._run(exchange, receive)
         finally:
             self._requests -= 1
             self._bytes -= body_bytes
@@ -155,9 +167,3 @@ def body_too_large(size: int, limit: int) -> TooLargeError:
 def _declared_length(headers: Headers) -> int | None:
     length = headers.get("content-length", "")
     return int(length) if length.isascii() and length.isdigit() and len(length) < 16 else None
-
-
-def _reason(error: ServiceError) -> str:
-    """The closed set of reasons in operations: by what was exceeded, not by status."""
-    reasons = {"unauthorized": "auth", "overloaded": "queue_full", "body_too_large": "too_large"}
-    return reasons.get(error.code, "draining")

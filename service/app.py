@@ -78,7 +78,7 @@ def build_app(
         redoc_url=None,
     )
     app.include_router(build_router(components))
-    _handle_errors(app)
+    _handle_errors(app, components.metrics)
     _describe_request(app)
     app.add_middleware(
         Access,
@@ -217,9 +217,10 @@ async def _close(components: Components, loading: "asyncio.Task[None]") -> None:
     components.threads.shutdown(wait=False, cancel_futures=True)
 
 
-def _handle_errors(app: FastAPI) -> None:
+def _handle_errors(app: FastAPI, metrics: Metrics) -> None:
     @app.exception_handler(ServiceError)
     async def _service_error(request: Request, error: ServiceError) -> Response:
+        metrics.count_rejection(error.code)
         return error_response(error, request.state.request_id)
 
     @app.exception_handler(HTTPException)
@@ -233,12 +234,6 @@ def _handle_errors(app: FastAPI) -> None:
             request.state.request_id,
             dict(error.headers or {}),
         )
-
-    @app.exception_handler(Exception)
-    async def _bug(request: Request, error: Exception) -> Response:
-        """The traceback goes to the log; the client gets an id to quote."""
-        message = "Something went wrong on our side. Quote the request id when you report it."
-        return plain_error_response(500, "internal_error", message, request.state.request_id)
 
 
 def _describe_request(app: FastAPI) -> None:

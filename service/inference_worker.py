@@ -122,14 +122,13 @@ class InferenceWorker:
 
     def _lose(self, batch: Sequence[Entry]) -> None:
         """The device is gone for this process: answer these entries and everything that waits."""
-        error = _lost_error()
-        for entry in batch:
-            entry.future.set_exception(error)
-        if not self.is_lost:
+        if not self.is_lost:  # first, so that nobody who reads an answer still sees a service that looks ready
             self.is_lost = True
-            self._batcher.close()
-            self._batcher.fail_waiting(error)
             self._on_lost()
+            self._batcher.close()
+            self._batcher.fail_waiting(_lost_error())
+        for entry in batch:
+            entry.future.set_exception(_lost_error())
 
     def _record_batch(self, batch: Sequence[Entry]) -> None:
         self._metrics.batch_requests.observe(len(batch))

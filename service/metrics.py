@@ -17,6 +17,23 @@ _PAGES = (1, 2, 5, 10, 15, 20, 30, 50, 75, 100, 200)
 _TOKENS = (256, 512, 1024, 2048, 4096, 8192, 12288, 16384, 24576, 32768, 49152, 65536)
 _BYTES = tuple(2**power for power in range(10, 28, 2))
 
+REJECTION_REASONS = {
+    "unauthorized": "auth",
+    "overloaded": "queue_full",
+    "queue_timeout": "deadline",
+    "deadline_exceeded": "deadline",
+    "request_timeout": "deadline",
+    "body_too_large": "too_large",
+    "file_too_large": "too_large",
+    "too_many_files": "too_large",
+    "too_many_pages": "too_large",
+    "image_too_many_pixels": "too_large",
+    "unsupported_media_type": "media",
+    "url_not_supported": "ssrf",
+    "draining": "draining",
+}
+"""Why a request was refused, by the code of its error. Codes that are missing are no refusals but faults of the request."""
+
 
 class Metrics:
     """The series of one service, in a registry of its own."""
@@ -64,6 +81,11 @@ class Metrics:
     def observe_stages(self, seconds_by_stage: Mapping[str, float]) -> None:
         for stage, seconds in seconds_by_stage.items():
             self.stage_duration.labels(stage).observe(seconds)
+
+    def count_rejection(self, code: str) -> None:
+        """Count an error where it is a refusal."""
+        if reason := REJECTION_REASONS.get(code):
+            self.rejections.labels(reason).inc()
 
     def exposition(self) -> bytes:
         """The text format of all series."""

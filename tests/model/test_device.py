@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from model.device import StageClock, choose_compute, memory_bytes, translated_errors, upload
+from model.device import StageClock, choose_compute, memory_bytes, running_on, upload
 from model.errors import ConfigurationError, DeviceLostError, DeviceMemoryError
 
 CPU = torch.device("cpu")
@@ -42,7 +42,7 @@ def test_a_stage_that_occurs_twice_is_added_up() -> None:
 
 
 def test_out_of_memory_and_lost_devices_get_our_names() -> None:
-    with pytest.raises(DeviceMemoryError), translated_errors(CPU):
+    with pytest.raises(DeviceMemoryError), running_on(CPU):
         raise torch.OutOfMemoryError("CUDA out of memory")
-    with pytest.raises(DeviceLostError), translated_errors(CPU):
+    with pytest.raises(DeviceLostError), running_on(CPU):
         raise torch.AcceleratorError("device-side assert")

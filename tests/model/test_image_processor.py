@@ -68,6 +68,12 @@ def test_transparency_lies_on_white() -> None:
     assert (pixels == 255).all()
 
 
+def test_a_photo_is_turned_upright() -> None:
+    photo = Image.new("RGB", (60, 40))
+    photo.getexif()[0x0112] = 6  # the camera was held upright
+    assert to_page_image(photo).pixels.shape == (60, 40, 3)
+
+
 def test_16_bit_grey_keeps_its_shades() -> None:
     shades = np.linspace(0, 65535, 256).astype(np.uint16).reshape(16, 16)
     pixels = to_page_image(Image.fromarray(shades)).pixels

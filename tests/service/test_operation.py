@@ -11,7 +11,7 @@ from model import DeviceLostError, PageScores, PreparedRequest, Reranker
 from service.metrics import STAGES
 from service.settings import Settings
 from tests.documents import make_pdf
-from tests.servers import RunningService, fake_loader, in_input_order, running_service
+from tests.servers import FakeScores, RunningService, fake_loader, in_input_order, running_service
 
 FILES = [("file", ("a.pdf", make_pdf(2, width=64, height=64), "application/pdf"))]
 
@@ -190,6 +190,22 @@ def test_a_batch_that_hangs_makes_the_service_not_ready(reranker: Reranker) -> N
         gate.opened.set()
         assert stuck.result().status_code == 200
         assert service.client.get("/readyz").status_code == 200
+
+
+def test_a_bug_is_a_500_with_a_request_id_and_without_details(
+    reranker: Reranker, caplog: pytest.LogCaptureFixture
+) -> None:
+    class Buggy(FakeScores):
+        def prepare_page(self, page: object) -> None:
+            raise RuntimeError("at 0x7f00")
+
+    broken = Buggy(reranker=reranker, score_batch=in_input_order)
+    with running_service(lambda settings: broken) as service:  # type: ignore[arg-type, return-value]
+        answer = rerank(service)
+        assert (answer.status_code, answer.json()["code"]) == (500, "internal_error")
+        assert answer.json()["request_id"] == answer.headers["x-request-id"]
+        assert "0x7f00" not in answer.text and "0x7f00" in caplog.text
+        assert service.metric("ziprerank_requests_total", code="500") == 1
 
 
 def test_a_fault_in_the_model_is_a_500_without_details(reranker: Reranker) -> None:
