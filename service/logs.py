@@ -4,14 +4,17 @@ import logging
 import sys
 from collections.abc import Mapping
 
+# The hub client reports each request, uvicorn what `server` says itself, the multipart parser every malformed body.
+_CHATTY = {"httpx": logging.WARNING, "uvicorn.error": logging.WARNING, "python_multipart": logging.ERROR}
+
 
 def configure_logging(level: str) -> None:
     """Send every logger's lines to standard error in one form."""
     logging.basicConfig(
         level=level.upper(), stream=sys.stderr, format="%(asctime)s %(levelname)s %(name)s %(message)s", force=True
     )
-    for chatty in ("httpx", "uvicorn.error"):  # the hub client, and what `server` says itself
-        logging.getLogger(chatty).setLevel(logging.WARNING)
+    for name, least in _CHATTY.items():
+        logging.getLogger(name).setLevel(least)
 
 
 def fields_line(fields: Mapping[str, object]) -> str:
