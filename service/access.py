@@ -3,11 +3,13 @@
 Pure ASGI, in front of the framework, so that refusing costs nothing and disconnects stay visible. Knows no bodies.
 """
 
+import asyncio
 import hmac
 import logging
 import re
 import time
 import uuid
+from contextlib import suppress
 from dataclasses import dataclass
 
 from starlette.datastructures import Headers, MutableHeaders
@@ -21,6 +23,8 @@ from service.metrics import Metrics
 
 RERANK_PATHS = ("/rerank", "/v1/rerank")
 _OPEN_PATHS = ("/livez", "/readyz")
+_LINGER_BYTES = 128 * 1024 * 1024
+_LINGER_SECONDS = 5.0
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,128}")
 
 logger = logging.getLogger(__name__)
@@ -47,34 +51,34 @@ class Access:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        request = _Exchange(scope, send)
+        exchange = _Exchange(scope, receive, send)
         if scope["path"] in RERANK_PATHS and scope["method"] == "POST":
-            await self._rerank(request, receive)
+            await self._rerank(exchange)
         else:
-            await self._other(request, receive)
+            await self._other(exchange)
 
-    async def _other(self, exchange: "_Exchange", receive: Receive) -> None:
+    async def _other(self, exchange: "_Exchange") -> None:
         try:
             if exchange.scope["path"] not in _OPEN_PATHS:
                 self._check_key(exchange.headers)
         except ServiceError as error:
-            await error_response(error, exchange.request_id)(exchange.scope, receive, exchange.send)
+            await error_response(error, exchange.request_id)(exchange.scope, exchange.receive, exchange.send)
         else:
-            await self._run(exchange, receive)
+            await self._run(exchange)
 
-    async def _run(self, exchange: "_Exchange", receive: Receive) -> None:
+    async def _run(self, exchange: "_Exchange") -> None:
         """The application; a bug in it is a bland 500, its traceback in the log."""
         try:
-            await self._app(exchange.scope, receive, exchange.send)
+            await self._app(exchange.scope, exchange.receive, exchange.send)
         except Exception:
             logger.exception("request %s failed", exchange.request_id)
             if exchange.status is not None:  # the answer has begun and can only be cut off
                 raise
             message = "Something went wrong on our side. Quote the request id when you report it."
             answer = plain_error_response(500, "internal_error", message, exchange.request_id)
-            await answer(exchange.scope, receive, exchange.send)
+            await answer(exchange.scope, exchange.receive, exchange.send)
 
-    async def _rerank(self, exchange: "_Exchange", receive: Receive) -> None:
+    async def _rerank(self, exchange: "_Exchange") -> None:
         body_bytes = _declared_length(exchange.headers)
         if body_bytes is None:  # chunked: count on the worst
             body_bytes = self._limits.max_body_bytes
@@ -82,14 +86,14 @@ class Access:
             self._check(exchange.headers, body_bytes)
         except ServiceError as error:
             self._metrics.count_rejection(error.code)
-            await error_response(error, exchange.request_id)(exchange.scope, receive, exchange.send)
+            await error_response(error, exchange.request_id)(exchange.scope, exchange.receive, exchange.send)
             self._finish(exchange)
             return
         self._requests += 1
         self._bytes += body_bytes
         self._metrics.requests_in_flight.inc()
         try:
-            await self._run(exchange, receive)
+            await self._run(exchange)
         finally:
             self._requests -= 1
             self._bytes -= body_bytes
@@ -138,7 +142,7 @@ class Access:
 class _Exchange:
     """One request and its answer: gives it an id, remembers the status, adds the id to the answer's headers."""
 
-    def __init__(self, scope: Scope, send: Send) -> None:
+    def __init__(self, scope: Scope, receive: Receive, send: Send) -> None:
         self.headers = Headers(scope=scope)
         sent_id = self.headers.get("x-request-id", "")
         self.request_id = sent_id if _REQUEST_ID.fullmatch(sent_id) else f"rerank-{uuid.uuid4().hex}"
@@ -149,13 +153,31 @@ class _Exchange:
         }
         self.status: int | None = None
         self.started = time.perf_counter()
+        self._receive = receive
         self._send = send
+        self._is_body_pending = scope["method"] not in ("GET", "HEAD")
+
+    async def receive(self) -> Message:
+        message = await self._receive()
+        self._is_body_pending = message["type"] == "http.request" and message.get("more_body", False)
+        return message
 
     async def send(self, message: Message) -> None:
         if message["type"] == "http.response.start":
+            if self._is_body_pending and self.headers.get("connection", "").lower() == "close":
+                await self._discard_body()
             self.status = message["status"]
             MutableHeaders(scope=message)["X-Request-Id"] = self.request_id
         await self._send(message)
+
+    async def _discard_body(self) -> None:
+        """Closing while a client still sends resets the connection, and it never reads why it was refused. So let it finish,
+        within bounds. (On a connection that stays open the server discards what is left after the answer.)"""
+        left = _LINGER_BYTES
+        with suppress(TimeoutError):
+            async with asyncio.timeout(_LINGER_SECONDS):
+                while self._is_body_pending and left > 0:
+                    left -= len((await self.receive()).get("body", b""))
 
 
 def body_too_large(size: int, limit: int) -> TooLargeError:

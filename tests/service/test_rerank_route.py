@@ -252,6 +252,12 @@ def test_limits_name_the_value_and_the_limit(service: RunningService) -> None:
     refused(rerank(service, [{"image": "A" * 3_000_000}]), 413, "body_too_large", "3000000")
 
 
+def test_a_client_that_closes_after_the_answer_still_reads_why_it_was_refused(service: RunningService) -> None:
+    headers = {"content-type": "application/json", "connection": "close"}
+    response = httpx.post(f"{service.url}/rerank", content=b" " * 20_000_000, headers=headers)
+    refused(response, 413, "body_too_large")
+
+
 def test_a_chunked_body_above_the_limit_is_refused_while_it_arrives(service: RunningService) -> None:
     def chunks() -> Iterator[bytes]:
         for _ in range(60):
