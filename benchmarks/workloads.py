@@ -6,12 +6,10 @@ from dataclasses import replace
 import numpy as np
 import torch
 
-from model.attention import choose_attention
 from model.checkpoint import BUNDLED, load_tokenizer, read_model_config
 from model.config import ModelConfig, RerankerConfig, TextConfig, VisionConfig
 from model.device import Compute, choose_compute
 from model.network import Network
-from model.prompt import PromptBuilder
 from model.reranker import Reranker
 from model.weights import build_network
 
@@ -37,30 +35,9 @@ def model_shape(name: str) -> ModelConfig:
 def random_reranker(shape: str, config: RerankerConfig, *, seed: int = 0) -> Reranker:
     """A reranker of the given shape with normal random weights, made on the device itself."""
     model_config, compute = model_shape(shape), choose_compute(config.device, config.dtype)
-    network = _random_network(model_config, compute, seed)
-    prompts = PromptBuilder(
-        load_tokenizer(BUNDLED["demo"]),
-        image_token_id=model_config.image_token_id,
-        vision_start_token_id=model_config.vision_start_token_id,
-    )
-    vision, text = (
-        choose_attention(name, device=compute.device, dtype=compute.dtype, head_dim=tower.head_dim)
-        for name, tower in (
-            (config.vision_attention or config.attention, model_config.vision),
-            (config.attention, model_config.text),
-        )
-    )
-    return Reranker(
-        name=f"random-{shape}",
-        revision=None,
-        config=config,
-        model_config=model_config,
-        compute=compute,
-        network=network,
-        letter_rows=network.lm_head.weight[list(prompts.letter_ids)].float(),
-        prompts=prompts,
-        vision_attention=vision,
-        text_attention=text,
+    tokenizer = load_tokenizer(BUNDLED["demo"])
+    return Reranker.assemble(
+        config, model_config, compute, tokenizer, lambda: _random_network(model_config, compute, seed)
     )
 
 

@@ -47,9 +47,42 @@ class AttentionKernel:
     boundaries_on_host: bool
     reason: str  # for the log and /info
 
-    def place(self, cu_seqlens: torch.Tensor, device: torch.device) -> torch.Tensor:
-        """Host boundaries, int32 (sequences + 1,), where the kernel reads them, so that no call ever waits for them."""
-        return cu_seqlens if self.boundaries_on_host else upload(cu_seqlens, device)
+    def place(self, cu_seqlens: torch.Tensor, max_seqlen: int, device: torch.device) -> "Sequences":
+        """Host boundaries, int32 (sequences + 1,), put where the kernel reads them, so that no call ever waits for them."""
+        placed = cu_seqlens if self.boundaries_on_host else upload(cu_seqlens, device)
+        return Sequences(cu_seqlens=placed, max_seqlen=max_seqlen)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Sequences:
+    """Where packed sequences end, placed for a kernel."""
+
+    cu_seqlens: torch.Tensor  # int32 (sequences + 1,)
+    max_seqlen: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PackedAttention:
+    """A kernel over given sequences: all that a layer needs, without knowing where its tokens' sequences end."""
+
+    kernel: AttentionKernel
+    queries: Sequences
+    keys: Sequences
+    causal: bool
+
+    def __call__(self, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
+        """(tokens_q, heads, head_dim) in and out, scaled by the square root of head_dim."""
+        return self.kernel.attend(
+            q,
+            k,
+            v,
+            self.queries.cu_seqlens,
+            self.keys.cu_seqlens,
+            self.queries.max_seqlen,
+            self.keys.max_seqlen,
+            causal=self.causal,
+            scale=q.shape[-1] ** -0.5,
+        )
 
 
 def choose_attention(name: str, *, device: torch.device, dtype: torch.dtype, head_dim: int) -> AttentionKernel:

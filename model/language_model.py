@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from model.attention import AttentionKernel
+from model.attention import AttentionKernel, PackedAttention
 from model.config import TextConfig
 from model.dataflow import PackedSequences
 from model.rope import mrope_cos_sin, rotate
@@ -29,15 +29,15 @@ class LanguageModel(nn.Module):
         assert isinstance(last_layer, DecoderLayer)
         hidden = packed.embeddings
         cos, sin = self._angles(packed)
-        cu_seqlens = kernel.place(packed.cu_seqlens, hidden.device)
+        prompts = kernel.place(packed.cu_seqlens, packed.max_seqlen, hidden.device)
+        attend = PackedAttention(kernel=kernel, queries=prompts, keys=prompts, causal=True)
         for index, layer in enumerate(layers):
-            hidden = layer(hidden, cos, sin, cu_seqlens, packed.max_seqlen, kernel)
+            hidden = layer(hidden, cos, sin, attend)
             if index < len(packed.deepstack):
                 hidden = hidden.index_add(0, packed.visual_slots, packed.deepstack[index])
-        one_each = kernel.place(torch.arange(len(packed.last_slots) + 1, dtype=torch.int32), hidden.device)
-        hidden = last_layer.last_tokens(
-            hidden, cos, sin, cu_seqlens, packed.max_seqlen, kernel, packed.last_slots, one_each
-        )
+        one_each = kernel.place(torch.arange(len(packed.last_slots) + 1, dtype=torch.int32), 1, hidden.device)
+        attend = PackedAttention(kernel=kernel, queries=one_each, keys=prompts, causal=True)
+        hidden = last_layer.last_tokens(hidden, cos, sin, attend, packed.last_slots)
         out: torch.Tensor = self.norm(hidden)
         return out
 
@@ -60,38 +60,27 @@ class DecoderLayer(nn.Module):
         self.mlp = SwiGluMlp(config)
 
     def forward(
-        self,
-        hidden: torch.Tensor,
-        cos: torch.Tensor,
-        sin: torch.Tensor,
-        cu_seqlens: torch.Tensor,
-        max_seqlen: int,
-        kernel: AttentionKernel,
+        self, hidden: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor, attend: PackedAttention
     ) -> torch.Tensor:
         """All S tokens in, all S tokens out."""
         normalised = self.input_layernorm(hidden)
         q = self.self_attn.queries(normalised, cos, sin)
         k, v = self.self_attn.keys_and_values(normalised, cos, sin)
-        attended = self.self_attn.attend(q, k, v, cu_seqlens, cu_seqlens, max_seqlen, max_seqlen, kernel)
-        return self._feed_forward(hidden + attended)
+        return self._feed_forward(hidden + self.self_attn.output(attend(q, k, v)))
 
     def last_tokens(
         self,
         hidden: torch.Tensor,
         cos: torch.Tensor,
         sin: torch.Tensor,
-        cu_seqlens: torch.Tensor,
-        max_seqlen: int,
-        kernel: AttentionKernel,
+        attend: PackedAttention,
         last_slots: torch.Tensor,
-        one_each: torch.Tensor,
     ) -> torch.Tensor:
-        """All S tokens in, the tokens at `last_slots` (B,) out; `one_each` are the boundaries of one query a prompt."""
+        """All S tokens in, the tokens at `last_slots` (B,) out; `attend` takes one query a prompt."""
         normalised = self.input_layernorm(hidden)
         k, v = self.self_attn.keys_and_values(normalised, cos, sin)
         q = self.self_attn.queries(normalised[last_slots], cos[last_slots], sin[last_slots])
-        attended = self.self_attn.attend(q, k, v, one_each, cu_seqlens, 1, max_seqlen, kernel)
-        return self._feed_forward(hidden[last_slots] + attended)
+        return self._feed_forward(hidden[last_slots] + self.self_attn.output(attend(q, k, v)))
 
     def _feed_forward(self, hidden: torch.Tensor) -> torch.Tensor:
         out: torch.Tensor = hidden + self.mlp(self.post_attention_layernorm(hidden))
@@ -119,21 +108,8 @@ class SelfAttention(nn.Module):
         """Each (tokens, key_value_heads, head_dim); the keys normed per head and turned."""
         return rotate(self.k_norm(self._heads(self.k_proj(hidden))), cos, sin), self._heads(self.v_proj(hidden))
 
-    def attend(
-        self,
-        q: torch.Tensor,
-        k: torch.Tensor,
-        v: torch.Tensor,
-        cu_seqlens_q: torch.Tensor,
-        cu_seqlens_k: torch.Tensor,
-        max_seqlen_q: int,
-        max_seqlen_k: int,
-        kernel: AttentionKernel,
-    ) -> torch.Tensor:
-        scale = self.head_dim**-0.5
-        attended = kernel.attend(
-            q, k, v, cu_seqlens_q, cu_seqlens_k, max_seqlen_q, max_seqlen_k, causal=True, scale=scale
-        )
+    def output(self, attended: torch.Tensor) -> torch.Tensor:
+        """(tokens, heads, head_dim) to (tokens, hidden)."""
         out: torch.Tensor = self.o_proj(attended.flatten(1))
         return out
 

@@ -5,7 +5,7 @@ prepared requests; `rank` is both for one query. Knows no time, no queue, no HTT
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Self
 
@@ -40,7 +40,7 @@ from model.device import Compute, StageClock, choose_compute, host_buffer, memor
 from model.errors import PageCountError, ScoreError
 from model.image_processor import prepare_page, to_patches
 from model.network import Network
-from model.prompt import PromptBuilder
+from model.prompt import ChatTokenizer, PromptBuilder
 from model.ranking import order_by_score, scores_by_rank, softmax
 from model.scorer import score_letters
 from model.sequence_packer import pack_sequences, plan_packing
@@ -58,8 +58,6 @@ SelectTokens = Callable[[torch.Tensor, Sequence[PageShare]], torch.Tensor]
 class Reranker:
     """A loaded checkpoint. Build it with `from_checkpoint`; `prepare` may run in any thread, `score` in one at a time."""
 
-    name: str
-    revision: str | None
     config: RerankerConfig
     model_config: ModelConfig
     compute: Compute
@@ -69,6 +67,8 @@ class Reranker:
     vision_attention: AttentionKernel
     text_attention: AttentionKernel
     select_tokens: SelectTokens = select_tokens
+    name: str = ""  # what the checkpoint was asked for as
+    revision: str | None = None  # the hub's commit
 
     @classmethod
     def from_checkpoint(
@@ -82,17 +82,34 @@ class Reranker:
         compute = choose_compute(config.device, config.dtype)
         checkpoint = find_checkpoint(str(path_or_hub_id), revision=revision)
         model_config = read_model_config(checkpoint.folder)
+        tokenizer = load_tokenizer(checkpoint.folder)
+        reranker = cls.assemble(
+            config, model_config, compute, tokenizer, lambda: load_network(checkpoint.folder, model_config, compute)
+        )
+        return replace(reranker, name=checkpoint.name, revision=checkpoint.revision)
+
+    @classmethod
+    def assemble(
+        cls,
+        config: RerankerConfig,
+        model_config: ModelConfig,
+        compute: Compute,
+        tokenizer: ChatTokenizer,
+        make_network: Callable[[], Network],
+    ) -> Self:
+        """Put the parts together; the network last, after everything cheap has been checked.
+
+        Raises: ConfigurationError, CheckpointError.
+        """
         vision_attention = _choose_kernel(config.vision_attention or config.attention, model_config.vision, compute)
         text_attention = _choose_kernel(config.attention, model_config.text, compute)
         prompts = PromptBuilder(
-            load_tokenizer(checkpoint.folder),
+            tokenizer,
             image_token_id=model_config.image_token_id,
             vision_start_token_id=model_config.vision_start_token_id,
         )
-        network = load_network(checkpoint.folder, model_config, compute)
+        network = make_network()
         return cls(
-            name=checkpoint.name,
-            revision=checkpoint.revision,
             config=config,
             model_config=model_config,
             compute=compute,

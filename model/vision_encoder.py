@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from model.attention import AttentionKernel
+from model.attention import AttentionKernel, PackedAttention
 from model.config import VisionConfig
 from model.dataflow import PreparedPage, VisualTokens
 from model.device import upload
@@ -100,10 +100,11 @@ class VisionEncoder(nn.Module):
         hidden = self.patch_embed(patches)
         hidden = hidden + self._position_embeddings(layout).to(hidden.dtype)
         cos, sin = axial_cos_sin(layout.positions, head_dim=self.config.head_dim)
-        cu_seqlens = kernel.place(layout.cu_seqlens, hidden.device)
+        pages = kernel.place(layout.cu_seqlens, layout.max_seqlen, hidden.device)
+        attend = PackedAttention(kernel=kernel, queries=pages, keys=pages, causal=False)
         deepstack: list[torch.Tensor] = []
         for index, block in enumerate(self.blocks):
-            hidden = block(hidden, cos, sin, cu_seqlens, layout.max_seqlen, kernel)
+            hidden = block(hidden, cos, sin, attend)
             if index in self.config.deepstack_visual_indexes:
                 deepstack.append(self.deepstack_merger_list[len(deepstack)](hidden))
         return VisualTokens(main=self.merger(hidden), deepstack=tuple(deepstack))
@@ -137,15 +138,9 @@ class VisionBlock(nn.Module):
         self.mlp = VisionMlp(config)
 
     def forward(
-        self,
-        hidden: torch.Tensor,
-        cos: torch.Tensor,
-        sin: torch.Tensor,
-        cu_seqlens: torch.Tensor,
-        max_seqlen: int,
-        kernel: AttentionKernel,
+        self, hidden: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor, attend: PackedAttention
     ) -> torch.Tensor:
-        hidden = hidden + self.attn(self.norm1(hidden), cos, sin, cu_seqlens, max_seqlen, kernel)
+        hidden = hidden + self.attn(self.norm1(hidden), cos, sin, attend)
         out: torch.Tensor = hidden + self.mlp(self.norm2(hidden))
         return out
 
@@ -158,21 +153,12 @@ class VisionAttention(nn.Module):
         self.proj = nn.Linear(config.hidden_size, config.hidden_size)
 
     def forward(
-        self,
-        hidden: torch.Tensor,
-        cos: torch.Tensor,
-        sin: torch.Tensor,
-        cu_seqlens: torch.Tensor,
-        max_seqlen: int,
-        kernel: AttentionKernel,
+        self, hidden: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor, attend: PackedAttention
     ) -> torch.Tensor:
         q, k, v = self.qkv(hidden).view(len(hidden), 3, -1, self.head_dim).unbind(1)
         # The angles are applied in float32, as the published code does.
         q, k = (rotate(x.float(), cos, sin).to(v.dtype) for x in (q, k))
-        attended = kernel.attend(
-            q, k, v, cu_seqlens, cu_seqlens, max_seqlen, max_seqlen, causal=False, scale=self.head_dim**-0.5
-        )
-        out: torch.Tensor = self.proj(attended.flatten(1))
+        out: torch.Tensor = self.proj(attend(q, k, v).flatten(1))
         return out
 
 

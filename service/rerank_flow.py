@@ -73,6 +73,16 @@ class RankOptions:
     stride: int
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Job:
+    """What stays the same through all windows of one request."""
+
+    query: str
+    options: RankOptions
+    preparer: Preparer
+    clock: RequestClock
+
+
 class RerankFlow:
     def __init__(
         self,
@@ -100,8 +110,8 @@ class RerankFlow:
         check_query(submission.options.query, self._settings.max_query_characters)
         self._batcher.refuse_when_full()
         pages = await self._load_pages(submission, clock)
-        prepared = await self._prepare_pages(pages, preparer, clock)
-        ranking = await self._rank(submission.options.query, prepared, options, preparer, clock)
+        job = Job(query=submission.options.query, options=options, preparer=preparer, clock=clock)
+        ranking = await self._rank(job, await self._prepare_pages(job, pages))
         self._metrics.request_documents.observe(len(submission.documents))
         self._metrics.request_pages.observe(len(pages))
         with clock.observe("respond"):
@@ -120,53 +130,35 @@ class RerankFlow:
         with clock.observe("render" if any(document.kind == "pdf" for document in decoded) else "decode"):
             return await load_pages(submission.documents, decoded, self._rasterizer)
 
-    async def _prepare_pages(
-        self, pages: Sequence[LoadedPage], preparer: Preparer, clock: RequestClock
-    ) -> list[PreparedPage]:
+    async def _prepare_pages(self, job: Job, pages: Sequence[LoadedPage]) -> list[PreparedPage]:
         """Every page on the model's grid, page by page over the threads, so that long requests do not hold up short ones."""
         loop = asyncio.get_running_loop()
-        with clock.observe("prepare"):
-            tasks = [loop.run_in_executor(self._threads, _prepare_page, preparer, page) for page in pages]
+        with job.clock.observe("prepare"):
+            tasks = [loop.run_in_executor(self._threads, _prepare_page, job.preparer, page) for page in pages]
             return list(await asyncio.gather(*tasks))
 
-    async def _rank(
-        self,
-        query: str,
-        pages: Sequence[PreparedPage],
-        options: RankOptions,
-        preparer: Preparer,
-        clock: RequestClock,
-    ) -> Ranking:
+    async def _rank(self, job: Job, pages: Sequence[PreparedPage]) -> Ranking:
         """One window after another; each is a queue entry of its own, so windows of several requests share batches."""
+        options = job.options
         windows = sliding_windows(len(pages), window_size=options.window_size, stride=options.stride)
         answers: list[PageScores] = []
         try:
             window = next(windows)
             while True:
-                window_pages = [pages[index] for index in window]
-                scores = await self._score(query, window_pages, options, preparer, clock, admitted=bool(answers))
+                scores = await self._score(job, [pages[index] for index in window], admitted=bool(answers))
                 answers.append(scores)
                 window = windows.send(scores.order)
         except StopIteration as stop:
             return combine_windows(stop.value, answers)
 
-    async def _score(
-        self,
-        query: str,
-        pages: Sequence[PreparedPage],
-        options: RankOptions,
-        preparer: Preparer,
-        clock: RequestClock,
-        *,
-        admitted: bool,
-    ) -> PageScores:
+    async def _score(self, job: Job, pages: Sequence[PreparedPage], *, admitted: bool) -> PageScores:
         loop = asyncio.get_running_loop()
-        with clock.observe("prepare"):
-            prepared = await loop.run_in_executor(self._threads, _prepare, preparer, query, pages, options.keep_ratio)
-        clock.stage = "queue"
+        with job.clock.observe("prepare"):
+            prepared = await loop.run_in_executor(self._threads, _prepare, job, pages)
+        job.clock.stage = "queue"
         scored = await asyncio.wrap_future(self._batcher.submit(prepared, admitted=admitted))
         self._metrics.observe_stages({"queue": scored.queue_seconds})
-        clock.add({"queue": scored.queue_seconds, **scored.stage_seconds})
+        job.clock.add({"queue": scored.queue_seconds, **scored.stage_seconds})
         return scored.scores
 
 
@@ -207,9 +199,9 @@ def _prepare_page(preparer: Preparer, page: LoadedPage) -> PreparedPage:
         ) from error
 
 
-def _prepare(preparer: Preparer, query: str, pages: Sequence[PreparedPage], keep_ratio: float) -> PreparedRequest:
+def _prepare(job: Job, pages: Sequence[PreparedPage]) -> PreparedRequest:
     try:
-        return preparer.prepare(query, pages, keep_ratio)
+        return job.preparer.prepare(job.query, pages, job.options.keep_ratio)
     except QueryError as error:
         raise InvalidRequestError("invalid_request", f"query: {error}", param="query") from error
     except PageCountError as error:

@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from model.attention import KERNELS, AttentionKernel, choose_attention, why_not
+from model.attention import KERNELS, AttentionKernel, PackedAttention, choose_attention, why_not
 from model.errors import ConfigurationError
 
 CPU = torch.device("cpu")
@@ -39,13 +39,16 @@ def run(
     tokens_q, tokens_k = (sum(length[side] for length in lengths) for side in (0, 1))
     q = torch.randn(tokens_q, heads[0], head_dim).to(device, dtype)
     k, v = (torch.randn(tokens_k, heads[1], head_dim).to(device, dtype) for _ in range(2))
-    bounds_q, bounds_k = (
-        kernel.place(torch.tensor([0, *[length[side] for length in lengths]]).cumsum(0).int(), device)
+    queries, keys = (
+        kernel.place(
+            torch.tensor([0, *[length[side] for length in lengths]]).cumsum(0).int(),
+            max(length[side] for length in lengths),
+            device,
+        )
         for side in (0, 1)
     )
-    longest_q, longest_k = (max(length[side] for length in lengths) for side in (0, 1))
-    out = kernel.attend(q, k, v, bounds_q, bounds_k, longest_q, longest_k, causal=causal, scale=0.3)
-    return out, attention_written_out(q, k, v, lengths, causal=causal, scale=0.3)
+    attend = PackedAttention(kernel=kernel, queries=queries, keys=keys, causal=causal)
+    return attend(q, k, v), attention_written_out(q, k, v, lengths, causal=causal, scale=head_dim**-0.5)
 
 
 @pytest.mark.parametrize("causal", [False, True])
