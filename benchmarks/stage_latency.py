@@ -18,6 +18,7 @@ import torch
 from benchmarks import results_file
 from benchmarks.workloads import multiply_adds, random_pages, random_reranker
 from model import PreparedRequest, Reranker, RerankerConfig
+from model.device import choose_compute
 
 QUERY = "What was the revenue of the third quarter, and which region grew fastest?"
 WARM_UP_ITERATIONS = 5
@@ -31,6 +32,8 @@ def main() -> None:
         attention=options.attention,
         vision_attention=options.vision_attention,
     )
+    if options.shape == "published" and choose_compute(options.device, options.dtype).device.type == "cpu":
+        raise SystemExit("The published 8B shape needs a CUDA device. For a trial: --shape demo --device cpu")
     reranker = random_reranker(options.shape, config)
     before = matrix_rate(reranker)
     pages = list(random_pages(options.pages))

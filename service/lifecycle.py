@@ -27,9 +27,11 @@ class Lifecycle:
         self.phase = "failed"
 
     def drain(self) -> None:
-        """Not ready any more, but still accepting, until load balancers have noticed."""
-        if self.phase in ("loading", "ready"):
+        """Not ready any more, but still accepting, until load balancers have noticed. What never was ready refuses."""
+        if self.phase == "ready":
             self.phase = "draining"
+        elif self.phase == "loading":
+            self.phase = "refusing"
 
     def refuse(self) -> None:
         """Accept nothing more; what is in flight is finished."""
