@@ -45,11 +45,12 @@ class Preparer(Protocol):
 
 
 class RequestClock:
-    """Seconds by stage of one request, and the stage it is in."""
+    """Seconds by stage of one request, the stage it is in, and its sizes as they become known (for the log)."""
 
     def __init__(self) -> None:
         self.started = time.perf_counter()
         self.seconds: dict[str, float] = {}
+        self.sizes: dict[str, int] = {}
         self.stage = "parse"
 
     @contextmanager
@@ -110,8 +111,10 @@ class RerankFlow:
         check_query(submission.options.query, self._settings.max_query_characters)
         self._batcher.refuse_when_full()
         pages = await self._load_pages(submission, clock)
+        clock.sizes.update(documents=len(submission.documents), pages=len(pages))
         job = Job(query=submission.options.query, options=options, preparer=preparer, clock=clock)
         ranking = await self._rank(job, await self._prepare_pages(job, pages))
+        clock.sizes.update(token_counts(ranking))
         self._metrics.request_documents.observe(len(submission.documents))
         self._metrics.request_pages.observe(len(pages))
         with clock.observe("respond"):
@@ -215,7 +218,7 @@ def build_response(
     options = submission.options
     scores, meaning, warnings = _chosen_scores(ranking, options.raw_scores or False)
     shown = ranking.order[: options.top_n] if options.top_n else ranking.order
-    tokens = sum(window.prompt_tokens for window in ranking.windows)
+    tokens = token_counts(ranking)["prompt_tokens"]
     return {
         "id": request_id,
         "object": "rerank",
@@ -259,11 +262,18 @@ def _result(page: LoadedPage, score: float, with_document: bool) -> dict[str, An
 def measurements(clock: RequestClock, ranking: Ranking) -> dict[str, Any]:
     """The `ziprerank` group of the answer: milliseconds by stage, visual tokens before and after pruning."""
     stages = {stage: round(seconds * 1000, 3) for stage, seconds in clock.seconds.items()}
+    tokens = token_counts(ranking)
     total = round((time.perf_counter() - clock.started) * 1000, 3)
     return {
         "timings_ms": {**stages, "total": total},
-        "visual_tokens": {
-            "before": sum(window.visual_tokens for window in ranking.windows),
-            "after": sum(window.kept_tokens for window in ranking.windows),
-        },
+        "visual_tokens": {"before": tokens["visual_tokens"], "after": tokens["kept_tokens"]},
+    }
+
+
+def token_counts(ranking: Ranking) -> dict[str, int]:
+    """Summed over windows: visual tokens before and after pruning, and the prompts' tokens."""
+    return {
+        "visual_tokens": sum(window.visual_tokens for window in ranking.windows),
+        "kept_tokens": sum(window.kept_tokens for window in ranking.windows),
+        "prompt_tokens": sum(window.prompt_tokens for window in ranking.windows),
     }

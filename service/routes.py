@@ -106,9 +106,12 @@ async def _rerank(request: Request, components: Components, clock: RequestClock)
         total_seconds=settings.body_seconds,
     )
     components.metrics.request_body_bytes.observe(sum(map(len, body)))
-    answer = await _until_disconnect(request, _answer_in_time(body, parse, components, clock, request.state.request_id))
-    request.state.facts.update(results=len(answer["results"]), tokens=answer["usage"]["total_tokens"], **clock.seconds)
-    return answer
+    try:
+        return await _until_disconnect(
+            request, _answer_in_time(body, parse, components, clock, request.state.request_id)
+        )
+    finally:
+        request.state.facts.update(**clock.sizes, **clock.seconds)
 
 
 async def _answer_in_time(

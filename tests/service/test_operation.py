@@ -102,6 +102,18 @@ def test_a_request_moves_the_metrics(service: RunningService) -> None:
     assert service.metric("process_resident_memory_bytes") > 0
 
 
+def test_one_log_line_a_request_with_sizes_and_times_and_without_content(
+    service: RunningService, caplog: pytest.LogCaptureFixture
+) -> None:
+    with caplog.at_level("INFO", logger="service.access"):
+        assert rerank(service, query="secret plans").status_code == 200
+    [line] = [record.getMessage() for record in caplog.records if record.name == "service.access"]
+    for field in ("id=rerank-", "path=/rerank", "status=200", "documents=1", "pages=2", "visual_tokens=", "kept_tokens=",
+                  "prompt_tokens=", "render=", "queue="):  # fmt: skip
+        assert field in line
+    assert "secret" not in line and "a.pdf" not in line
+
+
 def test_what_waits_becomes_one_batch_and_the_gauges_see_it(reranker: Reranker) -> None:
     gate = Gate()
     with running_service(fake_loader(reranker, gate)) as service, ThreadPoolExecutor(4) as threads:
