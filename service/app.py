@@ -5,10 +5,11 @@ import gc
 import logging
 import time
 from collections.abc import AsyncIterator, Callable
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from functools import partial
 from importlib.metadata import version
+from threading import Thread
 from typing import Any
 
 from fastapi import FastAPI, Request
@@ -156,7 +157,7 @@ async def _start(components: Components, load: LoadReranker, stop: Callable[[int
 async def _load(components: Components, load: LoadReranker, stop: Callable[[int], None]) -> None:
     started = time.perf_counter()
     try:
-        reranker = await asyncio.to_thread(_load_and_warm_up, components.settings, load)
+        reranker = await _in_daemon_thread(lambda: _load_and_warm_up(components.settings, load))
     except (RerankerError, StartError) as error:
         logger.error("the model cannot be served: %s", error)
         _give_up(components, stop)
@@ -166,6 +167,21 @@ async def _load(components: Components, load: LoadReranker, stop: Callable[[int]
         raise
     else:
         _go_into_service(components, reranker, time.perf_counter() - started)
+
+
+async def _in_daemon_thread(work: Callable[[], Reranker]) -> Reranker:
+    """Like `asyncio.to_thread`, but the process may end meanwhile: a SIGTERM must not wait for 17 GB of weights."""
+    future: Future[Reranker] = Future()
+    future.set_running_or_notify_cancel()  # who stops waiting leaves it to the thread
+
+    def run() -> None:
+        try:
+            future.set_result(work())
+        except BaseException as error:  # noqa: BLE001 (raised again where the future is awaited)
+            future.set_exception(error)
+
+    Thread(target=run, name="load", daemon=True).start()
+    return await asyncio.wrap_future(future)
 
 
 def _load_and_warm_up(settings: Settings, load: LoadReranker) -> Reranker:
