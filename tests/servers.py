@@ -1,6 +1,7 @@
 """Real servers for tests: uvicorn on a free port in a thread, reached over a socket."""
 
 import threading
+import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -66,12 +67,15 @@ def running_service(load: Load = load_reranker, *, wait: bool = True, **settings
 
 
 def wait_until_ready(client: httpx.Client) -> None:
-    pause = threading.Event()
-    for _ in range(START_SECONDS * 50):
-        if client.get("/readyz").status_code == 200:
-            return
-        pause.wait(0.02)
-    raise AssertionError("the service did not become ready")
+    eventually(lambda: client.get("/readyz").status_code == 200)
+
+
+def eventually(is_true: Callable[[], bool]) -> None:
+    """Wait for a state that another thread or process brings about; a test that waits in vain fails instead of hanging."""
+    deadline = time.monotonic() + START_SECONDS
+    while not is_true():
+        assert time.monotonic() < deadline, "waited in vain"
+        time.sleep(0.01)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

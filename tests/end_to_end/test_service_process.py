@@ -14,7 +14,7 @@ import httpx
 import pytest
 
 from tests.documents import make_pdf
-from tests.servers import wait_until_ready
+from tests.servers import eventually, wait_until_ready
 
 STOP_SECONDS = 60
 
@@ -68,9 +68,8 @@ def test_a_request_in_flight_is_finished_after_sigterm() -> None:
                 target=lambda: answers.append(client.post("/rerank", data={"query": "a", "pages": "1-24"}, files=files))
             )
             sender.start()
-            in_flight = threading.Event()
-            while "ziprerank_requests_in_flight 1.0" not in httpx.get(f"{client.base_url}/metrics").text:
-                in_flight.wait(0.01)
+            metrics = f"{client.base_url}/metrics"
+            eventually(lambda: "ziprerank_requests_in_flight 1.0" in httpx.get(metrics).text)
             running.send_signal(signal.SIGTERM)
             sender.join(STOP_SECONDS)
             assert [answer.status_code for answer in answers] == [200]

@@ -12,7 +12,7 @@ from model import DeviceLostError, PageScores, PreparedRequest, Reranker
 from service.metrics import STAGES
 from service.settings import Settings
 from tests.documents import make_pdf
-from tests.servers import FakeScores, RunningService, fake_loader, in_input_order, running_service
+from tests.servers import FakeScores, RunningService, eventually, fake_loader, in_input_order, running_service
 
 FILES = [("file", ("a.pdf", make_pdf(2, width=64, height=64), "application/pdf"))]
 
@@ -136,8 +136,7 @@ def test_what_waits_becomes_one_batch_and_the_gauges_see_it(reranker: Reranker) 
         first = threads.submit(rerank, service)
         assert gate.entered.wait(30)
         others = [threads.submit(rerank, service) for _ in range(3)]
-        while service.metric("ziprerank_requests_waiting") < 3:
-            pass
+        eventually(lambda: service.metric("ziprerank_requests_waiting") == 3)
         assert service.metric("ziprerank_requests_running") == 1
         assert service.metric("ziprerank_requests_in_flight") == 4
         assert service.metric("ziprerank_queue_pages") == 6
@@ -170,8 +169,7 @@ def test_a_full_queue_refuses_with_retry_after(reranker: Reranker) -> None:
         running = threads.submit(rerank, service)
         assert gate.entered.wait(30)
         waiting = threads.submit(rerank, service)
-        while service.metric("ziprerank_requests_waiting") < 1:
-            pass
+        eventually(lambda: service.metric("ziprerank_requests_waiting") == 1)
         refusal = rerank(service)
         assert (refusal.status_code, refusal.json()["code"]) == (429, "overloaded")
         assert refusal.headers["retry-after"]
@@ -186,13 +184,9 @@ def test_a_client_that_has_gone_is_dropped_from_the_queue(reranker: Reranker) ->
         assert gate.entered.wait(30)
         with httpx.Client(base_url=service.url, timeout=0.5) as impatient, pytest.raises(httpx.ReadTimeout):
             impatient.post("/rerank", data={"query": "gone"}, files=FILES)
-        while (
-            service.metric("ziprerank_cancellations_total") < 1 and service.metric("ziprerank_requests_in_flight") > 1
-        ):
-            pass
+        eventually(lambda: service.metric("ziprerank_requests_in_flight") == 1)
         second = threads.submit(rerank, service)
-        while service.metric("ziprerank_requests_waiting") < 1:
-            pass
+        eventually(lambda: service.metric("ziprerank_requests_waiting") == 1)
         gate.opened.set()
         assert [first.result().status_code, second.result().status_code] == [200, 200]
         assert service.metric("ziprerank_requests_total", code="499") == 1
@@ -212,8 +206,7 @@ def test_a_batch_that_hangs_makes_the_service_not_ready(reranker: Reranker) -> N
     with running_service(fake_loader(reranker, gate), stall_seconds=0.2) as service, ThreadPoolExecutor(1) as threads:
         stuck = threads.submit(rerank, service)
         assert gate.entered.wait(30)
-        while service.client.get("/readyz").status_code == 200:
-            pass
+        eventually(lambda: service.client.get("/readyz").status_code == 503)
         assert service.client.get("/livez").status_code == 200
         gate.opened.set()
         assert stuck.result().status_code == 200
