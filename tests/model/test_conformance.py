@@ -100,11 +100,12 @@ def test_windows_give_the_published_order(reranker: Reranker, case: WindowCase) 
     assert ranking.scores[case.ranking[0]] == 1.0
 
 
-def test_requests_packed_together_score_as_each_does_alone(reranker: Reranker) -> None:
-    cases = [case for case in CASES if not case.is_resized]
-    requests = [reranker.prepare(case.query, case.pages(), case.keep_ratio) for case in cases]
-    together = reranker.score(requests)
-    for request, packed in zip(requests, together, strict=True):
+@pytest.mark.parametrize("start", [0, 1, 2])
+def test_requests_packed_together_score_as_each_does_alone(reranker: Reranker, start: int) -> None:
+    """Different page sizes, page counts and keep ratios in one batch."""
+    requests = [reranker.prepare(case.query, case.pages(), case.keep_ratio) for case in CASES[start::3]]
+    assert len(requests) > 1
+    for request, packed in zip(requests, reranker.score(requests), strict=True):
         [alone] = reranker.score([request])
         assert packed.logits == pytest.approx(alone.logits, abs=1e-5)
         assert packed.order == alone.order
