@@ -30,17 +30,21 @@ PAGES = 20
 LIMIT_MS = 20.0
 
 CLIENT = """
-import sys, uuid, urllib.request
+import base64, json, sys, uuid, urllib.request
 from concurrent.futures import ThreadPoolExecutor
-url, path, requests, concurrency = sys.argv[1], sys.argv[2], int(sys.argv[3]), int(sys.argv[4])
+url, path, requests, concurrency, form = sys.argv[1], sys.argv[2], int(sys.argv[3]), int(sys.argv[4]), sys.argv[5]
+pdf = open(path, "rb").read()
 boundary = uuid.uuid4().hex
 head = f'--{boundary}\\r\\nContent-Disposition: form-data; name="query"\\r\\n\\r\\nlocks\\r\\n'
 head += f'--{boundary}\\r\\nContent-Disposition: form-data; name="file"; filename="a.pdf"\\r\\n\\r\\n'
-body = head.encode() + open(path, "rb").read() + f"\\r\\n--{boundary}--\\r\\n".encode()
+body, content_type = head.encode() + pdf + f"\\r\\n--{boundary}--\\r\\n".encode(), f"multipart/form-data; boundary={boundary}"
+if form == "json":
+    documents = [{"pdf": base64.b64encode(pdf).decode()}]
+    body, content_type = json.dumps({"query": "locks", "documents": documents}).encode(), "application/json"
 def send(_):
-    request = urllib.request.Request(url + "/rerank", body, {"Content-Type": f"multipart/form-data; boundary={boundary}"})
+    request = urllib.request.Request(url + "/rerank", body, {"Content-Type": content_type})
     with urllib.request.urlopen(request, timeout=300) as response:
-        assert len(__import__("json").load(response)["results"]) == 20
+        assert len(json.load(response)["results"]) == 20
 with ThreadPoolExecutor(concurrency) as pool:
     list(pool.map(send, range(requests)))
 """
@@ -83,8 +87,9 @@ class FakeModel:
 def main() -> None:
     options = _parse_options()
     results = {}
-    for name, pdf in (("text", make_text_pdf()), ("scans", make_scanned_pdf())):
-        steps = measure(pdf, options.requests, options.concurrency)
+    text, scans = make_text_pdf(), make_scanned_pdf()
+    for name, pdf, form in (("text", text, "multipart"), ("scans", scans, "multipart"), ("scans_json", scans, "json")):
+        steps = measure(pdf, form, options.requests, options.concurrency)
         results[name] = {"pdf_bytes": len(pdf), "pages": PAGES, **summary(steps)}
         print(f"{name}: {json.dumps(results[name])}", file=sys.stderr)
     results_file.write("event_loop", results)
@@ -99,7 +104,7 @@ def _parse_options() -> argparse.Namespace:
     return parser.parse_args()
 
 
-def measure(pdf: bytes, requests: int, concurrency: int) -> list[Step]:
+def measure(pdf: bytes, form: str, requests: int, concurrency: int) -> list[Step]:
     """Every step of the loop while the client's requests are answered, start-up left out."""
     settings = Settings(model="demo", device="cpu", port=0, max_file_bytes=30 * 2**20, drain_grace_seconds=5)
     server = make_server(settings, load=lambda settings: FakeModel(reranker=load_reranker(settings)))  # type: ignore[arg-type, return-value]
@@ -110,7 +115,7 @@ def measure(pdf: bytes, requests: int, concurrency: int) -> list[Step]:
         while not server.lifecycle.is_ready:
             time.sleep(0.05)
         steps.clear()
-        _send(f"http://127.0.0.1:{server.port}", pdf, requests, concurrency)
+        _send(f"http://127.0.0.1:{server.port}", pdf, form, requests, concurrency)
         measured = list(steps)
         server.stop(0)
         thread.join()
@@ -145,13 +150,13 @@ def _name(handle: asyncio.Handle) -> str:
     return getattr(callback, "__qualname__", None) or type(callback).__name__
 
 
-def _send(url: str, pdf: bytes, requests: int, concurrency: int) -> None:
+def _send(url: str, pdf: bytes, form: str, requests: int, concurrency: int) -> None:
     import tempfile
 
     with tempfile.NamedTemporaryFile(suffix=".pdf") as file:
         file.write(pdf)
         file.flush()
-        command = [sys.executable, "-c", CLIENT, url, file.name, str(requests), str(concurrency)]
+        command = [sys.executable, "-c", CLIENT, url, file.name, str(requests), str(concurrency), form]
         subprocess.run(command, check=True)
 
 
