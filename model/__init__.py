@@ -26,7 +26,7 @@ from model.errors import (
     WindowError,
 )
 from model.reranker import Reranker, combine_windows
-from model.windows import Windows, sliding_windows, window_count
+from model.windows import Windows, sliding_windows
 
 __all__ = [
     "LONGEST_PAGE_EDGE",
@@ -57,5 +57,4 @@ __all__ = [
     "combine_windows",
     "no_observation",
     "sliding_windows",
-    "window_count",
 ]

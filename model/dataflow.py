@@ -1,7 +1,7 @@
 """The records that pass between the stages, with the shape of every array.
 
 Symbols: P patches, V visual tokens (V = P / 4), K kept visual tokens, T text tokens, S = T + K packed tokens, each summed
-over all pages and requests of a batch; B requests; D the text width; G the vision width's head size.
+over all pages and requests of a batch; B requests; D the text width.
 """
 
 import math

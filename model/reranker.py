@@ -27,7 +27,6 @@ from model.config import (
 )
 from model.dataflow import (
     Observe,
-    PackedSequences,
     PageImage,
     PageScores,
     PreparedPage,
@@ -49,8 +48,6 @@ from model.weights import load_network
 from model.windows import sliding_windows
 
 AnyPage = Image.Image | np.ndarray | PageImage | PreparedPage
-
-
 SelectTokens = Callable[[torch.Tensor, Sequence[PageShare]], torch.Tensor]
 
 
@@ -168,7 +165,7 @@ class Reranker:
         with observe("pack"):
             packed = pack_sequences(text, visual, kept, plan)
         with observe("language"):
-            logits = self._score_letters(packed)
+            logits = score_letters(self.network.model.language_model, self.letter_rows, packed, self.text_attention)
         return _page_scores(batch, logits.cpu())  # the batch's one synchronisation
 
     def rank(self, query: str, images: Sequence[AnyPage], keep_ratio: float | None = None) -> Ranking:
@@ -181,13 +178,12 @@ class Reranker:
         pages = [self.prepare_page(image) for image in images]
         windows = sliding_windows(len(pages), window_size=self.config.window_size, stride=self.config.stride)
         answers: list[PageScores] = []
-        order: Sequence[int] | None = None
         try:
+            window = next(windows)
             while True:
-                window = next(windows) if order is None else windows.send(order)
                 [answer] = self.score([self.prepare(query, [pages[index] for index in window], keep_ratio)])
                 answers.append(_checked(answer))
-                order = answer.order
+                window = windows.send(answer.order)
         except StopIteration as stop:
             return combine_windows(stop.value, answers)
 
@@ -253,9 +249,6 @@ class Reranker:
             ]
         )
         return self.select_tokens(similarity, shares)
-
-    def _score_letters(self, packed: PackedSequences) -> torch.Tensor:
-        return score_letters(self.network.model.language_model, self.letter_rows, packed, self.text_attention)
 
 
 def _choose_kernel(name: str, tower: VisionConfig | TextConfig, compute: Compute) -> AttentionKernel:

@@ -29,8 +29,3 @@ def sliding_windows(page_count: int, *, window_size: int, stride: int) -> Window
         if start == 0:
             return tuple(order)
         end -= stride
-
-
-def window_count(page_count: int, *, window_size: int, stride: int) -> int:
-    """How many windows `sliding_windows` yields."""
-    return 1 + max(0, -(-(page_count - window_size) // stride))

@@ -113,6 +113,7 @@ def _build_components(settings: Settings, lifecycle: Lifecycle, stop: Callable[[
             max_pages=settings.max_pages,
             max_image_pixels=settings.max_image_pixels,
         ),
+        observe=lambda stage, seconds: metrics.raster_page_duration.labels(stage).observe(seconds),
         on_worker_death=lambda cause: metrics.raster_worker_deaths.labels(cause).inc(),
     )
     threads = ThreadPoolExecutor(max_workers=settings.rasterizer_processes + 2, thread_name_prefix="prepare")

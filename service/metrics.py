@@ -67,6 +67,9 @@ class Metrics:
         self.rejections = self._counter("rejections", "Requests refused to shed load or for safety", "reason")
         self.cancellations = self._counter("cancellations", "Requests whose client went away", "stage")
         self.raster_worker_deaths = self._counter("raster_worker_deaths", "Raster workers that died", "cause")
+        self.raster_page_duration = self._histogram(
+            "raster_page_duration_seconds", "One page in a raster worker", _STAGE_SECONDS, "stage"
+        )
         self.raster_waiting = self._gauge("raster_requests_waiting", "Requests waiting for a raster worker")
         self.device_memory = self._gauge("gpu_memory_bytes", "Memory of the device", "device", "kind")
         self.out_of_memory = self._counter("oom", "Batches that ran out of device memory")

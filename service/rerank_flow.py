@@ -181,7 +181,7 @@ def rank_options(submission: Submission, settings: Settings) -> RankOptions:
 
 
 def check_query(query: str, limit: int) -> None:
-    """Raises InvalidRequestError above the limit. (The model refuses an empty one, after the pages are known.)"""
+    """Raises InvalidRequestError for a query that is empty or above the limit: before any page is decoded."""
     if len(query) > limit:
         message = f"query: {len(query)} characters and the limit is {limit}. Shorten it; nothing is cut silently."
         raise InvalidRequestError("invalid_request", message, param="query")

@@ -62,7 +62,7 @@ class Rasterizer:
         for supervisor in self._supervisors:
             supervisor.has_tried_to_start.wait()
 
-    async def rasterize(self, documents: Sequence[RasterDocument], *, max_pages: int | None = None) -> list[RasterPage]:
+    async def rasterize(self, documents: Sequence[RasterDocument]) -> list[RasterPage]:
         """The selected pages in document order, then in the order of the selection. Cancelling drops what is left.
 
         Raises: UnusableDocumentError, PageOutOfRangeError, TooLargeError about the documents; OverloadedError,
@@ -71,8 +71,7 @@ class Rasterizer:
         if not documents:
             return []
         self._require_alive()
-        limit = self._limits.max_pages if max_pages is None else min(max_pages, self._limits.max_pages)
-        return await self._await(RasterRequest(documents, max_pages=limit))
+        return await self._await(RasterRequest(documents, max_pages=self._limits.max_pages))
 
     @property
     def is_alive(self) -> bool:

@@ -109,6 +109,7 @@ def test_a_request_moves_the_metrics(service: RunningService) -> None:
         assert service.metric(f"ziprerank_{series}_count") > 0, series
     for stage in ("parse", "render", "prepare", "queue", "respond"):
         assert service.metric("ziprerank_stage_duration_seconds_count", stage=stage) > 0, stage
+    assert service.metric("ziprerank_raster_page_duration_seconds_count", stage="render") >= 2
     text = service.client.get("/metrics").text
     assert all(f'stage="{stage}"' in text for stage in STAGES)
     kept, given = (service.metric("ziprerank_visual_tokens_total", state=state) for state in ("kept", "input"))

@@ -1,12 +1,12 @@
+"""What a caller of the raster pool gets: pages in order, one failure, fairness, bounds."""
+
 import asyncio
 import hashlib
 import json
 import os
 import signal
-import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -21,62 +21,19 @@ from service.errors import (
     UnusableDocumentError,
     status_of,
 )
-from service.page_selection import parse_page_selection
-from service.raster.pool import RasterDocument, Rasterizer, RasterLimits, RasterPage
+from service.raster.pool import RasterDocument
 from tests.documents import (
     make_encrypted_pdf,
-    make_endless_pdf,
     make_image,
     make_pdf,
-    make_pdf_with_huge_jpeg2000,
     make_pdf_with_truncated_image,
     make_png_header,
     make_raw_pdf,
     make_tiff,
 )
+from tests.service.raster.pools import Pool, answer, image, pdf, running_pool, until
 
 SAMPLES = Path(__file__).parents[3].parent / "shared" / "samples"
-TICK_SECONDS = 0.01
-
-linux = pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
-
-
-class Pool:
-    """A rasterizer, and what it told its observers."""
-
-    def __init__(self, **limits: Any) -> None:
-        self.stages: list[str] = []
-        self.deaths: list[str] = []
-        self.rasterizer = Rasterizer(
-            RasterLimits(**{"processes": 1, "max_pages": 100} | limits),
-            observe=lambda stage, seconds: self.stages.append(stage),
-            on_worker_death=self.deaths.append,
-        )
-
-    async def rasterize(self, *documents: RasterDocument) -> list[RasterPage]:
-        return await self.rasterizer.rasterize(documents)
-
-    def ask(self, *documents: RasterDocument) -> list[RasterPage]:
-        return asyncio.run(self.rasterize(*documents))
-
-    @property
-    def pid(self) -> int:
-        return self.rasterizer.worker_pids[0]
-
-    async def until_busy(self) -> None:
-        """Until the worker has the task in its hands, and not only its thread."""
-        await until(lambda: self.rasterizer._schedule.running_tasks > 0)
-        await asyncio.sleep(5 * TICK_SECONDS)
-
-
-@contextmanager
-def running_pool(**limits: Any) -> Iterator[Pool]:
-    pool = Pool(**limits)
-    pool.rasterizer.start()
-    try:
-        yield pool
-    finally:
-        pool.rasterizer.close()
 
 
 @pytest.fixture(scope="module")
@@ -84,35 +41,6 @@ def pool() -> Iterator[Pool]:
     with running_pool(processes=2) as pool:
         yield pool
         assert pool.deaths == []
-
-
-def kill_idle(pid: int) -> None:
-    """Returns when the process is dead, and leaves it to its parent to find out. (Which may be quicker.)"""
-    with suppress(ProcessLookupError, ChildProcessError):
-        os.kill(pid, signal.SIGKILL)
-        os.waitid(os.P_PID, pid, os.WEXITED | os.WNOWAIT)
-
-
-async def until(is_true: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + 10
-    while not is_true():
-        assert time.monotonic() < deadline
-        await asyncio.sleep(TICK_SECONDS)
-
-
-def pdf(data: bytes, *, pages: str | None = None) -> RasterDocument:
-    return RasterDocument(data=data, kind="pdf", pages=parse_page_selection(pages) if pages else None)
-
-
-def image(data: bytes, *, pages: str | None = None) -> RasterDocument:
-    return RasterDocument(data=data, kind="image", pages=parse_page_selection(pages) if pages else None)
-
-
-def answer(pool: Pool, documents: Sequence[RasterDocument]) -> dict[str, Any]:
-    try:
-        return {"status": 200, "pages": len(pool.ask(*documents))}
-    except ServiceError as error:
-        return {"status": status_of(error), "code": error.code}
 
 
 def manifest() -> list[dict[str, Any]]:
@@ -162,11 +90,12 @@ def test_stages_are_observed_once_a_page() -> None:
         assert sorted(pool.stages) == ["decode", "render", "render", "render"]
 
 
-def test_too_many_pages_names_number_and_limit(pool: Pool) -> None:
-    with pytest.raises(TooLargeError, match="6 pages are selected, at most 5") as caught:
-        asyncio.run(pool.rasterizer.rasterize([pdf(make_pdf(3)), pdf(make_pdf(3))], max_pages=5))
-    assert caught.value.code == "too_many_pages"
-    assert len(pool.ask(pdf(make_pdf(30), pages="1-5"))) == 5
+def test_too_many_pages_names_number_and_limit() -> None:
+    with running_pool(max_pages=5) as pool:
+        with pytest.raises(TooLargeError, match="6 pages are selected, at most 5") as caught:
+            pool.ask(pdf(make_pdf(3)), pdf(make_pdf(3)))
+        assert caught.value.code == "too_many_pages"
+        assert len(pool.ask(pdf(make_pdf(30), pages="1-5"))) == 5
 
 
 @pytest.mark.parametrize(
@@ -223,104 +152,6 @@ def test_bomb_names_its_size_and_the_limit(pool: Pool) -> None:
     with pytest.raises(TooLargeError, match=r"30000 x 300 is too large, at most 40000000 pixels and 20000") as caught:
         pool.ask(image(make_png_header(30_000, 300)))
     assert caught.value.code == "image_too_many_pixels"
-
-
-@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGSEGV, signal.SIGABRT])
-def test_killed_worker_fails_only_its_document(number: signal.Signals) -> None:
-    async def scenario(pool: Pool) -> None:
-        os.kill(pool.pid, signal.SIGSTOP)
-        victim = asyncio.create_task(pool.rasterize(pdf(make_pdf(1))))
-        await pool.until_busy()
-        other = asyncio.create_task(pool.rasterize(pdf(make_pdf(2))))
-        for each in (number, signal.SIGCONT):
-            os.kill(pool.pid, each)
-        with pytest.raises(UnusableDocumentError) as caught:
-            await victim
-        assert (caught.value.code, caught.value.document_index) == ("page_crashed", 0)
-        assert len(await other) == 2
-        assert len(await pool.rasterize(pdf(make_pdf(3)))) == 3
-
-    with running_pool() as pool:
-        asyncio.run(scenario(pool))
-        assert pool.deaths == ["crash"]
-
-
-def test_stopped_worker_is_a_timeout_and_is_replaced() -> None:
-    with running_pool(open_seconds=0.3) as pool:
-        os.kill(pool.pid, signal.SIGSTOP)
-        with pytest.raises(UnusableDocumentError, match=r"longer than the limit of 0.3 s") as caught:
-            pool.ask(pdf(make_pdf(1)))
-        assert caught.value.code == "page_timeout"
-        assert len(pool.ask(pdf(make_pdf(1)))) == 1
-        assert pool.deaths == ["timeout"]
-
-
-def test_worker_that_dies_idle_blames_no_document() -> None:
-    with running_pool() as pool:
-        for _ in range(3):
-            kill_idle(pid := pool.pid)
-            assert len(pool.ask(pdf(make_pdf(1)))) == 1
-            assert pool.pid != pid
-        assert pool.deaths == ["crash"] * 3
-
-
-def test_endless_page_is_ended_and_refused_at_once_after_the_second_time() -> None:
-    with running_pool(page_seconds=0.3) as pool:
-        for _ in range(3):
-            with pytest.raises(UnusableDocumentError) as caught:
-                pool.ask(pdf(make_endless_pdf()))
-            assert caught.value.code == "page_timeout"
-        assert pool.deaths == ["timeout"] * 2  # the third time no worker saw it
-        assert pool.rasterizer.is_alive
-
-
-def test_document_that_was_open_in_a_dead_worker_is_reopened() -> None:
-    async def scenario(pool: Pool) -> None:
-        long = asyncio.create_task(pool.rasterize(pdf(make_pdf(60))))
-        with pytest.raises(UnusableDocumentError):
-            await pool.rasterize(pdf(make_endless_pdf()))
-        assert len(await long) == 60
-
-    with running_pool(page_seconds=0.3) as pool:
-        asyncio.run(scenario(pool))
-        assert pool.deaths == ["timeout"]
-
-
-def test_sum_of_a_document_s_pages_is_bounded() -> None:
-    with running_pool(document_seconds=0.1) as pool:
-        with pytest.raises(UnusableDocumentError, match=r"the document takes longer than the limit of 0.1 s") as caught:
-            pool.ask(pdf(make_pdf(100)))
-        assert caught.value.code == "page_timeout"
-
-
-@linux
-@pytest.mark.parametrize("mebibytes", [300, 500])
-def test_page_that_needs_too_much_memory_is_an_error_and_never_a_blank_page(mebibytes: int) -> None:
-    with running_pool(worker_memory_bytes=mebibytes << 20) as pool:
-        pool.ask(pdf(make_pdf(1)))  # a second document in the process: the verdict then comes from a fresh one
-        pid = pool.pid
-        with pytest.raises(UnusableDocumentError, match=f"{mebibytes} MiB") as caught:
-            pool.ask(pdf(make_pdf_with_huge_jpeg2000(edge=6_000)))
-        assert caught.value.code in {"page_degraded", "page_memory"}
-        assert pool.pid != pid and pool.deaths == []
-        assert len(pool.ask(pdf(make_pdf(1)))) == 1
-
-
-def test_worn_out_worker_is_replaced_between_tasks() -> None:
-    with running_pool(recycle_documents=2) as pool:
-        pids = set()
-        for _ in range(4):
-            pids.add(pool.pid)
-            assert len(pool.ask(pdf(make_pdf(2)))) == 2
-            asyncio.run(until(lambda: bool(pool.rasterizer.worker_pids)))
-        assert len(pids) >= 2
-        assert pool.deaths == []
-
-
-def test_worker_that_grew_is_replaced() -> None:
-    with running_pool(recycle_rss_bytes=1) as pool:
-        assert len(pool.ask(pdf(make_pdf(3)))) == 3
-        assert pool.deaths == []
 
 
 def test_one_page_request_overtakes_a_long_one() -> None:
@@ -400,51 +231,6 @@ def test_workers_share_one_long_document() -> None:
 
     with running_pool(processes=2) as pool:
         asyncio.run(scenario(pool))
-
-
-@linux
-def test_descriptors_and_children_are_back_to_their_baseline_after_many_kills() -> None:
-    def count_descriptors() -> int:
-        return len(os.listdir("/proc/self/fd"))
-
-    outside = count_descriptors()
-    with running_pool(processes=2) as pool:
-        inside = count_descriptors()
-        pids = set(pool.rasterizer.worker_pids)
-        for round_number in range(10):
-            kill_idle(pool.pid)
-            assert answer(pool, [pdf(make_pdf(2)), image(make_image())])["status"] == 200
-            assert answer(pool, [pdf(b"bad %d" % round_number)])["status"] == 422
-            pids.update(pool.rasterizer.worker_pids)
-        for _ in range(50):
-            pool.ask(pdf(make_pdf(1)))
-        assert count_descriptors() <= inside
-    assert count_descriptors() == outside
-    assert not any(Path(f"/proc/{pid}").exists() for pid in pids)
-
-
-def test_crash_storm_goes_on_serving() -> None:
-    with running_pool(processes=2) as pool:
-        for _ in range(12):
-            for pid in pool.rasterizer.worker_pids:
-                kill_idle(pid)
-            assert len(pool.ask(pdf(make_pdf(2)))) == 2
-        assert len(pool.deaths) > 10
-        assert pool.rasterizer._deaths.is_storm
-        assert pool.rasterizer.is_alive
-        assert len(pool.ask(pdf(make_pdf(5)))) == 5
-
-
-def test_pool_that_cannot_start_a_worker_says_not_ready(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sys, "executable", "/bin/false")
-    with running_pool() as pool:
-        assert not pool.rasterizer.is_alive
-        with pytest.raises(UnavailableError) as caught:
-            pool.ask(pdf(make_pdf(1)))
-        assert caught.value.code == "not_ready"
-        monkeypatch.undo()
-        asyncio.run(until(lambda: pool.rasterizer.is_alive))
-        assert len(pool.ask(pdf(make_pdf(1)))) == 1
 
 
 def test_closing_fails_what_runs_and_what_waits_at_once() -> None:

@@ -159,7 +159,9 @@ def test_bytes_in_the_queue_are_bounded() -> None:
 
 
 def test_lone_request_is_admitted_whatever_its_bytes() -> None:
-    make_schedule(queue_bytes=1).admit(make_request([1000]))
+    schedule = make_schedule(queue_bytes=1)
+    schedule.admit(request := make_request([1000]))
+    assert take(schedule).request is request
 
 
 def test_request_without_a_started_task_expires() -> None:
