@@ -25,8 +25,8 @@ from model.errors import (
     ScoreError,
     WindowError,
 )
-from model.reranker import Reranker, combine_windows
-from model.windows import Windows, sliding_windows
+from model.reranker import PendingScores, Reranker, combine_windows
+from model.windows import Windows, WindowStrategy, choose_windows
 
 __all__ = [
     "LONGEST_PAGE_EDGE",
@@ -43,6 +43,7 @@ __all__ = [
     "PageImage",
     "PageImageError",
     "PageScores",
+    "PendingScores",
     "PreparedPage",
     "PreparedRequest",
     "QueryError",
@@ -53,8 +54,9 @@ __all__ = [
     "ScoreError",
     "StageClock",
     "WindowError",
+    "WindowStrategy",
     "Windows",
+    "choose_windows",
     "combine_windows",
     "no_observation",
-    "sliding_windows",
 ]

@@ -1,41 +1,22 @@
-"""Attention over packed sequences of different lengths: one signature, three kernels, chosen once with the reason.
+"""Attention over packed sequences of different lengths: which kernel, chosen once with the reason, over which sequences.
 
-    attend(q, k, v, cu_seqlens_q, cu_seqlens_k, max_seqlen_q, max_seqlen_k, causal, scale) -> (tokens_q, heads, head_dim)
-
-q is (tokens_q, heads, head_dim); k and v are (tokens_k, key_value_heads, head_dim), grouped heads allowed; sequence i is
-rows cu_seqlens[i] to cu_seqlens[i + 1]. Causal masks are aligned at the bottom right: the last query sees every key, also
-where there are fewer queries than keys. Only this module imports flash-attn. It knows no model.
+What a layer is handed is a `PackedAttention`: a kernel and the boundaries of queries and keys, so that it need not know them.
+Knows no model.
 """
 
-import importlib.util
-import inspect
+import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any, Protocol
+from itertools import accumulate
 
 import torch
-import torch.nn.functional as F
 
-from model.device import upload
+from model.attention_kernels import KERNELS, LENGTH_BUCKET, Attend, implementation, why_not
+from model.device import Compute, seconds_of, upload
 from model.errors import ConfigurationError
 
-KERNELS = ("flash-attn", "torch-varlen", "sdpa")
-
-
-class Attend(Protocol):
-    def __call__(
-        self,
-        q: torch.Tensor,
-        k: torch.Tensor,
-        v: torch.Tensor,
-        cu_seqlens_q: torch.Tensor,
-        cu_seqlens_k: torch.Tensor,
-        max_seqlen_q: int,
-        max_seqlen_k: int,
-        causal: bool,
-        scale: float,
-    ) -> torch.Tensor: ...
+_TIMED_CALLS = 5
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -72,7 +53,8 @@ class PackedAttention:
 
     def __call__(self, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
         """(tokens_q, heads, head_dim) in and out, scaled by the square root of head_dim."""
-        return self.kernel.attend(
+        attend = partial(_attend_opaquely, self.kernel.name) if torch.compiler.is_compiling() else self.kernel.attend
+        return attend(
             q,
             k,
             v,
@@ -85,166 +67,108 @@ class PackedAttention:
         )
 
 
-def choose_attention(name: str, *, device: torch.device, dtype: torch.dtype, head_dim: int) -> AttentionKernel:
-    """The kernel called `name`, or for `auto` the first that can run.
+@torch.library.custom_op("ziprerank::attend", mutates_args=())
+def _attend_opaquely(
+    kernel_name: str,
+    q: torch.Tensor,
+    k: torch.Tensor,
+    v: torch.Tensor,
+    cu_seqlens_q: torch.Tensor,
+    cu_seqlens_k: torch.Tensor,
+    max_seqlen_q: int,
+    max_seqlen_k: int,
+    causal: bool,
+    scale: float,
+) -> torch.Tensor:
+    """One node of a compiled graph, whatever the kernel does inside."""
+    attend = implementation(kernel_name)
+    return attend(q, k, v, cu_seqlens_q, cu_seqlens_k, max_seqlen_q, max_seqlen_k, causal=causal, scale=scale)
+
+
+@_attend_opaquely.register_fake
+def _(
+    kernel_name: str,
+    q: torch.Tensor,
+    k: torch.Tensor,
+    v: torch.Tensor,
+    cu_seqlens_q: torch.Tensor,
+    cu_seqlens_k: torch.Tensor,
+    max_seqlen_q: int,
+    max_seqlen_k: int,
+    causal: bool,
+    scale: float,
+) -> torch.Tensor:
+    return torch.empty_like(q)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AttentionWorkload:
+    """What a tower typically asks of a kernel."""
+
+    heads: int
+    key_value_heads: int
+    head_dim: int
+    lengths: tuple[int, ...]  # of the packed sequences
+    causal: bool
+
+
+def choose_attention(name: str, workload: AttentionWorkload, compute: Compute) -> AttentionKernel:
+    """The kernel called `name`, or for `auto` the one that does the workload fastest here.
 
     Raises: ConfigurationError for an unknown name and for a kernel that was asked for and cannot run: never a silent
     fallback.
     """
     if name == "auto":
-        return _first_that_runs(device, dtype, head_dim)
+        return _fastest(workload, compute)
     if name not in KERNELS:
         raise ConfigurationError(f"attention is {name!r}; it must be auto, {', '.join(KERNELS)}.")
-    obstacle = why_not(name, device=device, dtype=dtype, head_dim=head_dim)
+    obstacle = why_not(name, compute, workload.head_dim)
     if obstacle:
         raise ConfigurationError(f"attention is {name!r}, but {obstacle}. Choose auto or sdpa.")
-    return _kernel(name, "as asked")
+    return make_kernel(name, "as asked")
 
 
-def _first_that_runs(device: torch.device, dtype: torch.dtype, head_dim: int) -> AttentionKernel:
-    obstacles: list[str] = []
-    for name in KERNELS:
-        obstacle = why_not(name, device=device, dtype=dtype, head_dim=head_dim)
-        if obstacle is None:
-            return _kernel(name, "; ".join(obstacles) or "the fastest installed")
-        obstacles.append(f"not {name}: {obstacle}")
-    raise AssertionError("sdpa runs everywhere")
+def _fastest(workload: AttentionWorkload, compute: Compute) -> AttentionKernel:
+    """Tried on the workload where several could do it."""
+    obstacles = {name: why_not(name, compute, workload.head_dim) for name in KERNELS}
+    able = [make_kernel(name) for name, obstacle in obstacles.items() if obstacle is None]
+    seconds: dict[str, float] = {}
+    for kernel in able[: len(able) if len(able) > 1 else 0]:
+        try:
+            seconds[kernel.name] = time_attention(kernel, workload, compute)
+        except RuntimeError as error:
+            obstacles[kernel.name] = f"it failed when tried ({error})"
+    reasons = [f"not {name}: {obstacle}" for name, obstacle in obstacles.items() if obstacle]
+    if not seconds:
+        return replace(able[-1], reason="; ".join(reasons))
+    fastest = min(able, key=lambda kernel: seconds.get(kernel.name, math.inf))
+    measured = ", ".join(f"{name} {value * 1000:.2f} ms" for name, value in seconds.items())
+    return replace(fastest, reason="; ".join([f"the fastest of {measured}", *reasons]))
 
 
-def why_not(name: str, *, device: torch.device, dtype: torch.dtype, head_dim: int) -> str | None:
-    """What keeps the kernel from running here, or None."""
-    if name == "sdpa":
-        return None
-    if device.type != "cuda":
-        return f"it needs CUDA and the device is {device.type}"
-    if dtype not in (torch.bfloat16, torch.float16):
-        return f"it takes bfloat16 or float16, not {str(dtype).removeprefix('torch.')}"
-    if head_dim > 256:
-        return f"it takes heads of up to 256 and these are {head_dim}"
-    if torch.cuda.get_device_capability(device) < (8, 0):
-        return "it needs compute capability 8.0"
-    if name == "flash-attn" and not _flash_attention_module():
-        return "flash-attn is not installed (pip install 'ziprerank[flash]')"
-    if name == "torch-varlen" and importlib.util.find_spec("torch.nn.attention.varlen") is None:
-        return f"torch {torch.__version__} has no torch.nn.attention.varlen"
-    return None
+def time_attention(kernel: AttentionKernel, workload: AttentionWorkload, compute: Compute) -> float:
+    """Seconds for one layer's attention, the best of a few calls: the first ones load libraries and make plans."""
+    work = _prepare(kernel, workload, compute)
+    return min(seconds_of(work, compute.device) for _ in range(_TIMED_CALLS))
 
 
-def _flash_attention_module() -> str | None:
-    """The third generation's module where it is installed, else the second's."""
-    for module in ("flash_attn_interface", "flash_attn"):
-        if importlib.util.find_spec(module):
-            return module
-    return None
+def make_plans(kernel: AttentionKernel, workload: AttentionWorkload, compute: Compute, longest: int) -> None:
+    """Have the plans for causal sequences of up to `longest` tokens made by the kernel that needs some, in this thread."""
+    if kernel.name == "sdpa" and compute.device.type == "cuda":
+        for length in range(LENGTH_BUCKET, longest + LENGTH_BUCKET, LENGTH_BUCKET):
+            _prepare(kernel, replace(workload, lengths=(length,)), compute)()
 
 
-def _kernel(name: str, reason: str) -> AttentionKernel:
-    build: dict[str, Callable[[], Attend]] = {
-        "flash-attn": _flash_attention,
-        "torch-varlen": _torch_varlen,
-        "sdpa": lambda: _sdpa,
-    }
-    attend = build[name]()
-    return AttentionKernel(name=name, attend=attend, boundaries_on_host=name == "sdpa", reason=reason)
+def _prepare(kernel: AttentionKernel, workload: AttentionWorkload, compute: Compute) -> Callable[[], torch.Tensor]:
+    """A call of one layer's attention on random values."""
+    tokens, device = sum(workload.lengths), compute.device
+    q = torch.randn(tokens, workload.heads, workload.head_dim, device=device, dtype=compute.dtype)
+    k, v = torch.randn(2, tokens, workload.key_value_heads, workload.head_dim, device=device, dtype=compute.dtype)
+    boundaries = torch.tensor([0, *accumulate(workload.lengths)], dtype=torch.int32)
+    sequences = kernel.place(boundaries, max(workload.lengths), device)
+    return partial(PackedAttention(kernel=kernel, queries=sequences, keys=sequences, causal=workload.causal), q, k, v)
 
 
-def _flash_attention() -> Attend:
-    module = importlib.import_module(_flash_attention_module() or "flash_attn")
-    return _with_padded_heads(partial(_call_flash_attention, module.flash_attn_varlen_func))
-
-
-def _call_flash_attention(
-    function: Callable[..., Any],
-    q: torch.Tensor,
-    k: torch.Tensor,
-    v: torch.Tensor,
-    cu_seqlens_q: torch.Tensor,
-    cu_seqlens_k: torch.Tensor,
-    max_seqlen_q: int,
-    max_seqlen_k: int,
-    causal: bool,
-    scale: float,
-) -> torch.Tensor:
-    out = function(q, k, v, cu_seqlens_q, cu_seqlens_k, max_seqlen_q, max_seqlen_k, softmax_scale=scale, causal=causal)
-    result: torch.Tensor = out[0] if isinstance(out, tuple) else out  # some builds also return the log-sum-exp
-    return result
-
-
-def _torch_varlen() -> Attend:
-    from torch.nn.attention.varlen import varlen_attn
-
-    takes_enable_gqa = "enable_gqa" in inspect.signature(varlen_attn).parameters  # since torch 2.13, and required there
-    return _with_padded_heads(partial(_call_torch_varlen, varlen_attn, takes_enable_gqa))
-
-
-def _call_torch_varlen(
-    function: Callable[..., Any],
-    takes_enable_gqa: bool,
-    q: torch.Tensor,
-    k: torch.Tensor,
-    v: torch.Tensor,
-    cu_seqlens_q: torch.Tensor,
-    cu_seqlens_k: torch.Tensor,
-    max_seqlen_q: int,
-    max_seqlen_k: int,
-    causal: bool,
-    scale: float,
-) -> torch.Tensor:
-    grouped = {"enable_gqa": q.shape[1] != k.shape[1]} if takes_enable_gqa else {}
-    window = (-1, 0) if causal else (-1, -1)  # keys to the left and right of the diagonal, which ends bottom right
-    out: torch.Tensor = function(
-        q, k, v, cu_seqlens_q, cu_seqlens_k, max_seqlen_q, max_seqlen_k, scale=scale, window_size=window, **grouped
-    )
-    return out
-
-
-def _with_padded_heads(attend: Attend) -> Attend:
-    """FlashAttention takes heads in multiples of 8: pad with zeros, which change no product, and cut them off."""
-
-    def padded(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, *args: Any, **kwargs: Any) -> torch.Tensor:
-        missing = -q.shape[-1] % 8
-        if missing == 0:
-            return attend(q, k, v, *args, **kwargs)
-        q, k, v = (F.pad(x, (0, missing)) for x in (q, k, v))
-        out = attend(q, k, v, *args, **kwargs)
-        return out[..., :-missing]
-
-    return padded
-
-
-def _sdpa(
-    q: torch.Tensor,
-    k: torch.Tensor,
-    v: torch.Tensor,
-    cu_seqlens_q: torch.Tensor,
-    cu_seqlens_k: torch.Tensor,
-    max_seqlen_q: int,
-    max_seqlen_k: int,
-    causal: bool,
-    scale: float,
-) -> torch.Tensor:
-    """One call a sequence. The boundaries are host tensors here, so reading them waits for nothing."""
-    group = q.shape[1] // k.shape[1]
-    if group > 1:  # grouped heads written out: the fused CPU kernel takes equal counts only
-        k, v = k.repeat_interleave(group, dim=1), v.repeat_interleave(group, dim=1)
-    bounds_q, bounds_k = cu_seqlens_q.tolist(), cu_seqlens_k.tolist()
-    out = torch.empty_like(q)
-    for start_q, end_q, start_k, end_k in zip(bounds_q, bounds_q[1:], bounds_k, bounds_k[1:], strict=False):
-        queries, keys, values = (
-            x.transpose(0, 1)[None] for x in (q[start_q:end_q], k[start_k:end_k], v[start_k:end_k])
-        )
-        attended = F.scaled_dot_product_attention(
-            queries, keys, values, scale=scale, **_mask(end_q - start_q, end_k - start_k, causal, q.device)
-        )
-        out[start_q:end_q] = attended[0].transpose(0, 1)
-    return out
-
-
-def _mask(length_q: int, length_k: int, causal: bool, device: torch.device) -> dict[str, Any]:
-    """SDPA's own `is_causal` is aligned at the top left: right for equal lengths only."""
-    if not causal or length_q == 1:
-        return {}
-    if length_q == length_k:
-        return {"is_causal": True}
-    allowed = torch.ones(length_q, length_k, dtype=torch.bool, device=device).tril(diagonal=length_k - length_q)
-    return {"attn_mask": allowed}
+def make_kernel(name: str, reason: str = "") -> AttentionKernel:
+    """The kernel called `name`, whose obstacles `why_not` tells."""
+    return AttentionKernel(name=name, attend=implementation(name), boundaries_on_host=name == "sdpa", reason=reason)

@@ -5,7 +5,7 @@ Knows no files, no tensors and no environment: `checkpoint` fills the first kind
 
 from dataclasses import dataclass
 
-from model.errors import KeepRatioError, WindowError
+from model.errors import ConfigurationError, KeepRatioError, WindowError
 
 MAX_WINDOW_SIZE = 20
 """Pages in one prompt: the published model was trained with the identifiers A to T."""
@@ -18,7 +18,7 @@ LONGEST_PAGE_EDGE = 1024
 class RerankerConfig:
     """What a caller may choose. `auto` is resolved once, when the checkpoint is loaded, and the reason is logged.
 
-    Raises: KeepRatioError, WindowError.
+    Raises: KeepRatioError, WindowError, ConfigurationError.
     """
 
     device: str = "auto"  # auto, cpu, cuda, cuda:N
@@ -28,10 +28,16 @@ class RerankerConfig:
     keep_ratio: float = 0.5  # share of each page's visual tokens that the language model sees
     window_size: int = MAX_WINDOW_SIZE
     stride: int = 10
+    compile: bool = False  # fuse the layers by torch.compile: slower start, faster forward
+    fp8: bool = False  # the decoder's matrix products in 8-bit floats: faster on Hopper cards and newer, not exact
+    feature_cache_gpu_bytes: int | None = None  # page features on the device; None: by what is free; 0: off
+    feature_cache_host_bytes: int | None = None  # behind it in host memory; None: 8 GiB beside a card; 0: off
 
     def __post_init__(self) -> None:
         check_keep_ratio(self.keep_ratio)
         check_window(self.window_size, self.stride)
+        if min(self.feature_cache_gpu_bytes or 0, self.feature_cache_host_bytes or 0) < 0:
+            raise ConfigurationError("A size of the feature cache is negative; 0 turns a tier off.")
 
 
 def check_keep_ratio(keep_ratio: float) -> None:

@@ -5,7 +5,7 @@ over all pages and requests of a batch; B requests; D the text width.
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 
@@ -35,6 +35,7 @@ class PreparedPage:
     pixels: np.ndarray  # uint8 (height, width, 3), RGB, contiguous
     rows: int  # visual tokens from top to bottom: height / 32
     columns: int  # visual tokens from left to right: width / 32
+    content_hash: bytes  # SHA-256 of scope, grid and pixels: what equals in it has the same features
 
     @property
     def visual_token_count(self) -> int:
@@ -83,7 +84,9 @@ class VisualTokens:
     """Page features in page order, all pages of a batch end to end."""
 
     main: torch.Tensor  # (V, D): merger output
-    deepstack: tuple[torch.Tensor, ...]  # each (V, D): added after the first decoder layers
+    deepstack: tuple[
+        torch.Tensor, ...
+    ]  # each (V, D): added after the first decoder layers; (V, 4 * hidden) until merged
 
     def gather(self, indices: torch.Tensor) -> "VisualTokens":
         """The tokens at `indices`, int64 (K,) on the same device."""
@@ -91,6 +94,24 @@ class VisualTokens:
             main=self.main.index_select(0, indices),
             deepstack=tuple(features.index_select(0, indices) for features in self.deepstack),
         )
+
+    def to(self, device: torch.device) -> "VisualTokens":
+        """The same on `device`, without waiting for the copies."""
+        return VisualTokens(
+            main=self.main.to(device, non_blocking=True),
+            deepstack=tuple(features.to(device, non_blocking=True) for features in self.deepstack),
+        )
+
+    def split(self, counts: Sequence[int]) -> "list[VisualTokens]":
+        """One record a page, of `counts` tokens each. Views, no copies."""
+        levels = [torch.split(features, list(counts)) for features in (self.main, *self.deepstack)]
+        return [VisualTokens(main=main, deepstack=tuple(deepstack)) for main, *deepstack in zip(*levels, strict=True)]
+
+    @classmethod
+    def join(cls, pages: "Sequence[VisualTokens]") -> "VisualTokens":
+        """Pages end to end, copied."""
+        levels = zip(*(page.deepstack for page in pages), strict=True)
+        return cls(main=torch.cat([page.main for page in pages]), deepstack=tuple(torch.cat(rows) for rows in levels))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

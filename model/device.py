@@ -3,8 +3,10 @@
 Knows nothing of models. The rest of the package never asks "is this CUDA?".
 """
 
+import math
 import time
-from collections.abc import Iterator
+import weakref
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 
@@ -82,9 +84,91 @@ def upload(tensor: torch.Tensor, device: torch.device) -> torch.Tensor:
     return tensor.to(device, non_blocking=True)
 
 
-def host_buffer(size: int, dtype: torch.dtype, device: torch.device) -> torch.Tensor:
-    """An uninitialised host tensor (size,) from which an upload to `device` need not wait."""
-    return torch.empty(size, dtype=dtype, pin_memory=device.type == "cuda")
+def device_block(shape: tuple[int, ...], dtype: torch.dtype, device: torch.device) -> torch.Tensor:
+    """Uninitialised memory on `device`, to be kept. Raises: ConfigurationError where there is not as much."""
+    try:
+        return torch.empty(shape, dtype=dtype, device=device)
+    except (torch.OutOfMemoryError, RuntimeError) as error:
+        raise _no_memory(shape, dtype, str(device)) from error
+
+
+def host_block(shape: tuple[int, ...], dtype: torch.dtype, device: torch.device) -> torch.Tensor:
+    """Uninitialised host memory, to be kept, from and to which copies of a card need not wait.
+
+    Registered rather than taken from torch's pinned allocator, which rounds up to a power of two.
+    Raises: ConfigurationError where there is not as much.
+    """
+    try:
+        block = torch.empty(shape, dtype=dtype)
+        if device.type == "cuda" and block.numel():
+            _pin(block)
+    except RuntimeError as error:
+        raise _no_memory(shape, dtype, "the host") from error
+    return block
+
+
+def _pin(block: torch.Tensor) -> None:
+    """Until it is collected. Raises: RuntimeError."""
+    runtime = torch.cuda.cudart()  # type: ignore[no-untyped-call]
+    torch.cuda.check_error(runtime.cudaHostRegister(block.data_ptr(), block.nbytes, 0))
+    weakref.finalize(block, runtime.cudaHostUnregister, block.data_ptr())
+
+
+def _no_memory(shape: tuple[int, ...], dtype: torch.dtype, place: str) -> ConfigurationError:
+    size = math.prod(shape) * dtype.itemsize
+    return ConfigurationError(f"{size} bytes for the feature cache are not to be had on {place}. Make it smaller.")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Download:
+    """A tensor on its way to the host."""
+
+    tensor: torch.Tensor  # on the host; complete once `is_complete`
+    arrival: "torch.cuda.Event | None"  # None on a CPU: it is there
+
+    @property
+    def is_complete(self) -> bool:
+        """Whether `wait` would return at once."""
+        return self.arrival is None or bool(self.arrival.query())  # type: ignore[no-untyped-call]
+
+    def wait(self) -> torch.Tensor:
+        """The tensor, once it has arrived."""
+        if self.arrival is not None:
+            self.arrival.synchronize()
+        return self.tensor
+
+
+def download(tensor: torch.Tensor) -> Download:
+    """Copy a tensor of the current device to the host behind what is queued there, without waiting."""
+    if tensor.device.type == "cpu":
+        return Download(tensor=tensor, arrival=None)
+    target = torch.empty(tensor.shape, dtype=tensor.dtype, pin_memory=True).copy_(tensor, non_blocking=True)
+    arrival = torch.cuda.Event()  # type: ignore[no-untyped-call]
+    arrival.record()
+    return Download(tensor=target, arrival=arrival)
+
+
+def wait_for(device: torch.device) -> None:
+    """Until everything that was queued on the current stream is done."""
+    if device.type == "cuda":
+        torch.cuda.current_stream(device).synchronize()
+
+
+def seconds_of(work: Callable[[], object], device: torch.device) -> float:
+    """How long `work` takes on the device, by itself."""
+    wait_for(device)
+    started = time.perf_counter()
+    work()
+    wait_for(device)
+    return time.perf_counter() - started
+
+
+def free_bytes(device: torch.device) -> int | None:
+    """Memory of a card that nobody has taken; None on a CPU."""
+    if device.type != "cuda":
+        return None
+    free, _ = torch.cuda.mem_get_info(device)
+    return free
 
 
 @contextmanager

@@ -4,6 +4,7 @@ The page crosses to the device as uint8, a quarter of the bytes of float32 patch
 Source: the published preprocessing, i.e. Qwen2-VL's "smart resize" (transformers `Qwen2VLImageProcessor`).
 """
 
+import hashlib
 import math
 from contextlib import suppress
 
@@ -19,8 +20,10 @@ MAX_ASPECT_RATIO = 200
 WHITE = (255, 255, 255)
 
 
-def prepare_page(page: Image.Image | np.ndarray | PageImage, config: ImageConfig) -> PreparedPage:
-    """A page of any size as uint8 pixels on the model's grid.
+def prepare_page(
+    page: Image.Image | np.ndarray | PageImage, config: ImageConfig, *, scope: bytes = b""
+) -> PreparedPage:
+    """A page of any size as uint8 pixels on the model's grid. `scope` keeps equal pages of different callers apart.
 
     Raises: PageImageError for an array that is not uint8 (height, width, 3), an empty image, or one side over 200 times
     the other.
@@ -31,8 +34,20 @@ def prepare_page(page: Image.Image | np.ndarray | PageImage, config: ImageConfig
     if (grid_height, grid_width) != (height, width):
         resized = Image.fromarray(pixels).resize((grid_width, grid_height), Image.Resampling.BICUBIC)
         pixels = np.array(resized)
+    pixels = np.ascontiguousarray(pixels)
     unit = config.grid_unit
-    return PreparedPage(pixels=np.ascontiguousarray(pixels), rows=grid_height // unit, columns=grid_width // unit)
+    return PreparedPage(
+        pixels=pixels,
+        rows=grid_height // unit,
+        columns=grid_width // unit,
+        content_hash=_content_hash(pixels, scope),
+    )
+
+
+def _content_hash(pixels: np.ndarray, scope: bytes) -> bytes:
+    digest = hashlib.sha256(f"{len(scope)} {pixels.shape} ".encode() + scope)
+    digest.update(pixels.data)  # lets other threads run meanwhile
+    return digest.digest()
 
 
 def to_page_image(page: Image.Image | np.ndarray) -> PageImage:

@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from model.attention import AttentionKernel, PackedAttention
+from model.compilation import RunLayer
 from model.config import TextConfig
 from model.dataflow import PackedSequences
 from model.rope import mrope_cos_sin, rotate
@@ -23,7 +24,7 @@ class LanguageModel(nn.Module):
         self.layers = nn.ModuleList(DecoderLayer(config) for _ in range(config.num_hidden_layers))
         self.norm = RmsNorm(config.hidden_size, config.rms_norm_eps)
 
-    def forward(self, packed: PackedSequences, kernel: AttentionKernel) -> torch.Tensor:
+    def forward(self, packed: PackedSequences, kernel: AttentionKernel, run_layer: RunLayer) -> torch.Tensor:
         """The normalised hidden state (B, D) at the last position of each of the B prompts."""
         *layers, last_layer = self.layers
         assert isinstance(last_layer, DecoderLayer)
@@ -32,7 +33,7 @@ class LanguageModel(nn.Module):
         prompts = kernel.place(packed.cu_seqlens, packed.max_seqlen, hidden.device)
         attend = PackedAttention(kernel=kernel, queries=prompts, keys=prompts, causal=True)
         for index, layer in enumerate(layers):
-            hidden = layer(hidden, cos, sin, attend)
+            hidden = run_layer(layer, hidden, cos, sin, attend)
             if index < len(packed.deepstack):
                 hidden = hidden.index_add(0, packed.visual_slots, packed.deepstack[index])
         one_each = kernel.place(torch.arange(len(packed.last_slots) + 1, dtype=torch.int32), 1, hidden.device)

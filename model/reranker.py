@@ -1,7 +1,8 @@
 """The pipeline, stage by stage: page images and a query in, letter logits and an order out.
 
 `prepare` is the CPU's part and the only place where a caller's input can fail; `score` is the device's part for any number of
-prepared requests; `rank` is both for one query. Knows no time, no queue, no HTTP.
+prepared requests, in two halves where a caller has something to do meanwhile: `start` and `PendingScores.wait`; `rank` is both
+for one query. Knows no time, no queue, no HTTP.
 """
 
 from collections.abc import Callable, Sequence
@@ -13,16 +14,15 @@ import numpy as np
 import torch
 from PIL import Image
 
-from model.attention import AttentionKernel, choose_attention
+from model.attention import AttentionKernel, AttentionWorkload, choose_attention, make_plans
 from model.checkpoint import find_checkpoint, load_tokenizer, read_model_config
+from model.compilation import RunLayer, choose_runner
 from model.compressor import PageShare, kept_count, select_tokens, text_similarity
 from model.config import (
     LONGEST_PAGE_EDGE,
     MAX_WINDOW_SIZE,
     ModelConfig,
     RerankerConfig,
-    TextConfig,
-    VisionConfig,
     check_keep_ratio,
 )
 from model.dataflow import (
@@ -35,20 +35,41 @@ from model.dataflow import (
     VisualTokens,
     no_observation,
 )
-from model.device import Compute, StageClock, choose_compute, host_buffer, memory_bytes, running_on, upload
+from model.device import (
+    Compute,
+    Download,
+    StageClock,
+    choose_compute,
+    download,
+    free_bytes,
+    memory_bytes,
+    running_on,
+    wait_for,
+)
 from model.errors import PageCountError, ScoreError
-from model.image_processor import prepare_page, to_patches
+from model.feature_cache import FeatureCache, FeatureShape
+from model.fp8 import quantise_linears
+from model.image_processor import prepare_page
 from model.network import Network
+from model.page_encoder import PageEncoder
 from model.prompt import ChatTokenizer, PromptBuilder
 from model.ranking import order_by_score, scores_by_rank, softmax
 from model.scorer import score_letters
 from model.sequence_packer import pack_sequences, plan_packing
-from model.vision_encoder import PatchLayout, lay_out_patches
 from model.weights import load_network
-from model.windows import sliding_windows
+from model.windows import WindowStrategy, choose_windows
 
 AnyPage = Image.Image | np.ndarray | PageImage | PreparedPage
 SelectTokens = Callable[[torch.Tensor, Sequence[PageShare]], torch.Tensor]
+
+ACTIVATION_BYTES = 12 * 2**30
+"""Left free on a card, beside the weights, for one batch: about 8 GiB at the default budgets by count, not measured."""
+
+A4_TOKENS = 736
+"""Visual tokens of an A4 page at 1024 px."""
+
+HOST_TIER_BYTES = 8 * 2**30
+CPU_CACHE_BYTES = 2**30
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -63,6 +84,9 @@ class Reranker:
     prompts: PromptBuilder
     vision_attention: AttentionKernel
     text_attention: AttentionKernel
+    run_vision_block: RunLayer
+    run_decoder_layer: RunLayer
+    feature_cache: FeatureCache
     select_tokens: SelectTokens = select_tokens
     name: str = ""  # what the checkpoint was asked for as
     revision: str | None = None  # the hub's commit
@@ -98,14 +122,15 @@ class Reranker:
 
         Raises: ConfigurationError, CheckpointError.
         """
-        vision_attention = _choose_kernel(config.vision_attention or config.attention, model_config.vision, compute)
-        text_attention = _choose_kernel(config.attention, model_config.text, compute)
         prompts = PromptBuilder(
             tokenizer,
             image_token_id=model_config.image_token_id,
             vision_start_token_id=model_config.vision_start_token_id,
         )
+        vision_attention, text_attention = _choose_kernels(config, model_config, compute)
         network = make_network()
+        if config.fp8:
+            quantise_linears(network.model.language_model.layers, compute.device)
         return cls(
             config=config,
             model_config=model_config,
@@ -115,11 +140,14 @@ class Reranker:
             prompts=prompts,
             vision_attention=vision_attention,
             text_attention=text_attention,
+            run_vision_block=choose_runner(config.compile),
+            run_decoder_layer=choose_runner(config.compile),
+            feature_cache=_make_cache(config, model_config, compute),
         )
 
-    def prepare_page(self, page: AnyPage) -> PreparedPage:
-        """A page on the model's grid. Raises: PageImageError."""
-        return page if isinstance(page, PreparedPage) else prepare_page(page, self.model_config.image)
+    def prepare_page(self, page: AnyPage, *, scope: bytes = b"") -> PreparedPage:
+        """A page on the model's grid. Pages of different scopes never share cached features. Raises: PageImageError."""
+        return page if isinstance(page, PreparedPage) else prepare_page(page, self.model_config.image, scope=scope)
 
     def prepare(self, query: str, pages: Sequence[AnyPage], keep_ratio: float | None = None) -> PreparedRequest:
         """One prompt over 1 to 20 pages: PIL images, uint8 (height, width, 3) arrays, or prepared pages.
@@ -141,56 +169,114 @@ class Reranker:
             patch_count=sum(page.visual_token_count for page in prepared) * merge_unit,
         )
 
-    @torch.inference_mode()
     def score(self, batch: Sequence[PreparedRequest], *, observe: Observe = no_observation) -> list[PageScores]:
         """Score prepared requests in one vision and one language pass; each gets what it would get alone.
 
         Raises: DeviceMemoryError, DeviceLostError.
         """
-        if not batch:
-            return []
-        with running_on(self.compute.device):
-            return self._score(batch, observe)
+        return self.start(batch, observe=observe).wait()
 
-    def _score(self, batch: Sequence[PreparedRequest], observe: Observe) -> list[PageScores]:
+    @torch.inference_mode()
+    def start(self, batch: Sequence[PreparedRequest], *, observe: Observe = no_observation) -> "PendingScores":
+        """Queue a batch on the device without waiting for it (a CPU has finished on return).
+
+        Raises: DeviceMemoryError, DeviceLostError.
+        """
+        with running_on(self.compute.device):
+            logits = self._forward(batch, observe) if batch else torch.empty(0)
+            return PendingScores(batch=tuple(batch), logits=download(logits), device=self.compute.device)
+
+    def _forward(self, batch: Sequence[PreparedRequest], observe: Observe) -> torch.Tensor:
+        """Letter logits (B, letters)."""
         with observe("upload"):
-            pixels = self._upload_pixels(batch)
-            layout = self._lay_out_patches(batch)
             plan = plan_packing(batch).upload(self.compute.device)
-        with observe("vision"):
-            visual = self._encode_pages(pixels, layout, batch)
+        visual = self._encoder.encode([page for request in batch for page in request.pages], observe)
         with observe("compress"):
             text = self.network.model.language_model.embed_tokens(plan.text_ids)
             kept = self._choose_tokens(visual, text, batch)
+            kept_tokens = visual.gather(kept)
+        kept_tokens = self._encoder.finish(kept_tokens, observe)
         with observe("pack"):
-            packed = pack_sequences(text, visual, kept, plan)
+            packed = pack_sequences(text, kept_tokens, kept, plan)
         with observe("language"):
-            logits = score_letters(self.network.model.language_model, self.letter_rows, packed, self.text_attention)
-        return _page_scores(batch, logits.cpu())  # the batch's one synchronisation
+            return score_letters(
+                self.network.model.language_model,
+                self.letter_rows,
+                packed,
+                self.text_attention,
+                self.run_decoder_layer,
+            )
 
-    def rank(self, query: str, images: Sequence[AnyPage], keep_ratio: float | None = None) -> Ranking:
-        """Order any number of pages by relevance to `query`, through sliding windows where one is not enough.
+    @torch.inference_mode()
+    def encode(self, pages: Sequence[PreparedPage]) -> int:
+        """Put the features of these pages into the cache, so that scoring finds them; how many it did not have.
+
+        Raises: DeviceMemoryError, DeviceLostError.
+        """
+        unknown = [page for page in pages if page.content_hash not in self.feature_cache]
+        if unknown and self.feature_cache.is_on:
+            with running_on(self.compute.device):
+                self._encoder.encode(unknown, no_observation)
+                wait_for(self.compute.device)
+        return len(unknown)
+
+    def patches_to_encode(self, request: PreparedRequest) -> int:
+        """What the vision pass of this request would cost now: the patches of its pages that the cache does not know."""
+        return self._encoder.patches_to_encode(request.pages)
+
+    @property
+    def _encoder(self) -> PageEncoder:
+        return PageEncoder(
+            visual=self.network.model.visual,
+            model_config=self.model_config,
+            compute=self.compute,
+            kernel=self.vision_attention,
+            run_block=self.run_vision_block,
+            cache=self.feature_cache,
+        )
+
+    def rank(
+        self,
+        query: str,
+        images: Sequence[AnyPage],
+        keep_ratio: float | None = None,
+        *,
+        strategy: WindowStrategy = "sliding",
+    ) -> Ranking:
+        """Order any number of pages by relevance to `query`, through several windows where one is not enough.
 
         Raises: QueryError, PageCountError, PageImageError, KeepRatioError, ScoreError.
         """
         if not images:
             raise PageCountError("No page was given; at least 1 is needed.")
         pages = [self.prepare_page(image) for image in images]
-        windows = sliding_windows(len(pages), window_size=self.config.window_size, stride=self.config.stride)
+        windows = choose_windows(strategy, len(pages), window_size=self.config.window_size, stride=self.config.stride)
         answers: list[PageScores] = []
         try:
-            window = next(windows)
+            turn = next(windows)
             while True:
-                [answer] = self.score([self.prepare(query, [pages[index] for index in window], keep_ratio)])
-                answers.append(_checked(answer))
-                window = windows.send(answer.order)
+                scored = [
+                    _checked(self.score([self.prepare(query, [pages[index] for index in window], keep_ratio)])[0])
+                    for window in turn
+                ]
+                answers += scored
+                turn = windows.send([answer.order for answer in scored])
         except StopIteration as stop:
             return combine_windows(stop.value, answers)
 
     def warm_up(self) -> PageScores:
-        """Score two blank A4 pages, so that the first request finds libraries loaded. Raises: ScoreError, DeviceError."""
-        page = np.full((LONGEST_PAGE_EDGE, 724, 3), 255, dtype=np.uint8)
-        [answer] = self.score([self.prepare("warm-up", [page, page])])
+        """Score blank A4 pages, so that the first request finds libraries loaded, layers compiled and plans made.
+
+        On a card one page and a whole window, on a CPU two pages. In the thread that will score: plans are kept by thread.
+        Raises: ScoreError, DeviceError.
+        """
+        if self.compute.device.type == "cuda":
+            longest, _ = self.longest_window(0)
+            make_plans(self.text_attention, _text_workload(self.config, self.model_config), self.compute, longest)
+        for page_count in (1, MAX_WINDOW_SIZE) if self.compute.device.type == "cuda" else (2,):
+            pages = [np.full((LONGEST_PAGE_EDGE, 724, 3), 255 - shade, dtype=np.uint8) for shade in range(page_count)]
+            [answer] = self.score([self.prepare("warm-up", pages)])
+        self.feature_cache.reset()
         return _checked(answer)
 
     def longest_window(self, query_characters: int) -> tuple[int, int]:
@@ -207,29 +293,6 @@ class Reranker:
     def stage_clock(self) -> StageClock:
         """A clock whose `observe` can be handed to `score`, right for this device."""
         return StageClock(self.compute.device)
-
-    def _upload_pixels(self, batch: Sequence[PreparedRequest]) -> torch.Tensor:
-        """The pages' pixels end to end, uint8, in one copy."""
-        pages = [page.pixels for request in batch for page in request.pages]
-        buffer = host_buffer(sum(page.size for page in pages), torch.uint8, self.compute.device)
-        np.concatenate([page.reshape(-1) for page in pages], out=buffer.numpy())
-        return upload(buffer, self.compute.device)
-
-    def _lay_out_patches(self, batch: Sequence[PreparedRequest]) -> PatchLayout:
-        pages = [page for request in batch for page in request.pages]
-        return lay_out_patches(pages, self.model_config.vision).upload(self.compute.device)
-
-    def _encode_pages(
-        self, pixels: torch.Tensor, layout: PatchLayout, batch: Sequence[PreparedRequest]
-    ) -> VisualTokens:
-        pages = [page for request in batch for page in request.pages]
-        parts = torch.split(pixels, [page.pixels.size for page in pages])
-        patches = [
-            to_patches(part.view(page.pixels.shape), self.model_config.image, self.compute.dtype)
-            for part, page in zip(parts, pages, strict=True)
-        ]
-        encoded: VisualTokens = self.network.model.visual(torch.cat(patches), layout, self.vision_attention)
-        return encoded
 
     def _choose_tokens(
         self, visual: VisualTokens, text: torch.Tensor, batch: Sequence[PreparedRequest]
@@ -251,8 +314,77 @@ class Reranker:
         return self.select_tokens(similarity, shares)
 
 
-def _choose_kernel(name: str, tower: VisionConfig | TextConfig, compute: Compute) -> AttentionKernel:
-    return choose_attention(name, device=compute.device, dtype=compute.dtype, head_dim=tower.head_dim)
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PendingScores:
+    """A batch that the device is working on."""
+
+    batch: tuple[PreparedRequest, ...]
+    logits: Download
+    device: torch.device
+
+    @property
+    def is_complete(self) -> bool:
+        """Whether `wait` would return at once."""
+        return self.logits.is_complete
+
+    def wait(self) -> list[PageScores]:
+        """The scores, in the order of the batch: its one synchronisation. Raises: DeviceMemoryError, DeviceLostError."""
+        with running_on(self.device):
+            return _page_scores(self.batch, self.logits.wait())
+
+
+def _choose_kernels(
+    config: RerankerConfig, model_config: ModelConfig, compute: Compute
+) -> tuple[AttentionKernel, AttentionKernel]:
+    """For the vision tower and for the decoder, at what a window of A4 pages asks of them."""
+    vision, text = _vision_workload(model_config), _text_workload(config, model_config)
+    return (
+        choose_attention(config.vision_attention or config.attention, vision, compute),
+        choose_attention(config.attention, text, compute),
+    )
+
+
+def _vision_workload(model_config: ModelConfig) -> AttentionWorkload:
+    vision = model_config.vision
+    return AttentionWorkload(
+        heads=vision.num_heads,
+        key_value_heads=vision.num_heads,
+        head_dim=vision.head_dim,
+        lengths=(A4_TOKENS * vision.merge_unit,) * MAX_WINDOW_SIZE,
+        causal=False,
+    )
+
+
+def _text_workload(config: RerankerConfig, model_config: ModelConfig) -> AttentionWorkload:
+    text = model_config.text
+    return AttentionWorkload(
+        heads=text.num_attention_heads,
+        key_value_heads=text.num_key_value_heads,
+        head_dim=text.head_dim,
+        lengths=(kept_count(A4_TOKENS, config.keep_ratio) * MAX_WINDOW_SIZE,),
+        causal=True,
+    )
+
+
+def _make_cache(config: RerankerConfig, model_config: ModelConfig, compute: Compute) -> FeatureCache:
+    """Of the configured sizes; by default half of a card's memory that weights and one batch leave free.
+
+    Raises: ConfigurationError.
+    """
+    shape = FeatureShape(
+        levels=1 + len(model_config.vision.deepstack_visual_indexes),
+        width=model_config.vision.out_hidden_size,
+        dtype=compute.dtype,
+    )
+    free = free_bytes(compute.device)
+    on_device = CPU_CACHE_BYTES if free is None else max(0, free - ACTIVATION_BYTES) // 2
+    on_host = 0 if free is None else HOST_TIER_BYTES
+    return FeatureCache(
+        shape,
+        device=compute.device,
+        device_bytes=on_device if config.feature_cache_gpu_bytes is None else config.feature_cache_gpu_bytes,
+        host_bytes=on_host if config.feature_cache_host_bytes is None else config.feature_cache_host_bytes,
+    )
 
 
 def _page_scores(batch: Sequence[PreparedRequest], logits: torch.Tensor) -> list[PageScores]:

@@ -91,9 +91,10 @@ def mrope_positions(segments: Sequence[np.ndarray], pages: Sequence[PreparedPage
     return np.concatenate(text, axis=1), np.concatenate(visual, axis=1)
 
 
-def pack_sequences(text: torch.Tensor, visual: VisualTokens, kept: torch.Tensor, plan: PackingPlan) -> PackedSequences:
-    """text (T, D): the embeddings of `plan.text_ids`; visual: all V tokens; kept: int64 (K,), ascending."""
-    kept_tokens = visual.gather(kept)
+def pack_sequences(
+    text: torch.Tensor, kept_tokens: VisualTokens, kept: torch.Tensor, plan: PackingPlan
+) -> PackedSequences:
+    """text (T, D): the embeddings of `plan.text_ids`; kept: int64 (K,), ascending, which of the V visual tokens those are."""
     positions = torch.cat([plan.text_positions, plan.visual_positions.index_select(1, kept)], dim=1)
     return PackedSequences(
         embeddings=torch.cat([text, kept_tokens.main]).index_select(0, plan.sources),

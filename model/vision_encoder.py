@@ -15,10 +15,16 @@ import torch.nn.functional as F
 from torch import nn
 
 from model.attention import AttentionKernel, PackedAttention
+from model.compilation import RunLayer
 from model.config import VisionConfig
 from model.dataflow import PreparedPage, VisualTokens
 from model.device import upload
 from model.rope import axial_cos_sin, rotate
+
+FEWEST_TOKENS = 256
+"""Matrix kernels for a few rows add up in another order than those for many. With as many rows as this, a page's features do
+not depend on what is encoded or merged with it: pruned before or after, cached or not, the bits are the same (so on the CPUs
+tried; a card may choose its kernels otherwise)."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -43,9 +49,12 @@ class PatchLayout:
 
 
 def lay_out_patches(pages: Sequence[PreparedPage], config: VisionConfig) -> PatchLayout:
-    """The layout of `pages` end to end, on the host."""
+    """The layout of `pages` end to end, on the host, filled up with an empty page to `FEWEST_TOKENS`."""
     merge, side = config.spatial_merge_size, int(config.num_position_embeddings**0.5)
-    grids = [_page_layout(page.rows * merge, page.columns * merge, merge, side) for page in pages]
+    sizes = [(page.rows, page.columns) for page in pages]
+    if (missing := FEWEST_TOKENS - sum(page.visual_token_count for page in pages)) > 0:
+        sizes.append((1, missing))
+    grids = [_page_layout(rows * merge, columns * merge, merge, side) for rows, columns in sizes]
     lengths = [positions.shape[1] for positions, _, _ in grids]
     positions, neighbours, weights = (torch.cat(tables, dim=1) for tables in zip(*grids, strict=True))
     return PatchLayout(
@@ -95,19 +104,32 @@ class VisionEncoder(nn.Module):
             for _ in config.deepstack_visual_indexes
         )
 
-    def forward(self, patches: torch.Tensor, layout: PatchLayout, kernel: AttentionKernel) -> VisualTokens:
-        """patches (P, 1536) of all pages to visual tokens (P / 4, D), main and DeepStack."""
-        hidden = self.patch_embed(patches)
+    def forward(
+        self, patches: torch.Tensor, layout: PatchLayout, kernel: AttentionKernel, run_block: RunLayer
+    ) -> VisualTokens:
+        """patches (P, 1536) of all pages to visual tokens: main (P / 4, D), DeepStack (P / 4, 4 * hidden) not yet merged."""
+        token_count = len(patches) // self.config.merge_unit
+        hidden = self.patch_embed(_with_rows(patches, layout.positions.shape[1]))
         hidden = hidden + self._position_embeddings(layout).to(hidden.dtype)
         cos, sin = axial_cos_sin(layout.positions, head_dim=self.config.head_dim)
         pages = kernel.place(layout.cu_seqlens, layout.max_seqlen, hidden.device)
         attend = PackedAttention(kernel=kernel, queries=pages, keys=pages, causal=False)
         deepstack: list[torch.Tensor] = []
         for index, block in enumerate(self.blocks):
-            hidden = block(hidden, cos, sin, attend)
+            hidden = run_block(block, hidden, cos, sin, attend)
             if index in self.config.deepstack_visual_indexes:
-                deepstack.append(self.deepstack_merger_list[len(deepstack)](hidden))
-        return VisualTokens(main=self.merger(hidden), deepstack=tuple(deepstack))
+                deepstack.append(hidden.view(-1, self.config.merge_unit * self.config.hidden_size)[:token_count])
+        return VisualTokens(main=self.merger(hidden)[:token_count], deepstack=tuple(deepstack))
+
+    def merge_deepstack(self, tokens: VisualTokens) -> VisualTokens:
+        """The same tokens with DeepStack features (tokens, D). Any rows will do: each is merged for itself."""
+        return VisualTokens(
+            main=tokens.main,
+            deepstack=tuple(
+                merger(_with_rows(features, FEWEST_TOKENS))[: len(features)]
+                for merger, features in zip(self.deepstack_merger_list, tokens.deepstack, strict=True)
+            ),
+        )
 
     def _position_embeddings(self, layout: PatchLayout) -> torch.Tensor:
         """The learned table, interpolated bilinearly to every page's grid: float32 (P, hidden)."""
@@ -115,6 +137,12 @@ class VisionEncoder(nn.Module):
         for neighbours, weights in zip(layout.neighbours, layout.weights, strict=True):
             total = total + self.pos_embed(neighbours) * weights[:, None]
         return total
+
+
+def _with_rows(rows: torch.Tensor, fewest: int) -> torch.Tensor:
+    """Filled up with zeros."""
+    missing = fewest - len(rows)
+    return F.pad(rows, (0, 0, 0, missing)) if missing > 0 else rows
 
 
 class PatchEmbedding(nn.Module):

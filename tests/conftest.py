@@ -21,5 +21,6 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 @pytest.fixture(scope="session")
 def reranker() -> Reranker:
-    """The small conformance checkpoint on the CPU in float32, without pruning unless a test asks for it."""
-    return Reranker.from_checkpoint(str(CHECKPOINT), RerankerConfig(device="cpu", dtype="float32", keep_ratio=1.0))
+    """The small conformance checkpoint on the CPU in float32; no pruning unless a test asks for it, and nothing remembered."""
+    config = RerankerConfig(device="cpu", dtype="float32", keep_ratio=1.0, feature_cache_gpu_bytes=0)
+    return Reranker.from_checkpoint(str(CHECKPOINT), config)

@@ -7,7 +7,9 @@ from model.sequence_packer import mrope_positions, pack_sequences, plan_packing
 
 
 def page(rows: int, columns: int) -> PreparedPage:
-    return PreparedPage(pixels=np.zeros((rows * 32, columns * 32, 3), np.uint8), rows=rows, columns=columns)
+    return PreparedPage(
+        pixels=np.zeros((rows * 32, columns * 32, 3), np.uint8), rows=rows, columns=columns, content_hash=b""
+    )
 
 
 def request(segments: list[list[int]], pages: list[PreparedPage], kept: list[int]) -> PreparedRequest:
@@ -30,7 +32,7 @@ def test_packing_interleaves_text_and_kept_tokens_of_two_requests() -> None:
     text = plan.text_ids[:, None].float()  # each embedding is its id
     visual = torch.arange(100, 107)[:, None].float()
     kept = torch.tensor([0, 2, 4, 5, 6])
-    packed = pack_sequences(text, VisualTokens(main=visual, deepstack=(visual + 100,)), kept, plan)
+    packed = pack_sequences(text, VisualTokens(main=visual, deepstack=(visual + 100,)).gather(kept), kept, plan)
     assert packed.embeddings[:, 0].tolist() == [10, 11, 100, 102, 12, 20, 104, 21, 105, 106, 22, 23]
     assert packed.visual_slots.tolist() == [2, 3, 6, 8, 9]
     assert packed.deepstack[0][:, 0].tolist() == [200, 202, 204, 205, 206]
@@ -41,6 +43,6 @@ def test_packing_interleaves_text_and_kept_tokens_of_two_requests() -> None:
 
 def test_kept_tokens_keep_the_position_of_the_full_sequence() -> None:
     plan = plan_packing([request([[1], [2]], [page(2, 2)], [1])])
-    visual = torch.zeros(4, 1)
-    packed = pack_sequences(torch.zeros(2, 1), VisualTokens(main=visual, deepstack=()), torch.tensor([3]), plan)
+    kept_token = VisualTokens(main=torch.zeros(1, 1), deepstack=())
+    packed = pack_sequences(torch.zeros(2, 1), kept_token, torch.tensor([3]), plan)
     assert packed.positions.tolist() == [[0, 1, 3], [0, 2, 3], [0, 2, 3]]

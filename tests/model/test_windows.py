@@ -2,30 +2,41 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from model import WindowError, sliding_windows
+from model import WindowError, Windows, choose_windows
 
 
-def play(relevance: list[float], *, window_size: int, stride: int) -> tuple[list[tuple[int, ...]], tuple[int, ...]]:
-    """All windows and the final order, each window ordered by `relevance`."""
-    windows = sliding_windows(len(relevance), window_size=window_size, stride=stride)
-    seen: list[tuple[int, ...]] = []
+def play(windows: Windows, relevance: list[float]) -> tuple[list[list[tuple[int, ...]]], tuple[int, ...]]:
+    """All turns and the final order, each window ordered by `relevance`."""
+    turns: list[list[tuple[int, ...]]] = []
     try:
-        window = next(windows)
+        turn = next(windows)
         while True:
-            seen.append(window)
-            window = windows.send(sorted(range(len(window)), key=lambda i, w=window: -relevance[w[i]]))
+            turns.append(turn)
+            turn = windows.send(
+                [sorted(range(len(window)), key=lambda i, w=window: -relevance[w[i]]) for window in turn]
+            )
     except StopIteration as stop:
-        return seen, stop.value
+        return turns, stop.value
+
+
+def slide(relevance: list[float], *, window_size: int, stride: int) -> tuple[list[tuple[int, ...]], tuple[int, ...]]:
+    turns, order = play(choose_windows("sliding", len(relevance), window_size=window_size, stride=stride), relevance)
+    assert all(len(turn) == 1 for turn in turns)
+    return [window for [window] in turns], order
+
+
+def hold_tournament(relevance: list[float], *, window_size: int) -> tuple[list[list[tuple[int, ...]]], tuple[int, ...]]:
+    return play(choose_windows("tournament", len(relevance), window_size=window_size, stride=1), relevance)
 
 
 def test_windows_go_from_the_back_to_the_front() -> None:
-    seen, order = play([0, 1, 2, 3, 4, 5], window_size=4, stride=2)
+    seen, order = slide([0, 1, 2, 3, 4, 5], window_size=4, stride=2)
     assert seen == [(2, 3, 4, 5), (0, 1, 5, 4)]
     assert order == (5, 4, 1, 0, 3, 2)
 
 
 def test_pages_that_fit_are_one_window() -> None:
-    seen, order = play([0.0, 2.0, 1.0], window_size=20, stride=10)
+    seen, order = slide([0.0, 2.0, 1.0], window_size=20, stride=10)
     assert seen == [(0, 1, 2)]
     assert order == (1, 2, 0)
 
@@ -36,7 +47,7 @@ def test_pages_that_fit_are_one_window() -> None:
 )
 def test_every_page_is_named_once_and_the_count_is_known(relevance: list[float], sizes: tuple[int, int]) -> None:
     window_size, stride = sizes
-    seen, order = play(relevance, window_size=window_size, stride=stride)
+    seen, order = slide(relevance, window_size=window_size, stride=stride)
     assert sorted(order) == list(range(len(relevance)))
     assert len(seen) == 1 + max(0, -(-(len(relevance) - window_size) // stride))
     assert all(len(window) <= window_size for window in seen)
@@ -44,11 +55,50 @@ def test_every_page_is_named_once_and_the_count_is_known(relevance: list[float],
 
 @given(st.permutations(range(37)))
 def test_the_best_page_comes_first_wherever_it_lay(relevance: list[int]) -> None:
-    _, order = play([float(value) for value in relevance], window_size=10, stride=5)
+    _, order = slide([float(value) for value in relevance], window_size=10, stride=5)
     assert relevance[order[0]] == 36
 
 
 @pytest.mark.parametrize(("window_size", "stride"), [(0, 1), (21, 10), (5, 6), (5, 0)])
 def test_impossible_windows_are_refused(window_size: int, stride: int) -> None:
     with pytest.raises(WindowError, match=f"window_size is {window_size}"):
-        next(sliding_windows(3, window_size=window_size, stride=stride))
+        next(choose_windows("sliding", 3, window_size=window_size, stride=stride))
+
+
+def test_an_unknown_strategy_is_refused() -> None:
+    with pytest.raises(WindowError, match="'bubble'; it must be one of sliding, tournament"):
+        choose_windows("bubble", 3, window_size=2, stride=1)
+
+
+def test_a_tournament_ranks_groups_side_by_side_and_then_the_best_of_each() -> None:
+    turns, order = hold_tournament([0, 1, 2, 3, 4, 5, 6, 7], window_size=4)
+    assert turns == [[(0, 2, 4, 6), (1, 3, 5, 7)], [(6, 7, 4, 5)]]
+    assert order == (7, 6, 5, 4, 2, 3, 0, 1)
+
+
+def test_a_tournament_of_pages_that_fit_is_one_window() -> None:
+    turns, order = hold_tournament([0.0, 2.0, 1.0], window_size=20)
+    assert turns == [[(0, 1, 2)]]
+    assert order == (1, 2, 0)
+
+
+@pytest.mark.parametrize(("pages", "windows"), [(20, 1), (21, 3), (40, 3), (50, 4), (100, 6), (400, 21)])
+def test_a_tournament_has_a_window_for_each_group_and_one_more(pages: int, windows: int) -> None:
+    turns, _ = hold_tournament([float(page) for page in range(pages)], window_size=20)
+    assert sum(map(len, turns)) == windows
+    assert len(turns) <= 2
+
+
+@given(st.lists(st.floats(0, 1), min_size=1, max_size=120), st.integers(1, 20))
+def test_a_tournament_names_every_page_once_and_the_best_first(relevance: list[float], window_size: int) -> None:
+    turns, order = hold_tournament(relevance, window_size=window_size)
+    assert sorted(order) == list(range(len(relevance)))
+    assert all(len(window) <= window_size for turn in turns for window in turn)
+    if window_size > 1:
+        assert relevance[order[0]] == max(relevance)
+
+
+@given(st.permutations(range(100)))
+def test_the_first_four_of_a_hundred_come_out_right(relevance: list[int]) -> None:
+    _, order = hold_tournament([float(value) for value in relevance], window_size=20)
+    assert [relevance[page] for page in order[:4]] == [99, 98, 97, 96]
