@@ -1,14 +1,16 @@
-"""The door: request id, key, admission, and one log line and one set of metrics for every request.
+"""The door: request id, key, cache scope, admission, and one log line and one set of metrics for every request.
 
 Pure ASGI, in front of the framework, so that refusing costs nothing and disconnects stay visible. Knows no bodies.
 """
 
 import asyncio
+import hashlib
 import hmac
 import logging
 import re
 import time
 import uuid
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
 
@@ -21,13 +23,27 @@ from service.lifecycle import Lifecycle
 from service.logs import fields_line
 from service.metrics import Metrics
 
-RERANK_PATHS = ("/rerank", "/v1/rerank")
+_DOCUMENT_PATH = re.compile(r"/documents/[^/]+")
 _OPEN_PATHS = ("/livez", "/readyz")
 _LINGER_BYTES = 128 * 1024 * 1024
 _LINGER_SECONDS = 5.0
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,128}")
 
 logger = logging.getLogger(__name__)
+
+
+_ADMITTED = frozenset(
+    {
+        ("POST", "/rerank"),
+        ("GET", "/documents"),
+        ("PUT", "/documents/{id}"),
+        ("GET", "/documents/{id}"),
+        ("DELETE", "/documents/{id}"),
+    }
+)
+"""What is admitted, counted and logged; each also under /v1. All else is small and answered at once."""
+
+CacheScope = Callable[[Headers], bytes]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -38,10 +54,31 @@ class AccessLimits:
     max_in_flight_bytes: int
 
 
+def shared_scope(headers: Headers) -> bytes:
+    """One scope for all callers."""
+    return b""
+
+
+def scope_of_key(headers: Headers) -> bytes:
+    """A scope for each Authorization header, and one for callers without: a gateway in front may check keys of its own."""
+    return hashlib.sha256(headers.get("authorization", "").encode()).digest()
+
+
 class Access:
-    def __init__(self, app: ASGIApp, *, limits: AccessLimits, lifecycle: Lifecycle, metrics: Metrics) -> None:
+    """`cache_scope` tells callers apart: what one of them sends and stores is never seen or timed from another scope."""
+
+    def __init__(
+        self,
+        app: ASGIApp,
+        *,
+        limits: AccessLimits,
+        lifecycle: Lifecycle,
+        metrics: Metrics,
+        cache_scope: CacheScope = shared_scope,
+    ) -> None:
         self._app = app
         self._limits = limits
+        self._cache_scope = cache_scope
         self._lifecycle = lifecycle
         self._metrics = metrics
         self._requests = 0
@@ -52,8 +89,9 @@ class Access:
             await self._app(scope, receive, send)
             return
         exchange = _Exchange(scope, receive, send)
-        if scope["path"] in RERANK_PATHS and scope["method"] == "POST":
-            await self._rerank(exchange)
+        route = admitted_route(scope["method"], scope["path"])
+        if route is not None:
+            await self._admit(exchange, route)
         else:
             await self._other(exchange)
 
@@ -78,7 +116,7 @@ class Access:
             answer = plain_error_response(500, "internal_error", message, exchange.request_id)
             await answer(exchange.scope, exchange.receive, exchange.send)
 
-    async def _rerank(self, exchange: "_Exchange") -> None:
+    async def _admit(self, exchange: "_Exchange", route: str) -> None:
         body_bytes = _declared_length(exchange.headers)
         if body_bytes is None:  # chunked: count on the worst
             body_bytes = self._limits.max_body_bytes
@@ -87,8 +125,9 @@ class Access:
         except ServiceError as error:
             self._metrics.count_rejection(error.code)
             await error_response(error, exchange.request_id)(exchange.scope, exchange.receive, exchange.send)
-            self._finish(exchange)
+            self._finish(exchange, route)
             return
+        exchange.scope["state"]["cache_scope"] = self._cache_scope(exchange.headers)
         self._requests += 1
         self._bytes += body_bytes
         self._metrics.requests_in_flight.inc()
@@ -98,7 +137,7 @@ class Access:
             self._requests -= 1
             self._bytes -= body_bytes
             self._metrics.requests_in_flight.dec()
-            self._finish(exchange)
+            self._finish(exchange, route)
 
     def _check(self, headers: Headers, body_bytes: int) -> None:
         self._check_key(headers)
@@ -124,17 +163,16 @@ class Access:
             message = "The API key is missing or wrong; send it as 'Authorization: Bearer <key>'."
             raise UnauthorizedError("unauthorized", message, param="authorization")
 
-    def _finish(self, exchange: "_Exchange") -> None:
-        """Count and log a rerank request. No status: the client went away, or the handler broke."""
+    def _finish(self, exchange: "_Exchange", route: str) -> None:
+        """Count and log an admitted request. No status: the client went away, or the handler broke."""
         status = exchange.status or 499
         seconds = time.perf_counter() - exchange.started
         outcome = "ok" if status < 400 else "client_error" if status < 500 else "server_error"
-        path = exchange.scope["path"]
-        self._metrics.requests.labels(path, "ziprerank", str(status)).inc()
-        self._metrics.request_duration.labels(path, outcome).observe(seconds)
+        self._metrics.requests.labels(route, "ziprerank", str(status)).inc()
+        self._metrics.request_duration.labels(route, outcome).observe(seconds)
         logger.info(
             fields_line(
-                {"id": exchange.request_id, "path": path, "status": status, "seconds": seconds, **exchange.facts}
+                {"id": exchange.request_id, "path": route, "status": status, "seconds": seconds, **exchange.facts}
             )
         )
 
@@ -180,6 +218,15 @@ class _Exchange:
                     left -= len((await self.receive()).get("body", b""))
 
 
+def admitted_route(method: str, path: str) -> str | None:
+    """The route's name from a closed set, such as `/v1/documents/{id}`; None for what is not admitted but just answered."""
+    prefix = "/v1" if path.startswith("/v1/") else ""
+    route = path.removeprefix(prefix)
+    if _DOCUMENT_PATH.fullmatch(route):
+        route = "/documents/{id}"
+    return prefix + route if (method, route) in _ADMITTED else None
+
+
 def body_too_large(size: int, limit: int) -> TooLargeError:
     """The refusal for a body of `size` bytes, declared or received so far."""
     message = f"The body has {size} bytes or more and the limit is {limit}. Send fewer or smaller documents."
@@ -187,5 +234,7 @@ def body_too_large(size: int, limit: int) -> TooLargeError:
 
 
 def _declared_length(headers: Headers) -> int | None:
+    if "content-length" not in headers and "transfer-encoding" not in headers:
+        return 0  # there is no body
     length = headers.get("content-length", "")
     return int(length) if length.isascii() and length.isdigit() and len(length) < 16 else None

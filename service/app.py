@@ -17,13 +17,19 @@ from starlette.exceptions import HTTPException
 from starlette.responses import Response
 
 from model import Reranker, RerankerConfig, RerankerError
-from service.access import Access, AccessLimits
+from service.access import Access, AccessLimits, scope_of_key, shared_scope
+from service.document_files import DocumentFiles
+from service.document_processor import PAGES_AT_ONCE, DocumentProcessor
+from service.document_registry import DocumentRegistry
+from service.document_store import DocumentStore
 from service.error_responses import error_response, plain_error_response
 from service.errors import ServiceError, UnavailableError
 from service.inference_worker import InferenceWorker
 from service.lifecycle import Lifecycle
-from service.metrics import Metrics
+from service.metrics import CacheCounts, Metrics
 from service.micro_batcher import BatchBudget, MicroBatcher
+from service.page_cache import PageCache
+from service.page_loader import PageLoader
 from service.raster.pool import Rasterizer, RasterLimits
 from service.rerank_flow import RerankFlow
 from service.routes import Components, build_router
@@ -32,6 +38,10 @@ from service.settings import Settings
 
 EXIT_LOAD_FAILED = 1
 EXIT_DEVICE_LOST = 70
+
+_DEFAULT_PAGE_CACHE_BYTES = 1 << 30
+_CACHE_SCOPES = {"shared": shared_scope, "per_key": scope_of_key}
+_DOCUMENT_THREADS = 4  # they wait for disks and object stores
 
 LoadReranker = Callable[[Settings], Reranker]
 
@@ -52,6 +62,10 @@ def load_reranker(settings: Settings) -> Reranker:
         keep_ratio=settings.keep_ratio,
         window_size=settings.window_size,
         stride=settings.stride,
+        compile=settings.compile,
+        fp8=settings.fp8,
+        feature_cache_gpu_bytes=settings.feature_cache_gpu_bytes,
+        feature_cache_host_bytes=settings.feature_cache_host_bytes,
     )
     return Reranker.from_checkpoint(settings.model, config, revision=settings.revision)
 
@@ -92,6 +106,7 @@ def build_app(
         ),
         lifecycle=components.lifecycle,
         metrics=components.metrics,
+        cache_scope=_CACHE_SCOPES[settings.cache_scope],
     )
     return app
 
@@ -110,13 +125,16 @@ def _build_components(settings: Settings, lifecycle: Lifecycle, stop: Callable[[
     rasterizer = Rasterizer(
         RasterLimits(
             processes=settings.rasterizer_processes,
-            max_pages=settings.max_pages,
             max_image_pixels=settings.max_image_pixels,
         ),
         observe=lambda stage, seconds: metrics.raster_page_duration.labels(stage).observe(seconds),
         on_worker_death=lambda cause: metrics.raster_worker_deaths.labels(cause).inc(),
     )
     threads = ThreadPoolExecutor(max_workers=settings.rasterizer_processes + 2, thread_name_prefix="prepare")
+    page_cache = PageCache(_DEFAULT_PAGE_CACHE_BYTES if settings.page_cache_bytes is None else settings.page_cache_bytes)
+    metrics.export_cache("image", page_cache.counts)
+    loader = PageLoader(rasterizer, page_cache, threads, max_pages=settings.max_pages)
+    registry = _build_registry(settings, loader, batcher, metrics)
 
     def lose_device() -> None:
         lifecycle.fail()
@@ -129,12 +147,38 @@ def _build_components(settings: Settings, lifecycle: Lifecycle, stop: Callable[[
         rasterizer=rasterizer,
         batcher=batcher,
         worker=InferenceWorker(batcher, metrics, on_lost=lose_device),
-        flow=RerankFlow(settings, rasterizer=rasterizer, batcher=batcher, metrics=metrics, threads=threads),
+        flow=RerankFlow(settings, registry=registry, loader=loader, batcher=batcher, metrics=metrics, threads=threads),
+        registry=registry,
         threads=threads,
         started_at=time.time(),
     )
     _bind_gauges(components)
     return components
+
+
+def _build_registry(
+    settings: Settings, loader: PageLoader, batcher: MicroBatcher, metrics: Metrics
+) -> DocumentRegistry:
+    store = DocumentStore(DocumentFiles(settings.document_store))
+    threads = ThreadPoolExecutor(max_workers=_DOCUMENT_THREADS, thread_name_prefix="documents")
+    processor = DocumentProcessor(
+        store,
+        loader,
+        batcher.submit_background,
+        threads=threads,
+        queue_limit=settings.max_waiting_documents,
+        pages_at_once=min(PAGES_AT_ONCE, settings.max_pages),
+        on_processed=lambda state: metrics.documents_processed.labels(state).inc(),
+    )
+    metrics.documents_waiting.set_function(lambda: processor.waiting_documents)
+    return DocumentRegistry(
+        store,
+        processor,
+        loader,
+        threads=threads,
+        max_file_bytes=settings.max_file_bytes,
+        max_document_pages=settings.max_document_pages,
+    )
 
 
 def _bind_gauges(components: Components) -> None:
@@ -158,7 +202,8 @@ async def _start(components: Components, load: LoadReranker, stop: Callable[[int
 async def _load(components: Components, load: LoadReranker, stop: Callable[[int], None]) -> None:
     started = time.perf_counter()
     try:
-        reranker = await _in_daemon_thread(lambda: _load_and_warm_up(components.settings, load))
+        reranker = await _in_daemon_thread(lambda: _load_checked(components.settings, load))
+        warm_up_seconds = await asyncio.wrap_future(components.worker.start(reranker))
     except (RerankerError, StartError) as error:
         logger.error("the model cannot be served: %s", error)
         _give_up(components, stop)
@@ -167,6 +212,7 @@ async def _load(components: Components, load: LoadReranker, stop: Callable[[int]
         _give_up(components, stop)
         raise
     else:
+        components.metrics.warm_up.set(warm_up_seconds)
         _go_into_service(components, reranker, time.perf_counter() - started)
 
 
@@ -185,7 +231,7 @@ async def _in_daemon_thread(work: Callable[[], Reranker]) -> Reranker:
     return await asyncio.wrap_future(future)
 
 
-def _load_and_warm_up(settings: Settings, load: LoadReranker) -> Reranker:
+def _load_checked(settings: Settings, load: LoadReranker) -> Reranker:
     reranker = load(settings)
     tokens, patches = reranker.longest_window(settings.max_query_characters)
     if tokens > settings.max_batch_tokens or patches > settings.max_batch_patches:
@@ -194,10 +240,6 @@ def _load_and_warm_up(settings: Settings, load: LoadReranker) -> Reranker:
             f"longest window that may be asked for has {tokens} tokens and {patches} patches. Raise the budgets, or "
             "lower max_query_characters."
         )
-    reranker.warm_up()
-    # What is alive now stays: without this a full garbage collection walks all of it, and stops the event loop for 0.16 s.
-    gc.collect()
-    gc.freeze()
     return reranker
 
 
@@ -207,19 +249,37 @@ def _give_up(components: Components, stop: Callable[[int], None]) -> None:
 
 
 def _go_into_service(components: Components, reranker: Reranker, load_seconds: float) -> None:
+    # What is alive now stays: without this a full garbage collection walks all of it, and stops the event loop for 0.16 s.
+    gc.collect()
+    gc.freeze()
     components.reranker = reranker
-    components.worker.start(reranker)
     metrics, compute = components.metrics, reranker.compute
     metrics.model_load.set(load_seconds)
     metrics.info.labels(
         version("ziprerank"), reranker.name, reranker.revision or "", compute.dtype_name, compute.description
     ).set(1)
+    _export_feature_cache(components, reranker)
     for kind in reranker.device_memory():
         metrics.device_memory.labels(str(compute.device), kind).set_function(partial(_memory, reranker, kind))
+    components.registry.start(reranker)
     components.lifecycle.become_ready()
     logger.info("%s is loaded and warmed up after %.1f s: %s", reranker.name, load_seconds, compute.reason)
+    cache = reranker.feature_cache
+    sizes = cache.device_tier.byte_limit, cache.host_tier.byte_limit
+    logger.info("feature cache: %d bytes on the device, %d on the host", *sizes)
     for tower, kernel in (("vision", reranker.vision_attention), ("text", reranker.text_attention)):
         logger.info("%s attention: %s (%s)", tower, kernel.name, kernel.reason)
+
+
+def _export_feature_cache(components: Components, reranker: Reranker) -> None:
+    cache = reranker.feature_cache
+    components.metrics.export_cache(
+        "vision",
+        lambda: CacheCounts(hits=cache.hits, misses=cache.misses, evictions=cache.evictions, bytes=cache.byte_count),
+    )
+    tier_bytes = components.metrics.feature_tier_bytes
+    tier_bytes.labels("gpu").set_function(lambda: cache.device_tier.byte_count)
+    tier_bytes.labels("host").set_function(lambda: cache.host_tier.byte_count)
 
 
 def _memory(reranker: Reranker, kind: str) -> float:
@@ -231,6 +291,7 @@ async def _close(components: Components, loading: "asyncio.Task[None]") -> None:
     components.lifecycle.refuse()
     if not loading.done():
         loading.cancel()
+    await components.registry.close()
     components.batcher.close()
     await asyncio.to_thread(components.worker.join, components.settings.drain_grace_seconds)
     components.batcher.fail_waiting(UnavailableError("draining", "The service is shutting down. Try another replica."))

@@ -5,13 +5,14 @@
     ├── InvalidRequestError          400  schema: a field's type or range
     ├── PageOutOfRangeError          400  rasterizer: a page number that the document does not have
     ├── UnauthorizedError            401  access
+    ├── DocumentNotFoundError        404  document_registry: no registered document has this id
     ├── RequestTimeoutError          408  body: not received in time
     ├── TooLargeError                413  body, page_loader, rasterizer: a limit of size or number
     ├── UnsupportedMediaTypeError    415  body, page_loader: a content type or file kind outside the list
     ├── UnusableDocumentError        422  page_loader, rasterizer: recognised, but cannot be turned into pages
-    ├── OverloadedError              429  access, rasterizer, micro_batcher: a queue is full
-    ├── InternalError                500  routes, inference_worker: our bug, told without details
-    ├── UnavailableError             503  routes, rasterizer, inference_worker: not ready, draining, device trouble
+    ├── OverloadedError              429  access, rasterizer, micro_batcher, document_processor: a queue is full
+    ├── InternalError                500  routes, inference_worker, document_store: our fault, told without details
+    ├── UnavailableError             503  routes, rasterizer, inference_worker, document_files: not ready, draining, trouble
     └── DeadlineExceededError        504  routes: admitted, but not finished in time
 
 Messages are ours, never a library's: such texts carry memory addresses and pieces of documents.
@@ -59,6 +60,10 @@ class UnauthorizedError(ServiceError):
     codes = frozenset({"unauthorized"})
 
 
+class DocumentNotFoundError(ServiceError):
+    codes = frozenset({"document_not_found"})
+
+
 class RequestTimeoutError(ServiceError):
     codes = frozenset({"request_timeout"})
 
@@ -95,11 +100,13 @@ class OverloadedError(ServiceError):
 
 
 class InternalError(ServiceError):
-    codes = frozenset({"internal_error", "score_invalid"})
+    codes = frozenset({"internal_error", "score_invalid", "document_damaged"})
 
 
 class UnavailableError(ServiceError):
-    codes = frozenset({"not_ready", "draining", "queue_timeout", "gpu_out_of_memory", "gpu_failed"})
+    codes = frozenset(
+        {"not_ready", "draining", "queue_timeout", "gpu_out_of_memory", "gpu_failed", "store_unavailable"}
+    )
 
 
 class DeadlineExceededError(ServiceError):
@@ -111,6 +118,7 @@ STATUS: dict[type[ServiceError], int] = {
     InvalidRequestError: 400,
     PageOutOfRangeError: 400,
     UnauthorizedError: 401,
+    DocumentNotFoundError: 404,
     RequestTimeoutError: 408,
     TooLargeError: 413,
     UnsupportedMediaTypeError: 415,

@@ -1,20 +1,28 @@
-"""The one thread that owns the device: takes batches, scores them, answers every member.
+"""The one thread that owns the device: takes batches and starts them, the next while one runs; a second thread answers.
 
-A batch that fails is split in halves until the entry at fault stands alone, so one entry never fails its batch mates. A lost
-device ends the thread: what waits is answered 503 and the process should be restarted. Knows no HTTP.
+At most two batches are on the device, one running and one behind it, so that it never waits for the host and whatever comes
+later can still share a batch. A batch that cannot be started is split in halves until the entry at fault stands alone, so one
+entry never fails its batch mates. A lost device ends the threads: what waits is answered 503 and the process should be
+restarted. Knows no HTTP.
 """
 
 import logging
+import math
 import time
-from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager
-from threading import Thread
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass
+from queue import SimpleQueue
+from threading import Semaphore, Thread
 from typing import Protocol
 
-from model import DeviceLostError, DeviceMemoryError, Observe, PageScores, PreparedRequest
+from model import DeviceLostError, DeviceMemoryError, Observe, PageScores, PreparedPage, PreparedRequest
 from service.errors import InternalError, ServiceError, UnavailableError
 from service.metrics import Metrics
-from service.micro_batcher import Entry, MicroBatcher, Scored
+from service.micro_batcher import Encoding, Entry, MicroBatcher, Scored
+
+_BATCHES_ON_DEVICE = 2
 
 logger = logging.getLogger(__name__)
 
@@ -24,11 +32,27 @@ class Clock(Protocol):
     def seconds(self) -> dict[str, float]: ...
 
 
+class Pending(Protocol):
+    def wait(self) -> list[PageScores]: ...
+
+
 class Scorer(Protocol):
     """What the worker needs of a `model.Reranker`."""
 
-    def score(self, batch: Sequence[PreparedRequest], *, observe: Observe) -> list[PageScores]: ...
+    def warm_up(self) -> object: ...
+    def start(self, batch: Sequence[PreparedRequest], *, observe: Observe) -> Pending: ...
+    def encode(self, pages: Sequence[PreparedPage]) -> int: ...
+    def patches_to_encode(self, request: PreparedRequest) -> int: ...
     def stage_clock(self) -> Clock: ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Running:
+    """Work on the device; no entries where pages are encoded ahead."""
+
+    batch: Sequence[Entry]
+    clock: Clock
+    started_at: float
 
 
 class InferenceWorker:
@@ -44,72 +68,144 @@ class InferenceWorker:
         self._metrics = metrics
         self._on_lost = on_lost
         self._clock = clock
-        self._thread: Thread | None = None
-        self._batch_started_at: float | None = None
-        self.running_entries = 0
+        self._threads: list[Thread] = []
+        self._places = Semaphore(_BATCHES_ON_DEVICE)
+        self._started: SimpleQueue[tuple[_Running, Pending] | None] = SimpleQueue()
+        self._on_device: list[_Running] = []
+        self._last_end = -math.inf
         self.is_lost = False
 
-    def start(self, scorer: Scorer) -> None:
-        """Take batches until the batcher is closed and empty."""
-        self._thread = Thread(target=self._run, args=(scorer,), name="inference", daemon=True)
-        self._thread.start()
+    def start(self, scorer: Scorer) -> "Future[float]":
+        """Warm up, then take batches until the batcher is closed and empty. The future gets the seconds of the warm-up.
+
+        The warm-up runs in the thread that scores, because libraries keep handles and plans by thread.
+        """
+        is_warm: Future[float] = Future()
+        is_warm.set_running_or_notify_cancel()
+        for target, arguments in ((self._run, (scorer, is_warm)), (self._answer, ())):
+            thread = Thread(target=target, args=arguments, name=f"inference{target.__name__}", daemon=True)
+            self._threads.append(thread)
+            thread.start()
+        return is_warm
 
     def join(self, timeout_seconds: float) -> bool:
-        """Wait for the thread's end; whether it came in time."""
-        if self._thread is None:
-            return True
-        self._thread.join(timeout_seconds)
-        return not self._thread.is_alive()
+        """Wait for the threads' end; whether it came in time."""
+        deadline = time.monotonic() + timeout_seconds
+        for thread in self._threads:
+            thread.join(max(0.0, deadline - time.monotonic()))
+        return not any(thread.is_alive() for thread in self._threads)
+
+    @property
+    def running_entries(self) -> int:
+        """Entries on the device."""
+        return sum(len(running.batch) for running in self._on_device)
 
     @property
     def stalled_seconds(self) -> float:
-        """How long the current batch has been on the device; 0 when idle."""
-        started = self._batch_started_at
-        return 0.0 if started is None else self._clock() - started
+        """How long the device has been busy without finishing anything; 0 when idle."""
+        started = [running.started_at for running in self._on_device]
+        return self._clock() - max(min(started), self._last_end) if started else 0.0
 
-    def _run(self, scorer: Scorer) -> None:
-        while batch := self._batcher.take():
-            started = self._batch_started_at = self._clock()
-            self.running_entries = len(batch)
-            self._record_batch(batch)
-            self._score(scorer, batch, started)
-            self.running_entries, self._batch_started_at = 0, None
-            self._batcher.record_rate(_tokens(batch), self._clock() - started)
-            self._metrics.last_forward.set(time.time())
-            if self.is_lost:
-                return
-
-    def _score(self, scorer: Scorer, batch: list[Entry], started: float) -> None:
-        """Resolve every future of `batch`, whatever happens."""
-        clock = scorer.stage_clock()
+    def _run(self, scorer: Scorer, is_warm: "Future[float]") -> None:
         try:
-            answers = scorer.score([entry.request for entry in batch], observe=clock.observe)
-            assert len(answers) == len(batch), "a scorer answers every request of its batch"
-            stage_seconds = clock.seconds()
+            if self._warm_up(scorer, is_warm):
+                self._take_batches(scorer)
+        finally:
+            self._started.put(None)
+
+    def _warm_up(self, scorer: Scorer, is_warm: "Future[float]") -> bool:
+        started = time.perf_counter()
+        try:
+            scorer.warm_up()
+        except Exception as error:  # noqa: BLE001 (told to who waits)
+            is_warm.set_exception(error)
+            return False
+        is_warm.set_result(time.perf_counter() - started)
+        return True
+
+    def _take_batches(self, scorer: Scorer) -> None:
+        while self._places.acquire() and (work := self._batcher.take(scorer.patches_to_encode)) is not None:
+            if isinstance(work, Encoding):
+                self._encode(scorer, work)
+            elif self._start(scorer, work):
+                continue  # its place is given back when it is answered
+            self._places.release()
+
+    def _encode(self, scorer: Scorer, work: Encoding) -> None:
+        """Failing costs nothing but the head start: a request that needs the pages encodes them itself, and tells."""
+        with self._occupying([], scorer.stage_clock()):
+            try:
+                scorer.encode(work.pages)
+            except Exception as error:
+                logger.error("%d pages could not be encoded ahead", len(work.pages), exc_info=error)
+                work.future.set_exception(error)
+                if isinstance(error, DeviceLostError):
+                    self._lose([])
+            else:
+                work.future.set_result(None)
+
+    def _start(self, scorer: Scorer, batch: list[Entry]) -> bool:
+        """Queue `batch` on the device; False where that failed, and everything that could be done about it is done."""
+        self._record_batch(batch)
+        running = self._occupy(batch, scorer.stage_clock())
+        try:
+            pending = scorer.start([entry.request for entry in batch], observe=running.clock.observe)
         except Exception as error:  # noqa: BLE001 (every member is answered: split, or told)
             failure: Exception = error
         else:
-            self._metrics.observe_stages(stage_seconds)
-            for entry, scores in zip(batch, answers, strict=True):
-                self._resolve(entry, scores, started, stage_seconds)
+            self._started.put((running, pending))
+            return True
+        self._vacate(running)
+        self._recover(scorer, batch, failure)
+        return False
+
+    def _recover(self, scorer: Scorer, batch: Sequence[Entry], failure: Exception) -> None:
+        if isinstance(failure, DeviceLostError) or len(batch) == 1:
+            self._fail(batch, failure)
             return
-        self._recover(scorer, batch, failure, started)
-
-    def _recover(self, scorer: Scorer, batch: list[Entry], failure: Exception, started: float) -> None:
         self._record_failure(batch, failure)
-        if isinstance(failure, DeviceLostError):
-            self._lose(batch)
-        elif len(batch) == 1:
-            batch[0].future.set_exception(_told(failure))
-        else:
-            middle = len(batch) // 2
-            for half in (batch[:middle], batch[middle:]):
-                if self.is_lost:
-                    self._lose(half)
-                else:
-                    self._score(scorer, half, started)
+        middle = len(batch) // 2
+        for half in (batch[:middle], batch[middle:]):
+            if self.is_lost:
+                self._lose(half)
+            else:
+                self._score_now(scorer, half)
 
-    def _resolve(self, entry: Entry, scores: PageScores, started: float, stage_seconds: dict[str, float]) -> None:
+    def _score_now(self, scorer: Scorer, batch: Sequence[Entry]) -> None:
+        """A part of a batch that failed as a whole: here and now, so that its failing can be split further."""
+        with self._occupying(batch, scorer.stage_clock()) as running:
+            try:
+                pending = scorer.start([entry.request for entry in batch], observe=running.clock.observe)
+                answers, seconds = pending.wait(), running.clock.seconds()
+            except Exception as error:  # noqa: BLE001 (every member is answered: split, or told)
+                failure: Exception = error
+            else:
+                self._resolve(running, answers, seconds)
+                return
+        self._recover(scorer, batch, failure)
+
+    def _answer(self) -> None:
+        """The second thread: waits for what has been started, and resolves it."""
+        while started := self._started.get():
+            running, pending = started
+            try:
+                answers, seconds = pending.wait(), running.clock.seconds()
+            except Exception as error:  # noqa: BLE001 (every member is told)
+                self._vacate(running)
+                self._fail(running.batch, error)
+            else:
+                self._vacate(running)
+                self._resolve(running, answers, seconds)
+            self._places.release()
+
+    def _resolve(self, running: _Running, answers: Sequence[PageScores], seconds: dict[str, float]) -> None:
+        assert len(answers) == len(running.batch), "a scorer answers every request of its batch"
+        self._metrics.observe_stages(seconds)
+        self._metrics.last_forward.set(time.time())
+        for entry, scores in zip(running.batch, answers, strict=True):
+            self._resolve_entry(entry, scores, running.started_at, seconds)
+
+    def _resolve_entry(self, entry: Entry, scores: PageScores, started_at: float, seconds: dict[str, float]) -> None:
         if not scores.is_finite:
             message = "The model gave no finite score for this request. The fault is ours; it is in the log."
             logger.error("scores are not finite: %d pages, %d tokens", len(scores.logits), scores.prompt_tokens)
@@ -117,8 +213,16 @@ class InferenceWorker:
             return
         self._metrics.visual_tokens.labels("input").inc(scores.visual_tokens)
         self._metrics.visual_tokens.labels("kept").inc(scores.kept_tokens)
-        queue_seconds = started - entry.queued_at
-        entry.future.set_result(Scored(scores=scores, queue_seconds=queue_seconds, stage_seconds=stage_seconds))
+        queue_seconds = started_at - entry.queued_at
+        entry.future.set_result(Scored(scores=scores, queue_seconds=queue_seconds, stage_seconds=seconds))
+
+    def _fail(self, batch: Sequence[Entry], failure: Exception) -> None:
+        self._record_failure(batch, failure)
+        if isinstance(failure, DeviceLostError):
+            self._lose(batch)
+            return
+        for entry in batch:
+            entry.future.set_exception(_told(failure))
 
     def _lose(self, batch: Sequence[Entry]) -> None:
         """The device is gone for this process: answer these entries and everything that waits."""
@@ -129,6 +233,26 @@ class InferenceWorker:
             self._batcher.fail_waiting(_lost_error())
         for entry in batch:
             entry.future.set_exception(_lost_error())
+
+    @contextmanager
+    def _occupying(self, batch: Sequence[Entry], clock: Clock) -> Iterator[_Running]:
+        running = self._occupy(batch, clock)
+        try:
+            yield running
+        finally:
+            self._vacate(running)
+
+    def _occupy(self, batch: Sequence[Entry], clock: Clock) -> _Running:
+        running = _Running(batch=batch, clock=clock, started_at=self._clock())
+        self._on_device.append(running)
+        return running
+
+    def _vacate(self, running: _Running) -> None:
+        self._on_device.remove(running)
+        now = self._clock()
+        if running.batch:
+            self._batcher.record_rate(_tokens(running.batch), now - max(running.started_at, self._last_end))
+        self._last_end = now
 
     def _record_batch(self, batch: Sequence[Entry]) -> None:
         self._metrics.batch_requests.observe(len(batch))

@@ -1,8 +1,10 @@
 """Every Prometheus series of the service, declared once. Knows no component: gauges are bound to them in `app`."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Metric, generate_latest
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
 from prometheus_client.gc_collector import GCCollector
 from prometheus_client.platform_collector import PlatformCollector
 from prometheus_client.process_collector import ProcessCollector
@@ -35,6 +37,38 @@ REJECTION_REASONS = {
 """Why a request was refused, by the code of its error. Codes that are missing are no refusals but faults of the request."""
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CacheCounts:
+    """What a cache has done since the start, and what it holds."""
+
+    hits: int
+    misses: int
+    evictions: int
+    bytes: int
+
+
+class _CacheSeries:
+    """Reads the caches when they are scraped, so that the series cannot drift from them."""
+
+    def __init__(self) -> None:
+        self.readers: dict[str, Callable[[], CacheCounts]] = {}
+
+    def collect(self) -> Iterator[Metric]:
+        hits = CounterMetricFamily("ziprerank_cache_hits", "What a cache had", labels=["cache"])
+        misses = CounterMetricFamily("ziprerank_cache_misses", "What a cache did not have", labels=["cache"])
+        evictions = CounterMetricFamily(
+            "ziprerank_cache_evictions", "What left a cache for lack of room", labels=["cache"]
+        )
+        held = GaugeMetricFamily("ziprerank_cache_bytes", "What a cache holds", labels=["cache"])
+        for cache, read in self.readers.items():
+            counts = read()
+            hits.add_metric([cache], counts.hits)
+            misses.add_metric([cache], counts.misses)
+            evictions.add_metric([cache], counts.evictions)
+            held.add_metric([cache], counts.bytes)
+        yield from (hits, misses, evictions, held)
+
+
 class Metrics:
     """The series of one service, in a registry of its own."""
 
@@ -44,7 +78,7 @@ class Metrics:
         PlatformCollector(registry=self.registry)
         GCCollector(registry=self.registry)
 
-        self.requests = self._counter("requests", "Finished rerank requests", "route", "dialect", "code")
+        self.requests = self._counter("requests", "Finished requests", "route", "dialect", "code")
         self.requests_in_flight = self._gauge("requests_in_flight", "Accepted and not yet answered")
         self.requests_waiting = self._gauge("requests_waiting", "Entries waiting for a batch")
         self.requests_running = self._gauge("requests_running", "Entries in the batch on the device")
@@ -71,19 +105,31 @@ class Metrics:
             "raster_page_duration_seconds", "One page in a raster worker", _STAGE_SECONDS, "stage"
         )
         self.raster_waiting = self._gauge("raster_requests_waiting", "Requests waiting for a raster worker")
+        self.documents_waiting = self._gauge("documents_waiting", "Registered documents waiting to be processed")
+        self.documents_processed = self._counter(
+            "documents_processed", "Registered documents whose processing ended", "state"
+        )
         self.device_memory = self._gauge("gpu_memory_bytes", "Memory of the device", "device", "kind")
         self.out_of_memory = self._counter("oom", "Batches that ran out of device memory")
         self.engine_errors = self._counter("engine_errors", "Batches that failed")
+        self.feature_tier_bytes = self._gauge("feature_tier_bytes", "Page features by where they are kept", "tier")
         self.ready = self._gauge("ready", "1 while requests are served")
         self.last_forward = self._gauge("last_forward_timestamp_seconds", "When the last batch finished")
         self.model_load = self._gauge("model_load_seconds", "Time to load the checkpoint and warm up")
+        self.warm_up = self._gauge("warm_up_seconds", "The part of it that the warm-up took, compiling included")
         self.info = self._gauge("info", "Always 1", "version", "model", "revision", "dtype", "gpu")
+        self._caches = _CacheSeries()
+        self.registry.register(self._caches)
         for stage in STAGES:
             self.stage_duration.labels(stage)  # every stage is there from the first scrape
 
     def observe_stages(self, seconds_by_stage: Mapping[str, float]) -> None:
         for stage, seconds in seconds_by_stage.items():
             self.stage_duration.labels(stage).observe(seconds)
+
+    def export_cache(self, cache: str, counts: Callable[[], CacheCounts]) -> None:
+        """Show a cache (`image`: rendered pages, `vision`: page features) under its name."""
+        self._caches.readers[cache] = counts
 
     def count_rejection(self, code: str) -> None:
         """Count an error where it is a refusal."""

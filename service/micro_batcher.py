@@ -1,4 +1,4 @@
-"""The queue in front of the device: bounded in tokens, emptied in batches under two budgets.
+"""The queue in front of the device: bounded in tokens, emptied in batches under two budgets, and behind it what may wait.
 
 No timer: whoever takes a batch gets what waits, and an idle device takes at once. Entries whose client has gone or whose time
 is up are dropped as they are popped. Thread-safe; knows neither HTTP nor the model.
@@ -7,12 +7,12 @@ is up are dropped as they are popped. Thread-safe; knows neither HTTP nor the mo
 import math
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field
 from threading import Condition
 
-from model import PageScores, PreparedRequest
+from model import PageScores, PreparedPage, PreparedRequest
 from service.errors import OverloadedError, UnavailableError
 
 _RATE_MEMORY = 0.8  # weight of the past in the measured rate of tokens per second
@@ -38,9 +38,17 @@ class Entry:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Encoding:
+    """Pages whose features somebody may want later. Few, so that a request that comes meanwhile does not wait long."""
+
+    pages: Sequence[PreparedPage]
+    future: "Future[None]" = field(default_factory=Future)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class BatchBudget:
     max_tokens: int  # language tokens after pruning
-    max_patches: int  # vision patches
+    max_patches: int  # vision patches that must be encoded
     queue_limit_tokens: int
     queue_seconds: float  # an entry that waited longer is not worth starting
 
@@ -57,6 +65,7 @@ class MicroBatcher:
         self._on_cancelled = on_cancelled
         self._clock = clock
         self._entries: deque[Entry] = deque()
+        self._background: deque[Encoding] = deque()
         self._changed = Condition()
         self._closed = False
         self._tokens_per_second = 0.0
@@ -95,14 +104,31 @@ class MicroBatcher:
             self._changed.notify()
             return entry.future
 
-    def take(self) -> list[Entry]:
-        """Wait for work, then give the oldest entries that fit the budgets, at least one. Empty once closed and drained."""
+    def submit_background(self, pages: Sequence[PreparedPage]) -> "Future[None]":
+        """Have pages encoded when no request waits. Cancelled when the batcher closes."""
+        work = Encoding(pages=pages)
+        with self._changed:
+            if self._closed:
+                work.future.cancel()
+            else:
+                self._background.append(work)
+                self._changed.notify()
+        return work.future
+
+    def take(self, patches_of: Callable[[PreparedRequest], int]) -> list[Entry] | Encoding | None:
+        """Wait for work: the oldest entries that fit the budgets, at least one; else pages to encode. None: closed and drained.
+
+        patches_of: what the vision pass of a request costs now; asked as the entry is popped.
+        """
         with self._changed:
             while True:
-                self._changed.wait_for(lambda: self._entries or self._closed)
-                batch = self._pop_batch()
-                if batch or (self._closed and not self._entries):
+                self._changed.wait_for(lambda: self._entries or self._background or self._closed)
+                if batch := self._pop_batch(patches_of):
                     return batch
+                if (work := self._pop_background()) is not None:
+                    return work
+                if self._closed and not self._entries:
+                    return None
 
     def record_rate(self, tokens: int, seconds: float) -> None:
         """Learn from a finished batch how fast the device is."""
@@ -114,6 +140,8 @@ class MicroBatcher:
         """Admit nothing more; what waits is still given out."""
         with self._changed:
             self._closed = True
+            while self._background:
+                self._background.popleft().future.cancel()
             self._changed.notify_all()
 
     def fail_waiting(self, error: Exception) -> None:
@@ -124,20 +152,26 @@ class MicroBatcher:
                 if entry.future.set_running_or_notify_cancel():
                     entry.future.set_exception(error)
 
-    def _pop_batch(self) -> list[Entry]:
+    def _pop_batch(self, patches_of: Callable[[PreparedRequest], int]) -> list[Entry]:
         batch: list[Entry] = []
-        tokens = patches = 0
+        tokens_left, patches_left = self._budget.max_tokens, self._budget.max_patches
         while self._entries:
             request = self._entries[0].request
-            tokens, patches = tokens + request.token_count, patches + request.patch_count
-            if batch and (tokens > self._budget.max_tokens or patches > self._budget.max_patches):
+            tokens, patches = request.token_count, patches_of(request)
+            if batch and (tokens > tokens_left or patches > patches_left):
                 break
             entry = self._pop()
             if self._is_wanted(entry):
                 batch.append(entry)
-            else:
-                tokens, patches = tokens - request.token_count, patches - request.patch_count
+                tokens_left, patches_left = tokens_left - tokens, patches_left - patches
         return batch
+
+    def _pop_background(self) -> Encoding | None:
+        while self._background:
+            work = self._background.popleft()
+            if work.future.set_running_or_notify_cancel():
+                return work
+        return None
 
     def _is_wanted(self, entry: Entry) -> bool:
         if not entry.future.set_running_or_notify_cancel():

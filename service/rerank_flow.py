@@ -8,7 +8,7 @@ import asyncio
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Executor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -17,22 +17,28 @@ import numpy as np
 from model import (
     MAX_WINDOW_SIZE,
     PageCountError,
-    PageImageError,
+    PageImage,
     PageScores,
     PreparedPage,
     PreparedRequest,
     QueryError,
     Ranking,
+    WindowStrategy,
+    choose_windows,
     combine_windows,
-    sliding_windows,
 )
-from service.errors import InvalidRequestError, UnusableDocumentError
+from service.document_registry import DocumentRegistry
+from service.document_store import DocumentKey, DocumentReplaced
+from service.errors import InvalidRequestError
 from service.metrics import Metrics
 from service.micro_batcher import MicroBatcher
-from service.page_loader import LoadedPage, decode_documents, load_pages
-from service.raster.pool import Rasterizer
+from service.page_loader import LoadedPage, PageLoader, PageSource, decode_documents
+from service.page_selection import PageSelection
 from service.settings import Settings
 from service.submission import Submission
+
+
+_WINDOWS_AT_ONCE = 2  # one on the device, one behind it
 
 
 class Preparer(Protocol):
@@ -40,7 +46,7 @@ class Preparer(Protocol):
 
     @property
     def name(self) -> str: ...
-    def prepare_page(self, page: np.ndarray) -> PreparedPage: ...
+    def prepare_page(self, page: PageImage, *, scope: bytes) -> PreparedPage: ...
     def prepare(self, query: str, pages: Sequence[PreparedPage], keep_ratio: float | None) -> PreparedRequest: ...
 
 
@@ -72,6 +78,7 @@ class RankOptions:
     keep_ratio: float
     window_size: int
     stride: int
+    window_strategy: WindowStrategy
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -82,6 +89,7 @@ class Job:
     options: RankOptions
     preparer: Preparer
     clock: RequestClock
+    scope: bytes  # nothing cached or stored is shared with callers of another scope
 
 
 class RerankFlow:
@@ -89,19 +97,21 @@ class RerankFlow:
         self,
         settings: Settings,
         *,
-        rasterizer: Rasterizer,
+        registry: DocumentRegistry,
+        loader: PageLoader,
         batcher: MicroBatcher,
         metrics: Metrics,
         threads: Executor,
     ) -> None:
         self._settings = settings
-        self._rasterizer = rasterizer
+        self._registry = registry
+        self._loader = loader
         self._batcher = batcher
         self._metrics = metrics
         self._threads = threads
 
     async def answer(
-        self, submission: Submission, preparer: Preparer, clock: RequestClock, *, request_id: str
+        self, submission: Submission, preparer: Preparer, clock: RequestClock, *, request_id: str, scope: bytes
     ) -> dict[str, Any]:
         """The body of the answer.
 
@@ -110,10 +120,10 @@ class RerankFlow:
         options = rank_options(submission, self._settings)
         check_query(submission.options.query, self._settings.max_query_characters)
         self._batcher.refuse_when_full()
-        pages = await self._load_pages(submission, clock)
+        job = Job(query=submission.options.query, options=options, preparer=preparer, clock=clock, scope=scope)
+        pages = await self._load_pages(job, submission)
         clock.sizes.update(documents=len(submission.documents), pages=len(pages))
-        job = Job(query=submission.options.query, options=options, preparer=preparer, clock=clock)
-        ranking = await self._rank(job, await self._prepare_pages(job, pages))
+        ranking = await self._rank(job, [page.prepared for page in pages])
         clock.sizes.update(token_counts(ranking))
         self._metrics.request_documents.observe(len(submission.documents))
         self._metrics.request_pages.observe(len(pages))
@@ -123,36 +133,67 @@ class RerankFlow:
             body["ziprerank"] = measurements(clock, ranking)
         return body
 
-    async def _load_pages(self, submission: Submission, clock: RequestClock) -> list[LoadedPage]:
-        loop = asyncio.get_running_loop()
-        with clock.observe("parse"):
-            decoded = await loop.run_in_executor(
-                self._threads,
-                lambda: decode_documents(submission.documents, max_file_bytes=self._settings.max_file_bytes),
-            )
-        with clock.observe("render" if any(document.kind == "pdf" for document in decoded) else "decode"):
-            return await load_pages(submission.documents, decoded, self._rasterizer)
+    async def _load_pages(self, job: Job, submission: Submission) -> list[LoadedPage]:
+        """Every page on the model's grid. Each is prepared as soon as it is rendered, in the thread that got it."""
+        while True:
+            sources = await self._find_sources(job, submission)
+            with suppress(DocumentReplaced):  # somebody put a registered document between its manifest and its bytes
+                return await self._load_sources(job, sources)
 
-    async def _prepare_pages(self, job: Job, pages: Sequence[LoadedPage]) -> list[PreparedPage]:
-        """Every page on the model's grid, page by page over the threads, so that long requests do not hold up short ones."""
-        loop = asyncio.get_running_loop()
-        with job.clock.observe("prepare"):
-            tasks = [loop.run_in_executor(self._threads, _prepare_page, job.preparer, page) for page in pages]
-            return list(await asyncio.gather(*tasks))
+    async def _find_sources(self, job: Job, submission: Submission) -> list[PageSource]:
+        def find(id: str, pages: PageSelection | None) -> PageSource:
+            return self._registry.source_of(DocumentKey(scope=job.scope, id=id), pages)
+
+        with job.clock.observe("parse"):
+            return await asyncio.get_running_loop().run_in_executor(
+                self._threads,
+                lambda: decode_documents(submission.documents, max_file_bytes=self._settings.max_file_bytes, find=find),
+            )
+
+    async def _load_sources(self, job: Job, sources: Sequence[PageSource]) -> list[LoadedPage]:
+        job.clock.stage = "render" if any(source.kind == "pdf" for source in sources) else "decode"
+
+        def prepare(pixels: np.ndarray) -> PreparedPage:
+            return job.preparer.prepare_page(PageImage(pixels=pixels), scope=job.scope)
+
+        return await self._loader.load(
+            sources, prepare, scope=job.scope, observe=lambda stage, seconds: job.clock.add({stage: seconds})
+        )
 
     async def _rank(self, job: Job, pages: Sequence[PreparedPage]) -> Ranking:
-        """One window after another; each is a queue entry of its own, so windows of several requests share batches."""
+        """Turn by turn; each window is a queue entry of its own, so that windows of several requests share batches."""
         options = job.options
-        windows = sliding_windows(len(pages), window_size=options.window_size, stride=options.stride)
+        windows = choose_windows(
+            options.window_strategy, len(pages), window_size=options.window_size, stride=options.stride
+        )
         answers: list[PageScores] = []
         try:
-            window = next(windows)
+            turn = next(windows)
             while True:
-                scores = await self._score(job, [pages[index] for index in window], admitted=bool(answers))
-                answers.append(scores)
-                window = windows.send(scores.order)
+                scored = await self._score_turn(
+                    job, [[pages[index] for index in window] for window in turn], admitted=bool(answers)
+                )
+                answers += scored
+                turn = windows.send([scores.order for scores in scored])
         except StopIteration as stop:
             return combine_windows(stop.value, answers)
+
+    async def _score_turn(
+        self, job: Job, windows: Sequence[Sequence[PreparedPage]], *, admitted: bool
+    ) -> list[PageScores]:
+        """Side by side, but few at a time, so that nobody's small request waits behind all windows of a large one."""
+        places = asyncio.Semaphore(_WINDOWS_AT_ONCE)
+
+        async def score(index: int) -> PageScores:
+            async with places:
+                return await self._score(job, windows[index], admitted=admitted or index > 0)
+
+        tasks = [asyncio.create_task(score(index)) for index in range(len(windows))]
+        try:
+            return await asyncio.gather(*tasks)
+        finally:
+            for task in tasks:
+                task.cancel()
 
     async def _score(self, job: Job, pages: Sequence[PreparedPage], *, admitted: bool) -> PageScores:
         loop = asyncio.get_running_loop()
@@ -177,7 +218,12 @@ def rank_options(submission: Submission, settings: Settings) -> RankOptions:
             f"1 <= stride <= window_size <= {MAX_WINDOW_SIZE} must hold."
         )
         raise InvalidRequestError("invalid_request", message, param="ziprerank")
-    return RankOptions(keep_ratio=asked.keep_ratio or settings.keep_ratio, window_size=window_size, stride=stride)
+    return RankOptions(
+        keep_ratio=asked.keep_ratio or settings.keep_ratio,
+        window_size=window_size,
+        stride=stride,
+        window_strategy=asked.window_strategy or settings.window_strategy,
+    )
 
 
 def check_query(query: str, limit: int) -> None:
@@ -188,18 +234,6 @@ def check_query(query: str, limit: int) -> None:
     if not query.strip():
         message = "query: it is empty. Say what the pages should be ranked by."
         raise InvalidRequestError("invalid_request", message, param="query")
-
-
-def _prepare_page(preparer: Preparer, page: LoadedPage) -> PreparedPage:
-    try:
-        return preparer.prepare_page(page.pixels)
-    except PageImageError as error:
-        raise UnusableDocumentError(
-            "bad_page_box",
-            f"documents[{page.document_index}]: {error}",
-            document_index=page.document_index,
-            page=page.number,
-        ) from error
 
 
 def _prepare(job: Job, pages: Sequence[PreparedPage]) -> PreparedRequest:

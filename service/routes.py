@@ -14,6 +14,8 @@ from starlette.responses import Response
 
 from model import Reranker
 from service.body import read_body
+from service.document_registry import DocumentRegistry
+from service.document_routes import DocumentComponents, add_document_routes
 from service.error_responses import JsonResponse, error_response
 from service.errors import DeadlineExceededError, UnavailableError
 from service.inference_worker import InferenceWorker
@@ -40,6 +42,7 @@ class Components:
     batcher: MicroBatcher
     worker: InferenceWorker
     flow: RerankFlow
+    registry: DocumentRegistry
     threads: Executor
     started_at: float
     reranker: Reranker | None = None
@@ -49,6 +52,15 @@ def build_router(components: Components) -> APIRouter:
     """Every route of the service."""
     router = APIRouter()
     _add_rerank(router, components)
+    add_document_routes(
+        router,
+        DocumentComponents(
+            settings=components.settings,
+            metrics=components.metrics,
+            registry=components.registry,
+            threads=components.threads,
+        ),
+    )
     _add_probes(router, components)
     _add_descriptions(router, components)
     return router
@@ -56,7 +68,7 @@ def build_router(components: Components) -> APIRouter:
 
 def _add_rerank(router: APIRouter, components: Components) -> None:
     errors: dict[int | str, dict[str, Any]] = {
-        status: {"model": ErrorBody} for status in (400, 401, 408, 413, 415, 422, 429, 500, 503, 504)
+        status: {"model": ErrorBody} for status in (400, 401, 404, 408, 413, 415, 422, 429, 500, 503, 504)
     }
 
     @router.post("/rerank", responses={200: {"model": RerankResponse}, **errors}, openapi_extra=_request_body())
@@ -107,32 +119,36 @@ async def _rerank(request: Request, components: Components, clock: RequestClock)
     )
     components.metrics.request_body_bytes.observe(sum(map(len, body)))
     try:
-        return await _until_disconnect(
-            request, _answer_in_time(body, parse, components, clock, request.state.request_id)
-        )
+        return await _until_disconnect(request, _answer_in_time(request, body, parse, components, clock))
     finally:
         request.state.facts.update(**clock.sizes, **clock.seconds)
 
 
 async def _answer_in_time(
-    body: list[bytes], parse: Parse, components: Components, clock: RequestClock, request_id: str
+    request: Request, body: list[bytes], parse: Parse, components: Components, clock: RequestClock
 ) -> dict[str, Any]:
     limit = components.settings.request_seconds
     try:
         async with asyncio.timeout(limit):
-            return await _answer(body, parse, components, clock, request_id)
+            return await _answer(request, body, parse, components, clock)
     except TimeoutError:
         message = f"The request took over {limit:g} s. Send fewer pages, or try again later."
         raise DeadlineExceededError("deadline_exceeded", message) from None
 
 
 async def _answer(
-    body: list[bytes], parse: Parse, components: Components, clock: RequestClock, request_id: str
+    request: Request, body: list[bytes], parse: Parse, components: Components, clock: RequestClock
 ) -> dict[str, Any]:
     assert components.reranker is not None, "admission lets nothing through before the model is loaded"
     with clock.observe("parse"):
         submission = await asyncio.get_running_loop().run_in_executor(components.threads, parse, body)
-    answer = await components.flow.answer(submission, components.reranker, clock, request_id=request_id)
+    answer = await components.flow.answer(
+        submission,
+        components.reranker,
+        clock,
+        request_id=request.state.request_id,
+        scope=request.state.cache_scope,
+    )
     # The worker observes the other stages, once a batch.
     own = {stage: seconds for stage, seconds in clock.seconds.items() if stage in _REQUEST_STAGES}
     components.metrics.observe_stages(own)

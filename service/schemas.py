@@ -4,12 +4,13 @@ Field names are those of the other rerank APIs, so that clients need no change. 
 `meta.warnings`, except in our own group `ziprerank`, where a typing error must not pass unseen.
 """
 
-from collections.abc import Iterator
-from typing import Annotated, Any, Self
+from collections.abc import Iterator, Mapping
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, ValidationInfo, model_validator
 from pydantic_core import ErrorDetails
 
+from model import WindowStrategy
 from service.errors import InvalidRequestError, MalformedBodyError, TooLargeError
 
 _FAULTS_AT_MOST = 10
@@ -19,7 +20,7 @@ _LABEL_LENGTH = 512
 
 
 class DocumentInput(BaseModel):
-    """One document: an image, or the pages of a PDF."""
+    """One document: an image, the pages of a PDF, or (id alone) a registered document or some of its pages."""
 
     model_config = ConfigDict(extra="allow")
 
@@ -29,7 +30,10 @@ class DocumentInput(BaseModel):
         None, description="1-based page numbers of a PDF or TIFF, such as `1-3,7` or `5-`; absent: all"
     )
     id: str | None = Field(
-        None, max_length=_LABEL_LENGTH, description="label in the answer; default `document-<index>`"
+        None,
+        max_length=_LABEL_LENGTH,
+        description="with an image or pdf: label in the answer, default `document-<index>`; alone: a registered document "
+        "such as `annual-report`, or one page of it such as `annual-report#page=3`",
     )
 
     @model_validator(mode="before")
@@ -41,9 +45,16 @@ class DocumentInput(BaseModel):
 
     @model_validator(mode="after")
     def _one_source(self) -> Self:
-        if (self.image is None) == (self.pdf is None):
+        if self.image is not None and self.pdf is not None:
             raise ValueError("give exactly one of image and pdf")
+        if self.is_reference and not self.id:
+            raise ValueError("give exactly one of image and pdf, or the id of a registered document")
         return self
+
+    @property
+    def is_reference(self) -> bool:
+        """Whether it names a registered document instead of carrying one."""
+        return self.image is None and self.pdf is None
 
 
 class ZipRerankOptions(BaseModel):
@@ -56,6 +67,9 @@ class ZipRerankOptions(BaseModel):
     )
     window_size: int | None = Field(None, ge=1, le=20, description="pages in one forward pass")
     stride: int | None = Field(None, ge=1, le=20, description="pages by which the window moves; at most window_size")
+    window_strategy: WindowStrategy | None = Field(
+        None, description="over more pages than a window: sliding (published), or tournament (fewer windows, side by side)"
+    )
     include_timings: bool = Field(False, description="add stage times and token counts to the answer")
 
 
@@ -141,6 +155,52 @@ class RerankResponse(BaseModel):
     ziprerank: dict[str, Any] | None = Field(None, description="timings_ms and visual_tokens, when asked for")
 
 
+class DocumentPage(BaseModel):
+    id: str = Field(description="names the page in a rerank request and its answer")
+    page: int | None = Field(description="1-based page number; null for a single image")
+
+
+class DocumentFailure(BaseModel):
+    """Why not all pages of a registered document could be processed. The others can be ranked all the same."""
+
+    code: str
+    message: str
+    page: int | None
+
+
+class RegisteredDocument(BaseModel):
+    """A registered document. It can be ranked in every state; when ready, its pages need no more work."""
+
+    id: str
+    state: Literal["processing", "ready", "failed"]
+    page_count: int
+    bytes: int
+    sha256: str
+    created: int = Field(description="when these bytes were put, in seconds since 1970")
+    error: DocumentFailure | None = Field(None, description="present in state failed")
+
+
+class RegisteredDocumentPages(RegisteredDocument):
+    """Body of the answer to `PUT` and `GET /documents/{id}`."""
+
+    pages: list[DocumentPage]
+
+
+class RegisteredDocuments(BaseModel):
+    """Body of the answer to `GET /documents`."""
+
+    object: str = "list"
+    data: list[RegisteredDocument] = Field(description="sorted by id")
+    next: str | None = Field(description="send it as `after` for the documents that follow; null: there are none")
+
+
+class DocumentsQuery(BaseModel):
+    """The query string of `GET /documents`."""
+
+    limit: int = Field(100, ge=1, le=1000, description="documents in one answer")
+    after: str = Field("", max_length=128, description="the `next` of the answer before")
+
+
 class ErrorDetail(BaseModel):
     message: str
     type: str
@@ -176,6 +236,14 @@ def parse_fields(fields: dict[str, Any]) -> RerankInput:
     """The form fields of a multipart request. Raises: InvalidRequestError."""
     try:
         return RerankInput.model_validate(fields)
+    except ValidationError as error:
+        raise _translated(error) from error
+
+
+def parse_documents_query(fields: Mapping[str, str]) -> DocumentsQuery:
+    """Raises: InvalidRequestError."""
+    try:
+        return DocumentsQuery.model_validate(dict(fields))
     except ValidationError as error:
         raise _translated(error) from error
 

@@ -7,9 +7,10 @@ refused, because a misspelt limit that is silently ignored is no limit.
 import difflib
 import os
 from collections.abc import Mapping
-from typing import Annotated, Self
+from typing import Annotated, Literal, Self
 
-from pydantic import Field, SecretStr, model_validator
+import fsspec
+from pydantic import Field, SecretStr, field_validator, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 PREFIX = "ZIPRERANK_"
@@ -17,6 +18,9 @@ MEBIBYTE = 1024 * 1024
 
 Count = Annotated[int, Field(ge=1)]
 Seconds = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+
+
+_DEFAULT_DOCUMENT_STORE = os.path.join(os.environ.get("XDG_CACHE_HOME") or "~/.cache", "ziprerank", "documents")
 
 
 def _default_rasterizer_processes() -> int:
@@ -38,14 +42,39 @@ class Settings(BaseSettings):
     window_size: int = Field(20, ge=1, le=20, description="pages in one forward pass")
     stride: int = Field(10, ge=1, le=20, description="pages by which the window moves when there are more")
 
+    window_strategy: Literal["sliding", "tournament"] = Field(
+        "sliding", description="over more pages than a window: sliding (published), or tournament (fewer, side by side)"
+    )
+    compile: bool = Field(False, description="on: fuse layers by torch.compile; the start takes longer")
+    fp8: bool = Field(False, description="on: 8-bit floats in the decoder; faster on Hopper cards, changes scores")
+    feature_cache_gpu_bytes: int | None = Field(
+        None, ge=0, description="page features kept on the device; 0: none; absent: half of what is left free (CPU: 1 GiB)"
+    )
+    feature_cache_host_bytes: int | None = Field(
+        None, ge=0, description="page features kept in host memory behind it; 0: none; absent: 8 GiB beside a card, else none"
+    )
+
     host: str = Field("127.0.0.1", description="address to listen on")
     port: int = Field(8000, ge=0, le=65535, description="port to listen on; 0 takes a free one")
     api_key: SecretStr | None = Field(None, description="key that clients must send as 'Authorization: Bearer …'")
     log_level: str = Field("info", pattern="^(debug|info|warning|error)$", description="debug, info, warning or error")
 
+    document_store: str = Field(
+        _DEFAULT_DOCUMENT_STORE,
+        min_length=1,
+        description="where registered documents lie: a folder, or s3://bucket/prefix",
+    )
+    cache_scope: Literal["shared", "per_key"] = Field(
+        "shared", description="per_key: cached pages and documents are for the sender of one Authorization header alone"
+    )
+
     max_pages: Count = Field(100, description="pages of one request")
     max_files: int = Field(64, ge=1, le=1024, description="documents of one request")
     max_query_characters: Count = Field(4096, description="length of a query")
+    max_document_pages: Count = Field(1000, description="pages of one registered document")
+    max_waiting_documents: Count = Field(
+        256, description="documents waiting to be processed; more are refused with 429"
+    )
     max_body_bytes: Count = Field(32 * MEBIBYTE, description="size of a request")
     max_file_bytes: Count = Field(20 * MEBIBYTE, description="size of one decoded document")
     max_image_pixels: Count = Field(40_000_000, description="pixels of one image")
@@ -60,11 +89,23 @@ class Settings(BaseSettings):
     body_idle_seconds: Seconds = Field(10.0, description="longest pause while a body is received, then 408")
     body_seconds: Seconds = Field(120.0, description="longest time to receive a body, then 408")
     stall_seconds: Seconds = Field(30.0, description="a batch that takes longer makes the service not ready")
+    page_cache_bytes: int | None = Field(
+        None, ge=0, description="memory for rendered pages that may come again; 0 turns it off (default: 1 GiB)"
+    )
     rasterizer_processes: Count = Field(
         default_factory=_default_rasterizer_processes, description="worker processes that decode PDFs and images"
     )
     drain_delay_seconds: float = Field(5.0, ge=0, description="after SIGTERM: not ready, but still accepting")
     drain_grace_seconds: float = Field(30.0, ge=0, description="then: time for what is in flight")
+
+    @field_validator("document_store")
+    @classmethod
+    def _store_can_be_opened(cls, url: str) -> str:
+        try:
+            fsspec.get_filesystem_class(fsspec.utils.get_protocol(url))
+        except ImportError as error:
+            raise ValueError(f"{url} needs a package that is not installed; for s3 it is ziprerank[s3]") from error
+        return url
 
     @model_validator(mode="after")
     def _stride_fits_window(self) -> Self:

@@ -1,9 +1,10 @@
 """What a client submitted, as one record whatever the wire format: JSON or multipart in, `Submission` out.
 
 Works on a body that is already in memory; runs in a thread, because large bodies take tens of milliseconds. Documents are
-still undecoded: `page_loader` turns them into pages.
+still undecoded, or names of registered ones: `page_loader` turns both into pages.
 """
 
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import PurePosixPath
@@ -23,6 +24,9 @@ from service.schemas import (
 _JSON, _MULTIPART = "application/json", "multipart/form-data"
 _REPEATED_FIELDS = ("id", "pages")
 _LABEL_LENGTH = 512
+_REGISTERED_ID = re.compile(r"[A-Za-z0-9._-]{1,128}")
+_REFERENCE = re.compile(rf"({_REGISTERED_ID.pattern})(?:#page=([0-9]{{1,9}}))?")
+_PUT_TYPES = ("application/pdf", "application/octet-stream")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -37,11 +41,20 @@ class SubmittedDocument:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class DocumentReference:
+    """A registered document by its id. `field` is its name in the request, for messages."""
+
+    field: str  # documents[0].id
+    id: str
+    pages: str | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Submission:
     """A whole request."""
 
     options: RerankInput
-    documents: tuple[SubmittedDocument, ...]
+    documents: tuple[SubmittedDocument | DocumentReference, ...]
     warnings: tuple[str, ...]
 
 
@@ -53,11 +66,8 @@ def choose_parser(content_type: str, content_encoding: str, *, max_files: int) -
 
     Raises: UnsupportedMediaTypeError.
     """
-    if content_encoding.lower() not in ("", "identity"):
-        raise UnsupportedMediaTypeError(
-            "unsupported_media_type", "Content-Encoding is set; send the body uncompressed.", param="content-encoding"
-        )
-    media_type = content_type.partition(";")[0].strip().lower()
+    _refuse_encoding(content_encoding)
+    media_type = _media_type(content_type)
     if media_type == _JSON:
         return lambda body: _from_json(body, max_files)
     if media_type == _MULTIPART:
@@ -69,13 +79,59 @@ def choose_parser(content_type: str, content_encoding: str, *, max_files: int) -
     )
 
 
+def choose_put_parser(content_type: str, content_encoding: str) -> Callable[[Sequence[bytes]], bytes | bytearray]:
+    """The parser that gets the one document out of the body of `PUT /documents/{id}`.
+
+    Raises: UnsupportedMediaTypeError.
+    """
+    _refuse_encoding(content_encoding)
+    media_type = _media_type(content_type)
+    if media_type in _PUT_TYPES or media_type.startswith("image/"):
+        return b"".join
+    if media_type == _MULTIPART:
+        return lambda body: _only_file(parse_multipart(body, content_type))
+    raise UnsupportedMediaTypeError(
+        "unsupported_media_type",
+        f"Content-Type must be {', '.join(_PUT_TYPES)}, image/… or {_MULTIPART}.",
+        param="content-type",
+    )
+
+
+def check_document_id(id: str) -> None:
+    """Raises InvalidRequestError where `id` cannot be that of a registered document."""
+    if not _REGISTERED_ID.fullmatch(id):
+        message = "id: a registered document's id has 1 to 128 of the characters A-Z a-z 0-9 . _ -"
+        raise InvalidRequestError("invalid_request", message, param="id")
+
+
+def _refuse_encoding(content_encoding: str) -> None:
+    if content_encoding.lower() not in ("", "identity"):
+        raise UnsupportedMediaTypeError(
+            "unsupported_media_type", "Content-Encoding is set; send the body uncompressed.", param="content-encoding"
+        )
+
+
+def _media_type(content_type: str) -> str:
+    return content_type.partition(";")[0].strip().lower()
+
+
+def _only_file(parts: Sequence[Part]) -> bytearray:
+    if len(parts) != 1 or parts[0].file_name is None:
+        message = f"{len(parts)} parts were sent; a document is put as one file part and nothing else."
+        raise InvalidRequestError("invalid_request", message, param="file")
+    _check_file_names(parts)
+    return parts[0].data
+
+
 def _from_json(body: Sequence[bytes], max_files: int) -> Submission:
     request = parse_json(b"".join(body), max_files=max_files)
     documents = tuple(_json_document(index, document) for index, document in enumerate(request.documents))
     return Submission(options=request, documents=documents, warnings=_warnings(list(request.ignored_fields())))
 
 
-def _json_document(index: int, document: DocumentInput) -> SubmittedDocument:
+def _json_document(index: int, document: DocumentInput) -> SubmittedDocument | DocumentReference:
+    if document.is_reference:
+        return _reference(index, document)
     kind: Literal["pdf", "image"] = "pdf" if document.pdf is not None else "image"
     return SubmittedDocument(
         field=f"documents[{index}].{kind}",
@@ -84,6 +140,22 @@ def _json_document(index: int, document: DocumentInput) -> SubmittedDocument:
         pages=document.pages,
         label=document.id or f"document-{index}",
     )
+
+
+def _reference(index: int, document: DocumentInput) -> DocumentReference:
+    assert document.id is not None, "the schema asks for the id where there is neither image nor pdf"
+    field = f"documents[{index}].id"
+    found = _REFERENCE.fullmatch(document.id)
+    if found is None:
+        message = (
+            f"{field}: without image and pdf it names a registered document (1 to 128 of the characters "
+            "A-Z a-z 0-9 . _ -), or a page of it as in report#page=3."
+        )
+        raise InvalidRequestError("invalid_request", message, param=field, document_index=index)
+    if found[2] and document.pages is not None:
+        message = f"{field}: it names a page, and there is a pages field too. Send one of them."
+        raise InvalidRequestError("invalid_request", message, param=field, document_index=index)
+    return DocumentReference(field=field, id=found[1], pages=found[2] or document.pages)
 
 
 def _from_multipart(body: Sequence[bytes], content_type: str, max_files: int) -> Submission:

@@ -2,6 +2,7 @@
 
 import threading
 import time
+import uuid
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -42,7 +43,7 @@ class RunningService:
 def settings_for_tests(**changes: Any) -> Settings:
     values = {
         "model": "demo", "device": "cpu", "dtype": "float32", "port": 0, "rasterizer_processes": 1,
-        "drain_delay_seconds": 0, "drain_grace_seconds": 5,
+        "drain_delay_seconds": 0, "drain_grace_seconds": 5, "document_store": f"memory://{uuid.uuid4().hex}",
     }  # fmt: skip
     return Settings(**{**values, **changes})
 
@@ -79,8 +80,16 @@ def eventually(is_true: Callable[[], bool]) -> None:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class FakePending:
+    answers: list[PageScores]
+
+    def wait(self) -> list[PageScores]:
+        return self.answers
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class FakeScores:
-    """A real `Reranker` in all but the forward pass: `score` is what the test says."""
+    """A real `Reranker` in all but the forward pass, whose scores are what the test says."""
 
     reranker: Reranker
     score_batch: Callable[[Sequence[PreparedRequest]], list[PageScores]]
@@ -88,8 +97,8 @@ class FakeScores:
     def __getattr__(self, name: str) -> Any:
         return getattr(self.reranker, name)
 
-    def score(self, batch: Sequence[PreparedRequest], *, observe: Observe) -> list[PageScores]:
-        return self.score_batch(batch)
+    def start(self, batch: Sequence[PreparedRequest], *, observe: Observe) -> "FakePending":
+        return FakePending(answers=self.score_batch(batch))
 
     def stage_clock(self) -> StageClock:
         return self.reranker.stage_clock()

@@ -67,7 +67,7 @@ def _timeout_sentence(task: RasterTask, limits: RasterLimits) -> str:
 
 
 def _error(code: str, sentence: str, task: RasterTask) -> ServiceError:
-    page = task.number if task.state.is_paged else None
-    where = f"documents[{task.state.index}]" if page is None else f"documents[{task.state.index}], page {page}"
+    index, page = task.state.document.index, task.number if task.state.is_paged else None
+    where = f"documents[{index}]" if page is None else f"documents[{index}], page {page}"
     kind = TooLargeError if code in TooLargeError.codes else UnusableDocumentError
-    return kind(code, f"{where}: {sentence}", document_index=task.state.index, page=page)
+    return kind(code, f"{where}: {sentence}", document_index=index, page=page)

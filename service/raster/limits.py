@@ -8,7 +8,6 @@ _MEBIBYTE = 1 << 20
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RasterLimits:
     processes: int
-    max_pages: int  # per request
     max_image_pixels: int = 40_000_000  # an A4 scan at 600 dpi is 34.8 million
     max_image_edge: int = 20_000
     open_seconds: float = 5.0

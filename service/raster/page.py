@@ -31,6 +31,17 @@ FAILURE_CODES = frozenset(
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class DocumentOutline:
+    """What is known of a document once it has been opened."""
+
+    page_count: int
+    is_paged: bool  # False: a single image, whose one page has no number
+
+
+SINGLE_IMAGE = DocumentOutline(page_count=1, is_paged=False)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class PagePixels:
     """One page, inside the worker: `data` holds height × width × 3 bytes, RGB, no padding between rows."""
 

@@ -1,11 +1,11 @@
 """The raster pool's front: untrusted PDF and image bytes in, RGB pages out, whatever the bytes do to the workers.
 
-    Rasterizer ── RasterSchedule (round robin, bounds) ── RasterRequest (opens, then pages; first failure wins)
+    Rasterizer ── RasterSchedule (round robin, bounds) ── RasterRequest (opens, plans, then pages; first failure wins)
         └── RasterSupervisor, a thread per worker ── RasterProcess ══ socket, shared slot ══ worker (child)
                 └── DeathRecord (documents that kill, storms)
 
-The event loop only waits here: hashing, copying and talking to children is the supervising threads' work. Knows neither
-HTTP nor the model.
+The event loop only waits here, once a request: talking to children, copying pages and delivering them is the supervising
+threads' work. Knows neither HTTP nor the model.
 """
 
 import asyncio
@@ -15,11 +15,12 @@ from collections.abc import Callable, Sequence
 
 from service.raster.deaths import DeathRecord
 from service.raster.limits import RasterLimits
-from service.raster.request import RasterDocument, RasterPage, RasterRequest
+from service.raster.page import DocumentOutline
+from service.raster.request import Deliver, Plan, RasterDocument, RasterPage, RasterRequest
 from service.raster.schedule import RasterSchedule, draining, not_ready
 from service.raster.supervisor import RasterSupervisor
 
-__all__ = ["RasterDocument", "RasterLimits", "RasterPage", "Rasterizer"]
+__all__ = ["DocumentOutline", "RasterDocument", "RasterLimits", "RasterPage", "Rasterizer"]
 
 
 def _observe_nothing(stage: str, seconds: float) -> None:
@@ -28,6 +29,10 @@ def _observe_nothing(stage: str, seconds: float) -> None:
 
 def _ignore_death(cause: str) -> None:
     pass
+
+
+def _no_pages(outlines: Sequence[DocumentOutline]) -> list[tuple[int, ...]]:
+    return [() for _ in outlines]
 
 
 class Rasterizer:
@@ -62,16 +67,25 @@ class Rasterizer:
         for supervisor in self._supervisors:
             supervisor.has_tried_to_start.wait()
 
-    async def rasterize(self, documents: Sequence[RasterDocument]) -> list[RasterPage]:
-        """The selected pages in document order, then in the order of the selection. Cancelling drops what is left.
+    async def rasterize(
+        self, documents: Sequence[RasterDocument], *, plan: Plan, deliver: Deliver, background: bool = False
+    ) -> list[DocumentOutline]:
+        """Deliver the planned pages, and return the documents' outlines when all are delivered. Cancelling drops what is left.
 
-        Raises: UnusableDocumentError, PageOutOfRangeError, TooLargeError about the documents; OverloadedError,
-        UnavailableError about the pool.
+        A background request yields to all others.
+        Raises: UnusableDocumentError, TooLargeError about the documents; OverloadedError, UnavailableError about the pool;
+        what `plan` and `deliver` raise.
         """
-        if not documents:
-            return []
-        self._require_alive()
-        return await self._await(RasterRequest(documents, max_pages=self._limits.max_pages))
+        request = RasterRequest(documents, plan=plan, deliver=deliver, is_background=background)
+        if not request.is_over:
+            self._require_alive()
+            self._schedule.admit(request)
+        return await self._await(request)
+
+    async def outline(self, document: RasterDocument) -> DocumentOutline:
+        """Open a document and render nothing. Raises: what `rasterize` raises."""
+        [outline] = await self.rasterize([document], plan=_no_pages, deliver=lambda page: None)
+        return outline
 
     @property
     def is_alive(self) -> bool:
@@ -114,8 +128,7 @@ class Rasterizer:
         if not self.is_alive:
             raise not_ready()
 
-    async def _await(self, request: RasterRequest) -> list[RasterPage]:
-        self._schedule.admit(request)
+    async def _await(self, request: RasterRequest) -> list[DocumentOutline]:
         expiry = asyncio.get_running_loop().call_later(self._limits.queue_seconds, self._schedule.expire, request)
         try:
             return await asyncio.wrap_future(request.future)

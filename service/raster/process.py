@@ -20,7 +20,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from service.raster.page import FAILURE_CODES, MEMORY_EXIT_STATUS, SLOT_BYTES, RasterFailure
+from service.raster.page import FAILURE_CODES, MEMORY_EXIT_STATUS, SLOT_BYTES, DocumentOutline, RasterFailure
 
 Cause = Literal["timeout", "memory", "cpu", "protocol", "crash"]
 
@@ -38,12 +38,6 @@ class ProcessSettings:
     cpu_seconds: float  # of processor time a task may add before the kernel ends the process
     max_image_pixels: int
     max_image_edge: int
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class OpenedDocument:
-    page_count: int
-    is_paged: bool
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -95,13 +89,13 @@ class RasterProcess:
         """Raises: ProcessDied."""
         self._call({"verb": "hello"}, seconds=seconds)
 
-    def open(self, key: int, data: bytes | bytearray, *, kind: str, seconds: float) -> OpenedDocument:
+    def open(self, key: int, data: bytes | bytearray, *, kind: str, seconds: float) -> DocumentOutline:
         """Raises: RasterFailure, ProcessDied."""
         self.forget(self._to_evict_for(len(data)), seconds=seconds)
         self.documents_opened += 1
         message = {"verb": "open", "document": key, "kind": kind, "bytes": len(data)}
         reply = self._call(message, payload=data, seconds=seconds)
-        opened = OpenedDocument(
+        opened = DocumentOutline(
             page_count=self._integer(reply, "page_count", most=_MOST_PAGES), is_paged=reply.get("is_paged") is True
         )
         self._open[key] = len(data)

@@ -1,5 +1,8 @@
 """Which task a raster worker does next: round robin over requests, task by task, in a bounded and closable queue.
 
+Background requests get what live ones leave: a task only where no live request has one, never the last worker of several, and
+no place in the bounds, which are there for live requests. (Whoever sends them bounds them.)
+
 Knows neither processes nor the event loop; a test drives it without either.
 """
 
@@ -9,7 +12,7 @@ from collections.abc import Callable, Collection
 from dataclasses import dataclass
 
 from service.errors import OverloadedError, ServiceError, UnavailableError
-from service.raster.request import RasterPage, RasterRequest, RasterTask
+from service.raster.request import RasterRequest, RasterTask
 
 _LONGEST_RETRY_SECONDS = 5
 
@@ -33,7 +36,8 @@ class RasterSchedule:
         self._queue_bytes = queue_bytes
         self._is_storm = is_storm
         self._changed = threading.Condition()
-        self._requests: deque[RasterRequest] = deque()
+        self._live: deque[RasterRequest] = deque()
+        self._background: deque[RasterRequest] = deque()
         self._keys: set[int] = set()  # of documents that have pages left: workers forget all others
         self._byte_count = 0
         self._is_closed = False
@@ -44,23 +48,26 @@ class RasterSchedule:
 
     @property
     def waiting_requests(self) -> int:
-        """Unfinished requests beyond those that every worker could be busy with."""
-        return max(0, len(self._requests) - self._workers)
+        """Unfinished live requests beyond those that every worker could be busy with."""
+        return max(0, len(self._live) - self._workers)
 
     @property
     def running_tasks(self) -> int:
         with self._changed:
-            return sum(request.running for request in self._requests)
+            return _running(self._live) + _running(self._background)
 
     def admit(self, request: RasterRequest) -> None:
         """Raises: OverloadedError when the queue is full, UnavailableError when it is closed."""
         with self._changed:
             if self._is_closed:
                 raise draining()
-            self._require_room(request)
-            self._requests.append(request)
-            self._keys.update(state.key for state in request.states)
+            if request.is_background:
+                self._background.append(request)
+            else:
+                self._require_room(request)
+                self._live.append(request)
             self._byte_count += request.byte_count
+            self._keys.update(state.key for state in request.states)
             self._changed.notify_all()
 
     def take(self, held: Collection[int]) -> Turn | None:
@@ -74,14 +81,14 @@ class RasterSchedule:
                 self._changed.wait()
         return None
 
-    def counted(self, task: RasterTask) -> None:
+    def opened(self, task: RasterTask) -> None:
         with self._changed:
-            task.request.counted()
+            task.request.opened()
             self._settle(task.request)
 
-    def rendered(self, task: RasterTask, page: RasterPage) -> None:
+    def delivered(self, task: RasterTask) -> None:
         with self._changed:
-            task.request.rendered(task, page)
+            task.request.delivered(task)
             if not task.state.pages_left:
                 self._keys.discard(task.state.key)
             self._settle(task.request)
@@ -99,9 +106,9 @@ class RasterSchedule:
                 self._settle(request)
 
     def expire(self, request: RasterRequest) -> None:
-        """Fail a request of which no task has begun."""
+        """Fail a live request of which no task has begun."""
         with self._changed:
-            if not request.has_started:
+            if not request.has_started and not request.is_background:
                 request.abandon(
                     UnavailableError(
                         "queue_timeout",
@@ -125,40 +132,54 @@ class RasterSchedule:
             self._changed.wait_for(lambda: self._is_closed, timeout=seconds)
 
     def _require_room(self, request: RasterRequest) -> None:
-        has_full_queue = self.waiting_requests >= self._queue_requests and len(self._requests) >= self._workers
+        has_full_queue = self.waiting_requests >= self._queue_requests and len(self._live) >= self._workers
         byte_count = self._byte_count + request.byte_count
-        if has_full_queue or (self._requests and byte_count > self._queue_bytes):
+        if has_full_queue or (self._live and byte_count > self._queue_bytes):
             raise OverloadedError(
                 "overloaded",
-                f"{len(self._requests)} requests with {self._byte_count} bytes of documents are being rastered, at most "
+                f"{len(self._live)} requests with {self._byte_count} bytes of documents are being rastered, at most "
                 f"{self._workers + self._queue_requests} with {self._queue_bytes} bytes are accepted. Send it again later.",
                 retry_after_seconds=self._retry_after_seconds(),
             )
 
     def _next_task(self) -> RasterTask | None:
         share = max(1, self._workers // 2) if self._is_storm() else self._workers
-        for _ in range(len(self._requests)):
-            request = self._requests[0]
-            self._requests.rotate(-1)
-            if request.running < share and (task := request.take()):
-                return task
+        if task := _rotate_to_task(self._live, share):
+            return task
+        if _running(self._background) < max(1, self._workers - 1):
+            return _rotate_to_task(self._background, share)
         return None
 
     def _settle(self, request: RasterRequest) -> None:
-        if request.is_over and request in self._requests:
-            self._requests.remove(request)
+        requests = self._background if request.is_background else self._live
+        if request.is_over and request in requests:
+            requests.remove(request)
             self._keys.difference_update(state.key for state in request.states)
             self._byte_count -= request.byte_count
         self._changed.notify_all()
 
     def _fail_all(self, make_error: Callable[[], ServiceError]) -> None:
-        for request in tuple(self._requests):
+        for request in (*self._live, *self._background):
             request.abandon(make_error())  # one each: an exception collects the traceback of everyone who raises it
             self._settle(request)
         self._changed.notify_all()
 
     def _retry_after_seconds(self) -> int:
         return min(_LONGEST_RETRY_SECONDS, 1 + self.waiting_requests // (8 * self._workers))
+
+
+def _rotate_to_task(requests: deque[RasterRequest], share: int) -> RasterTask | None:
+    """The next task of the first request that has one and fewer than `share` running."""
+    for _ in range(len(requests)):
+        request = requests[0]
+        requests.rotate(-1)
+        if request.running < share and (task := request.take()):
+            return task
+    return None
+
+
+def _running(requests: Collection[RasterRequest]) -> int:
+    return sum(request.running for request in requests)
 
 
 def draining() -> UnavailableError:

@@ -4,7 +4,6 @@ Knows nothing of fairness or the event loop. One thread per child, because the k
 started it ends, and because blocking on a socket with a deadline needs no polling.
 """
 
-import hashlib
 import logging
 import threading
 import time
@@ -15,8 +14,8 @@ from service.errors import InternalError, ServiceError
 from service.raster.deaths import DeathRecord
 from service.raster.failures import client_error, client_error_of_code, code_of_death
 from service.raster.limits import RasterLimits
-from service.raster.page import RasterFailure
-from service.raster.process import OpenedDocument, ProcessDied, ProcessSettings, RasterProcess
+from service.raster.page import DocumentOutline, RasterFailure
+from service.raster.process import ProcessDied, ProcessSettings, RasterProcess
 from service.raster.request import RasterPage, RasterTask
 from service.raster.schedule import RasterSchedule, Turn, not_ready
 
@@ -149,6 +148,8 @@ class RasterSupervisor:
         """Every way out of here hands the task back, or its request would wait for ever."""
         try:
             page = self._perform(task)
+            if page and not task.request.is_over:
+                task.request.deliver(page)
         except ServiceError as error:
             self._schedule.failed(task, error)
         except Exception:  # noqa: BLE001 (logged, and told to the request's future)
@@ -157,9 +158,9 @@ class RasterSupervisor:
             self._schedule.failed(task, InternalError("internal_error", "The document could not be processed."))
         else:
             if page:
-                self._schedule.rendered(task, page)
+                self._schedule.delivered(task)
             else:
-                self._schedule.counted(task)
+                self._schedule.opened(task)
 
     def _perform(self, task: RasterTask) -> RasterPage | None:
         """Raises: ServiceError."""
@@ -172,14 +173,11 @@ class RasterSupervisor:
             code = code_of_death(death)
             self._bury(death)
             if not self._schedule.is_closed:
-                self._deaths.blame(task.state.sha256, code=code)
+                self._deaths.blame(task.state.document.sha256, code=code)
             raise client_error_of_code(code, task, limits=self._limits) from None
 
     def _refuse_known_killer(self, task: RasterTask) -> None:
-        state = task.state
-        if not state.sha256:
-            state.sha256 = hashlib.sha256(state.document.data).hexdigest()
-        if code := self._deaths.verdict_on(state.sha256):
+        if code := self._deaths.verdict_on(task.state.document.sha256):
             raise client_error_of_code(code, task, limits=self._limits)
 
     def _with_fair_memory(self, task: RasterTask) -> RasterPage | None:
@@ -199,14 +197,13 @@ class RasterSupervisor:
 
     def _raster(self, task: RasterTask) -> RasterPage | None:
         if task.number is None:
-            opened = self._open(task)
-            task.state.page_count, task.state.is_paged = opened.page_count, opened.is_paged
+            task.state.outline = self._open(task)
             return None
         if task.state.key not in self._child.open_documents:
             self._open(task)
         return self._render(task, number=task.number)
 
-    def _open(self, task: RasterTask) -> OpenedDocument:
+    def _open(self, task: RasterTask) -> DocumentOutline:
         state = task.state
         with self._within(self._limits.open_seconds, task) as seconds:
             return self._child.open(state.key, state.document.data, kind=state.document.kind, seconds=seconds)
@@ -216,13 +213,14 @@ class RasterSupervisor:
         began = time.perf_counter()
         with self._within(self._limits.page_seconds, task) as seconds:
             page = self._child.render(state.key, number, seconds=seconds)
-        self._observe("render" if state.document.kind == "pdf" else "decode", time.perf_counter() - began)
+        elapsed = time.perf_counter() - began
+        self._observe("render" if state.document.kind == "pdf" else "decode", elapsed)
         return RasterPage(
-            document_index=state.index,
-            number=number if state.is_paged else None,
+            document_index=state.document.index,
+            number=number,
             pixels=page.pixels,
             degraded=page.degraded,
-            document_sha256=state.sha256,
+            seconds=elapsed,
         )
 
     @contextmanager

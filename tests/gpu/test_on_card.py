@@ -7,7 +7,9 @@ import pytest
 import torch
 
 from model import Reranker, RerankerConfig
-from model.attention import KERNELS, choose_attention, why_not
+from model.attention import AttentionWorkload, choose_attention, make_kernel, time_attention
+from model.attention_kernels import KERNELS, why_not
+from model.device import Compute, choose_compute
 from tests.closeness import assert_bfloat16_is_close
 from tests.conformance import CASES, CHECKPOINT, WINDOW_CASES, Case, WindowCase
 from tests.model.test_attention import run

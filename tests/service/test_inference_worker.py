@@ -1,35 +1,64 @@
 """The device's thread: whatever a batch does, every member is answered."""
 
 from collections.abc import Callable, Sequence
+from threading import Event
 
 import pytest
 
-from model import DeviceLostError, DeviceMemoryError, Observe, PageScores, PreparedRequest, StageClock
+from model import DeviceLostError, DeviceMemoryError, Observe, PageScores, PreparedPage, PreparedRequest, StageClock
 from service.errors import InternalError, ServiceError, UnavailableError
 from service.inference_worker import InferenceWorker
 from service.metrics import Metrics
 from service.micro_batcher import BatchBudget, MicroBatcher, Scored
+from tests.servers import eventually
 from tests.service.test_micro_batcher import request
 
 BUDGET = BatchBudget(max_tokens=1000, max_patches=10_000, queue_limit_tokens=10_000, queue_seconds=60)
 
 
+class FakePending:
+    def __init__(self, answers: list[PageScores], wait: Callable[[], None]) -> None:
+        self._answers = answers
+        self._wait = wait
+
+    def wait(self) -> list[PageScores]:
+        self._wait()
+        return self._answers
+
+
 class FakeScorer:
-    """Scores a request by its token count; `fault` may raise for a batch."""
+    """Scores a request by its token count; `fault` may raise as a batch starts (or pages are encoded), `wait` as it ends."""
 
-    def __init__(self, fault: Callable[[list[int]], None] = lambda tokens: None) -> None:
+    def __init__(
+        self, fault: Callable[[list[int]], None] = lambda tokens: None, wait: Callable[[], None] = lambda: None
+    ) -> None:
         self.batches: list[list[int]] = []
+        self.is_warm = False
         self._fault = fault
+        self._wait = wait
 
-    def score(self, batch: Sequence[PreparedRequest], *, observe: Observe) -> list[PageScores]:
+    def warm_up(self) -> None:
+        self.is_warm = True
+
+    def start(self, batch: Sequence[PreparedRequest], *, observe: Observe) -> "FakePending":
         tokens = [prepared.token_count for prepared in batch]
         self.batches.append(tokens)
         with observe("vision"):
             self._fault(tokens)
+        return FakePending(self.answers(tokens), self._wait)
+
+    def answers(self, tokens: list[int]) -> list[PageScores]:
         return [
             PageScores(logits=(float(count),), order=(0,), visual_tokens=2, kept_tokens=1, prompt_tokens=count)
             for count in tokens
         ]
+
+    def encode(self, pages: Sequence[PreparedPage]) -> int:
+        self._fault([])
+        return len(pages)
+
+    def patches_to_encode(self, request: PreparedRequest) -> int:
+        return request.patch_count
 
     def stage_clock(self) -> StageClock:
         import torch
@@ -47,6 +76,7 @@ def run(scorer: FakeScorer, tokens: list[int]) -> tuple[list[Scored | BaseExcept
     worker.start(scorer)
     assert worker.join(10)
     assert bool(lost) == worker.is_lost
+    assert worker.running_entries == 0 and worker.stalled_seconds == 0
     return [future.exception(timeout=0) or future.result(timeout=0) for future in futures], worker, metrics
 
 
@@ -108,11 +138,82 @@ def test_a_lost_device_answers_everybody_and_ends_the_worker() -> None:
 @pytest.mark.parametrize("bad", [float("nan"), float("inf")])
 def test_a_score_that_is_not_finite_fails_its_own_request_only(bad: float) -> None:
     class Broken(FakeScorer):
-        def score(self, batch: Sequence[PreparedRequest], *, observe: Observe) -> list[PageScores]:
-            answers = super().score(batch, observe=observe)
+        def answers(self, tokens: list[int]) -> list[PageScores]:
+            answers = super().answers(tokens)
             answers[0] = PageScores(logits=(bad,), order=(0,), visual_tokens=1, kept_tokens=1, prompt_tokens=1)
             return answers
 
     results, _, _ = run(Broken(), [10, 20])
     assert isinstance(results[0], ServiceError) and results[0].code == "score_invalid"
     assert isinstance(results[1], Scored)
+
+
+def test_the_thread_that_scores_warms_up_first() -> None:
+    scorer = FakeScorer()
+    run(scorer, [10])
+    assert scorer.is_warm
+
+
+def test_a_warm_up_that_fails_is_told_and_takes_no_request() -> None:
+    class Cold(FakeScorer):
+        def warm_up(self) -> None:
+            raise DeviceMemoryError("too small a card")
+
+    batcher = MicroBatcher(BUDGET)
+    waiting = batcher.submit(request(10))
+    worker = InferenceWorker(batcher, Metrics())
+    with pytest.raises(DeviceMemoryError):
+        worker.start(Cold()).result(timeout=5)
+    assert worker.join(5) and not waiting.done()
+
+
+def test_a_second_batch_is_started_while_the_first_runs_and_a_third_is_not() -> None:
+    may_end = Event()
+    scorer = FakeScorer(wait=lambda: may_end.wait(10) and None)
+    batcher = MicroBatcher(BUDGET)
+    worker = InferenceWorker(batcher, Metrics())
+    futures = [batcher.submit(request(900)) for _ in range(3)]
+    worker.start(scorer)
+    eventually(lambda: len(scorer.batches) == 2)
+    assert worker.running_entries == 2 and batcher.waiting_entries == 1
+    assert not futures[0].done()
+    may_end.set()
+    assert [future.result(timeout=5).scores.prompt_tokens for future in futures] == [900, 900, 900]
+    batcher.close()
+    assert worker.join(5)
+
+
+def test_a_device_that_is_lost_while_a_batch_runs_answers_everybody() -> None:
+    def wait() -> None:
+        raise DeviceLostError("illegal memory access")
+
+    results, worker, _ = run(FakeScorer(wait=wait), [500, 400, 600, 700])
+    assert worker.is_lost
+    assert all(isinstance(result, UnavailableError) and result.code == "gpu_failed" for result in results)
+
+
+def test_a_batch_that_fails_while_it_runs_is_told_without_details() -> None:
+    def wait() -> None:
+        raise RuntimeError("secret")
+
+    results, worker, _ = run(FakeScorer(wait=wait), [10, 20])
+    assert not worker.is_lost
+    assert all(isinstance(result, InternalError) and "secret" not in str(result) for result in results)
+
+
+def test_pages_are_encoded_ahead_and_a_failure_harms_nobody() -> None:
+    faults = iter([RuntimeError("broken page"), None])
+
+    def fault(tokens: list[int]) -> None:
+        if not tokens and (error := next(faults)):
+            raise error
+
+    batcher = MicroBatcher(BUDGET)
+    worker = InferenceWorker(batcher, Metrics())
+    failing, fine = (batcher.submit_background(request(10).pages) for _ in range(2))
+    worker.start(FakeScorer(fault))
+    assert isinstance(failing.exception(timeout=5), RuntimeError)
+    assert fine.result(timeout=5) is None
+    assert batcher.submit(request(10)).result(timeout=5).scores.prompt_tokens == 10
+    batcher.close()
+    assert worker.join(5)

@@ -7,7 +7,7 @@ import pytest
 from model import PreparedPage, PreparedRequest
 from model.dataflow import Prompt
 from service.errors import OverloadedError, UnavailableError
-from service.micro_batcher import BatchBudget, MicroBatcher
+from service.micro_batcher import BatchBudget, Encoding, Entry, MicroBatcher
 
 BUDGET = BatchBudget(max_tokens=100, max_patches=1000, queue_limit_tokens=300, queue_seconds=10)
 
@@ -23,39 +23,46 @@ class Clock:
 
 
 def request(tokens: int, patches: int = 4) -> PreparedRequest:
-    page = PreparedPage(pixels=np.zeros((32, 32, 3), np.uint8), rows=1, columns=1)
+    page = PreparedPage(pixels=np.zeros((32, 32, 3), np.uint8), rows=1, columns=1, content_hash=b"")
     prompt = Prompt(segments=(np.zeros(tokens - 2, np.int64), np.zeros(1, np.int64)), context_length=1)
     prepared = PreparedRequest(prompt=prompt, pages=(page,), kept_counts=(1,), patch_count=patches)
     assert prepared.token_count == tokens
     return prepared
 
 
+def take(batcher: MicroBatcher) -> list[Entry]:
+    """A batch where nothing is cached; empty at the end."""
+    work = batcher.take(lambda prepared: prepared.patch_count)
+    assert not isinstance(work, Encoding)
+    return work or []
+
+
 def test_what_waits_becomes_one_batch_within_the_token_budget() -> None:
     batcher = MicroBatcher(BUDGET)
     for tokens in (40, 40, 40):
         batcher.submit(request(tokens))
-    assert [entry.request.token_count for entry in batcher.take()] == [40, 40]
-    assert [entry.request.token_count for entry in batcher.take()] == [40]
+    assert [entry.request.token_count for entry in take(batcher)] == [40, 40]
+    assert [entry.request.token_count for entry in take(batcher)] == [40]
 
 
 def test_patches_bound_a_batch_too() -> None:
     batcher = MicroBatcher(BUDGET)
     batcher.submit(request(10, patches=600))
     batcher.submit(request(10, patches=600))
-    assert [len(batcher.take()), len(batcher.take())] == [1, 1]
+    assert [len(take(batcher)), len(take(batcher))] == [1, 1]
 
 
 def test_an_entry_above_the_budget_runs_alone_instead_of_never() -> None:
     batcher = MicroBatcher(BUDGET)
     batcher.submit(request(250))
     batcher.submit(request(10))
-    assert [entry.request.token_count for entry in batcher.take()] == [250]
+    assert [entry.request.token_count for entry in take(batcher)] == [250]
 
 
 def test_an_idle_device_gets_a_lone_request_at_once() -> None:
     batcher = MicroBatcher(BUDGET)
     taken: Future[int] = Future()
-    Thread(target=lambda: taken.set_result(len(batcher.take())), daemon=True).start()
+    Thread(target=lambda: taken.set_result(len(take(batcher))), daemon=True).start()
     batcher.submit(request(10))
     assert taken.result(timeout=5) == 1
 
@@ -91,7 +98,7 @@ def test_a_client_that_has_gone_is_dropped_when_popped() -> None:
     batcher.submit(request(50))
     batcher.submit(request(50))
     gone.cancel()
-    assert [entry.request.token_count for entry in batcher.take()] == [50, 50]  # the budget is free for others
+    assert [entry.request.token_count for entry in take(batcher)] == [50, 50]  # the budget is free for others
     assert dropped == [1]
 
 
@@ -101,7 +108,7 @@ def test_an_entry_that_waited_too_long_is_told_so() -> None:
     late = batcher.submit(request(10))
     clock.now = 11
     batcher.submit(request(20))
-    assert [entry.request.token_count for entry in batcher.take()] == [20]
+    assert [entry.request.token_count for entry in take(batcher)] == [20]
     with pytest.raises(UnavailableError, match="10 s") as told:
         late.result(timeout=0)
     assert told.value.code == "queue_timeout"
@@ -112,7 +119,7 @@ def test_counts_follow_the_queue() -> None:
     batcher.submit(request(30))
     batcher.submit(request(40))
     assert (batcher.waiting_entries, batcher.waiting_tokens, batcher.waiting_pages) == (2, 70, 2)
-    batcher.take()
+    take(batcher)
     assert (batcher.waiting_entries, batcher.waiting_tokens, batcher.waiting_pages) == (0, 0, 0)
 
 
@@ -128,7 +135,41 @@ def test_a_closed_batcher_gives_out_what_waits_and_then_ends() -> None:
     batcher = MicroBatcher(BUDGET)
     batcher.submit(request(10))
     batcher.close()
-    assert len(batcher.take()) == 1
-    assert batcher.take() == []
+    assert len(take(batcher)) == 1
+    assert take(batcher) == []
     with pytest.raises(UnavailableError):
         batcher.submit(request(10))
+
+
+def test_pages_that_are_cached_cost_no_patches() -> None:
+    batcher = MicroBatcher(BUDGET)
+    batcher.submit(request(10, patches=600))
+    batcher.submit(request(10, patches=600))
+    work = batcher.take(lambda prepared: 0)
+    assert isinstance(work, list) and len(work) == 2
+
+
+def test_pages_are_encoded_ahead_only_when_no_request_waits() -> None:
+    batcher = MicroBatcher(BUDGET)
+    pages = request(10).pages
+    ahead = batcher.submit_background(pages)
+    batcher.submit(request(10))
+    assert len(take(batcher)) == 1
+    work = batcher.take(lambda prepared: 0)
+    assert isinstance(work, Encoding) and work.pages == pages and work.future is ahead and ahead.running()
+
+
+def test_pages_that_nobody_waits_for_any_more_are_dropped() -> None:
+    batcher = MicroBatcher(BUDGET)
+    gone, wanted = (batcher.submit_background(request(10).pages) for _ in range(2))
+    gone.cancel()
+    work = batcher.take(lambda prepared: 0)
+    assert isinstance(work, Encoding) and work.future is wanted
+
+
+def test_a_closed_batcher_encodes_nothing_ahead() -> None:
+    batcher = MicroBatcher(BUDGET)
+    before = batcher.submit_background(request(10).pages)
+    batcher.close()
+    assert before.cancelled() and batcher.submit_background(request(10).pages).cancelled()
+    assert take(batcher) == []

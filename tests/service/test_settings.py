@@ -38,7 +38,15 @@ def test_other_programs_variables_are_none_of_our_business() -> None:
 
 @pytest.mark.parametrize(
     ("name", "value"),
-    [("KEEP_RATIO", "0"), ("KEEP_RATIO", "nan"), ("WINDOW_SIZE", "21"), ("PORT", "http"), ("MAX_PAGES", "0")],
+    [
+        ("KEEP_RATIO", "0"),
+        ("KEEP_RATIO", "nan"),
+        ("WINDOW_SIZE", "21"),
+        ("PORT", "http"),
+        ("MAX_PAGES", "0"),
+        ("DOCUMENT_STORE", "ftpx://host/documents"),
+        ("CACHE_SCOPE", "mine"),
+    ],
 )
 def test_a_value_outside_its_range_names_the_variable(monkeypatch: pytest.MonkeyPatch, name: str, value: str) -> None:
     monkeypatch.setenv(f"ZIPRERANK_{name}", value)

@@ -1,21 +1,35 @@
 """A raster pool with real workers for tests, and the steps that several tests take with it."""
 
 import asyncio
+import hashlib
 import os
 import signal
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from typing import Any
 
 from service.errors import (
     ServiceError,
     status_of,
 )
-from service.page_selection import parse_page_selection
-from service.raster.pool import RasterDocument, Rasterizer, RasterLimits, RasterPage
+from service.raster.pool import DocumentOutline, RasterDocument, Rasterizer, RasterLimits, RasterPage
+from service.raster.request import Deliver, Kind
 
 TICK_SECONDS = 0.01
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Wanted:
+    """A document, and the page numbers that a test asks for (none: all)."""
+
+    data: bytes
+    kind: Kind
+    numbers: tuple[int, ...] = ()
+
+    def numbers_of(self, outline: DocumentOutline) -> tuple[int, ...]:
+        return self.numbers or tuple(range(1, outline.page_count + 1))
 
 
 class Pool:
@@ -25,15 +39,37 @@ class Pool:
         self.stages: list[str] = []
         self.deaths: list[str] = []
         self.rasterizer = Rasterizer(
-            RasterLimits(**{"processes": 1, "max_pages": 100} | limits),
+            RasterLimits(**{"processes": 1} | limits),
             observe=lambda stage, seconds: self.stages.append(stage),
             on_worker_death=self.deaths.append,
         )
 
-    async def rasterize(self, *documents: RasterDocument) -> list[RasterPage]:
-        return await self.rasterizer.rasterize(documents)
+    async def rasterize(self, *documents: Wanted, background: bool = False) -> list[RasterPage]:
+        """The pages in document order, then in the order asked for."""
+        pages: dict[tuple[int, int], RasterPage] = {}
 
-    def ask(self, *documents: RasterDocument) -> list[RasterPage]:
+        def deliver(page: RasterPage) -> None:
+            pages[page.document_index, page.number] = page
+
+        outlines = await self.deliver_to(deliver, *documents, background=background)
+        planned = zip(documents, outlines, strict=True)
+        return [
+            pages[index, number]
+            for index, (wanted, outline) in enumerate(planned)
+            for number in wanted.numbers_of(outline)
+        ]
+
+    async def deliver_to(self, deliver: Deliver, *documents: Wanted, background: bool = False) -> list[DocumentOutline]:
+        return await self.rasterizer.rasterize(
+            [raster_document(wanted, index=index) for index, wanted in enumerate(documents)],
+            plan=lambda outlines: [
+                wanted.numbers_of(outline) for wanted, outline in zip(documents, outlines, strict=True)
+            ],
+            deliver=deliver,
+            background=background,
+        )
+
+    def ask(self, *documents: Wanted) -> list[RasterPage]:
         return asyncio.run(self.rasterize(*documents))
 
     @property
@@ -70,15 +106,20 @@ async def until(is_true: Callable[[], bool]) -> None:
         await asyncio.sleep(TICK_SECONDS)
 
 
-def pdf(data: bytes, *, pages: str | None = None) -> RasterDocument:
-    return RasterDocument(data=data, kind="pdf", pages=parse_page_selection(pages) if pages else None)
+def pdf(data: bytes, *numbers: int) -> Wanted:
+    return Wanted(data=data, kind="pdf", numbers=numbers)
 
 
-def image(data: bytes, *, pages: str | None = None) -> RasterDocument:
-    return RasterDocument(data=data, kind="image", pages=parse_page_selection(pages) if pages else None)
+def image(data: bytes, *numbers: int) -> Wanted:
+    return Wanted(data=data, kind="image", numbers=numbers)
 
 
-def answer(pool: Pool, documents: Sequence[RasterDocument]) -> dict[str, Any]:
+def raster_document(wanted: Wanted, *, index: int = 0) -> RasterDocument:
+    sha256 = hashlib.sha256(wanted.data).hexdigest()
+    return RasterDocument(index=index, data=wanted.data, sha256=sha256, kind=wanted.kind)
+
+
+def answer(pool: Pool, documents: Sequence[Wanted]) -> dict[str, Any]:
     try:
         return {"status": 200, "pages": len(pool.ask(*documents))}
     except ServiceError as error:

@@ -1,12 +1,12 @@
 """What a caller of the raster pool gets: pages in order, one failure, fairness, bounds."""
 
 import asyncio
-import hashlib
 import json
 import os
 import signal
+import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,14 +14,13 @@ import pytest
 
 from service.errors import (
     OverloadedError,
-    PageOutOfRangeError,
     ServiceError,
     TooLargeError,
     UnavailableError,
     UnusableDocumentError,
     status_of,
 )
-from service.raster.pool import RasterDocument
+from service.raster.pool import DocumentOutline, RasterPage
 from tests.documents import (
     make_encrypted_pdf,
     make_image,
@@ -31,7 +30,7 @@ from tests.documents import (
     make_raw_pdf,
     make_tiff,
 )
-from tests.service.raster.pools import Pool, answer, image, pdf, running_pool, until
+from tests.service.raster.pools import Pool, Wanted, answer, image, pdf, raster_document, running_pool, until
 
 SAMPLES = Path(__file__).parents[3].parent / "shared" / "samples"
 
@@ -55,18 +54,17 @@ def test_real_document_gets_an_accepted_answer(entry: dict[str, Any], pool: Pool
     assert answer(pool, [pdf(data) if entry["file"].endswith(".pdf") else image(data)]) in entry["accept"]
 
 
-def test_pages_come_in_document_and_selection_order(pool: Pool) -> None:
+def test_every_planned_page_is_delivered(pool: Pool) -> None:
     data = make_pdf(4)
-    pages = pool.ask(pdf(data, pages="3,1-2"), image(make_image()), image(make_tiff([(9, 9), (9, 9)]), pages="2,1"))
-    assert [(page.document_index, page.number) for page in pages] == [(0, 3), (0, 1), (0, 2), (1, None), (2, 2), (2, 1)]
+    pages = pool.ask(pdf(data, 3, 1, 2), image(make_image()), image(make_tiff([(9, 9), (9, 9)]), 2, 1))
+    assert [(page.document_index, page.number) for page in pages] == [(0, 3), (0, 1), (0, 2), (1, 1), (2, 2), (2, 1)]
     darkness = [255 - page.pixels.mean() for page in pages[:3]]
     assert darkness[1] < darkness[2] < darkness[0]
     assert [page.pixels[0, 0, 0] for page in pages[4:]] == [20, 10]
-    assert pages[0].document_sha256 == hashlib.sha256(data).hexdigest()
 
 
 def test_same_page_is_the_same_pixels_whichever_worker_renders_it(pool: Pool) -> None:
-    first, *others = (pool.ask(pdf(make_pdf(3), pages="2"))[0] for _ in range(4))
+    first, *others = (pool.ask(pdf(make_pdf(3), 2))[0] for _ in range(4))
     assert all((page.pixels == first.pixels).all() for page in others)
 
 
@@ -90,22 +88,56 @@ def test_stages_are_observed_once_a_page() -> None:
         assert sorted(pool.stages) == ["decode", "render", "render", "render"]
 
 
-def test_too_many_pages_names_number_and_limit() -> None:
-    with running_pool(max_pages=5) as pool:
-        with pytest.raises(TooLargeError, match="6 pages are selected, at most 5") as caught:
-            pool.ask(pdf(make_pdf(3)), pdf(make_pdf(3)))
-        assert caught.value.code == "too_many_pages"
-        assert len(pool.ask(pdf(make_pdf(30), pages="1-5"))) == 5
+def test_plan_sees_every_document_opened_and_its_error_is_the_request_s(pool: Pool) -> None:
+    seen: list[DocumentOutline] = []
+
+    def plan(outlines: Sequence[DocumentOutline]) -> list[tuple[int, ...]]:
+        seen.extend(outlines)
+        raise TooLargeError("too_many_pages", "no")
+
+    documents = [raster_document(pdf(make_pdf(3))), raster_document(image(make_image()), index=1)]
+    with pytest.raises(TooLargeError):
+        asyncio.run(pool.rasterizer.rasterize(documents, plan=plan, deliver=lambda page: None))
+    assert [(outline.page_count, outline.is_paged) for outline in seen] == [(3, True), (1, False)]
 
 
-@pytest.mark.parametrize(
-    "document",
-    [pdf(make_pdf(2), pages="1,3"), image(make_image(), pages="3"), image(make_tiff([(4, 4)] * 2), pages="3")],
-)
-def test_page_beyond_the_end_names_document_and_page_count(document: RasterDocument, pool: Pool) -> None:
-    with pytest.raises(PageOutOfRangeError, match=r"documents\[1\]: page 3 does not exist; .* has [12] page") as caught:
-        pool.ask(image(make_image()), document)
-    assert caught.value.document_index == 1
+def test_outline_opens_and_renders_nothing() -> None:
+    with running_pool() as pool:
+        outline = asyncio.run(pool.rasterizer.outline(raster_document(pdf(make_pdf(7)))))
+        assert (outline.page_count, outline.is_paged) == (7, True)
+        assert pool.stages == []
+        with pytest.raises(UnusableDocumentError):
+            asyncio.run(pool.rasterizer.outline(raster_document(pdf(b"bad"))))
+
+
+def test_pages_are_delivered_one_by_one_in_the_threads_that_got_them(pool: Pool) -> None:
+    threads: list[str] = []
+    asyncio.run(pool.deliver_to(lambda page: threads.append(threading.current_thread().name), pdf(make_pdf(6))))
+    assert len(threads) == 6 and set(threads) <= {"raster-0", "raster-1"}
+
+
+def test_page_that_is_not_accepted_is_a_failure_like_any_other(pool: Pool) -> None:
+    def deliver(page: RasterPage) -> None:
+        if page.number > 1:
+            raise UnusableDocumentError("bad_page_box", "no", page=page.number)
+
+    for _ in range(5):
+        with pytest.raises(UnusableDocumentError) as caught:
+            asyncio.run(pool.deliver_to(deliver, pdf(make_pdf(9))))
+        assert caught.value.page == 2
+
+
+def test_live_request_overtakes_a_background_one() -> None:
+    async def scenario(pool: Pool) -> None:
+        background = asyncio.create_task(pool.rasterize(pdf(make_pdf(100)), background=True))
+        await until(lambda: len(pool.stages) > 2)
+        before = len(pool.stages)
+        assert len(await pool.rasterize(pdf(make_pdf(10)))) == 10
+        assert len(pool.stages) <= before + 12  # its own, and what the background had begun
+        assert len(await background) == 100
+
+    with running_pool() as pool:
+        asyncio.run(scenario(pool))
 
 
 def test_bad_document_with_the_lowest_index_is_reported(pool: Pool) -> None:
@@ -138,7 +170,7 @@ HOSTILE = {
 
 
 @pytest.mark.parametrize("document", HOSTILE.values(), ids=HOSTILE.keys())
-def test_message_is_ours_and_no_library_s(document: RasterDocument, pool: Pool) -> None:
+def test_message_is_ours_and_no_library_s(document: Wanted, pool: Pool) -> None:
     with pytest.raises(ServiceError) as caught:
         pool.ask(document)
     message = caught.value.message
@@ -158,7 +190,7 @@ def test_one_page_request_overtakes_a_long_one() -> None:
     async def scenario(pool: Pool) -> list[str]:
         order: list[str] = []
 
-        async def run(name: str, document: RasterDocument) -> None:
+        async def run(name: str, document: Wanted) -> None:
             await pool.rasterize(document)
             order.append(name)
 

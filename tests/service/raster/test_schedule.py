@@ -1,26 +1,44 @@
 import threading
+from collections.abc import Sequence
 
 import numpy as np
 import pytest
 
 from service.errors import (
     OverloadedError,
-    PageOutOfRangeError,
     ServiceError,
     TooLargeError,
     UnavailableError,
     UnusableDocumentError,
 )
-from service.page_selection import parse_page_selection
-from service.raster.request import RasterDocument, RasterPage, RasterRequest, RasterTask
+from service.raster.page import DocumentOutline
+from service.raster.request import Deliver, RasterDocument, RasterPage, RasterRequest, RasterTask
 from service.raster.schedule import RasterSchedule
 
 
-def make_request(page_counts: list[int], *, max_pages: int = 100, pages: str | None = None) -> RasterRequest:
-    """A request whose documents will turn out to have these page counts."""
-    selection = parse_page_selection(pages) if pages else None
-    documents = [RasterDocument(data=b"%d" % count, kind="pdf", pages=selection) for count in page_counts]
-    return RasterRequest(documents, max_pages=max_pages)
+def make_request(
+    page_counts: list[int],
+    *,
+    deliver: Deliver = lambda page: None,
+    known: bool = False,
+    is_background: bool = False,
+) -> RasterRequest:
+    """A request for all pages of documents that will turn out to have these page counts, or are known to."""
+    documents = [
+        RasterDocument(
+            index=index,
+            data=b"%d" % count,
+            sha256="",
+            kind="pdf",
+            outline=DocumentOutline(page_count=count, is_paged=True) if known else None,
+        )
+        for index, count in enumerate(page_counts)
+    ]
+    return RasterRequest(documents, plan=all_pages, deliver=deliver, is_background=is_background)
+
+
+def all_pages(outlines: Sequence[DocumentOutline]) -> list[range]:
+    return [range(1, outline.page_count + 1) for outline in outlines]
 
 
 def make_schedule(
@@ -39,25 +57,33 @@ def take(schedule: RasterSchedule) -> RasterTask:
 
 def finish(schedule: RasterSchedule, task: RasterTask) -> None:
     if task.number is None:
-        task.state.page_count = int(task.state.document.data)
-        task.state.is_paged = True
-        schedule.counted(task)
+        task.state.outline = DocumentOutline(page_count=int(task.state.document.data), is_paged=True)
+        schedule.opened(task)
     else:
-        schedule.rendered(task, make_page(task))
+        task.request.deliver(make_page(task))
+        schedule.delivered(task)
 
 
 def make_page(task: RasterTask) -> RasterPage:
+    assert task.number
     pixels = np.zeros((1, 1, 3), np.uint8)
     return RasterPage(
-        document_index=task.state.index, number=task.number, pixels=pixels, degraded=False, document_sha256=""
+        document_index=task.state.document.index, number=task.number, pixels=pixels, degraded=False, seconds=0.0
     )
 
 
-def run(schedule: RasterSchedule, request: RasterRequest) -> list[tuple[int, int | None]]:
+def run(page_counts: list[int], *, known: bool = False) -> list[tuple[int, int]]:
+    """Document and number of every page that one worker delivers, in its order."""
+    delivered: list[tuple[int, int]] = []
+    schedule = make_schedule(workers=1)
+    request = make_request(
+        page_counts, deliver=lambda page: delivered.append((page.document_index, page.number)), known=known
+    )
     schedule.admit(request)
     while not request.is_over:
         finish(schedule, take(schedule))
-    return [(page.document_index, page.number) for page in request.future.result()]
+    assert [outline.page_count for outline in request.future.result()] == page_counts
+    return delivered
 
 
 def unusable(index: int) -> ServiceError:
@@ -65,11 +91,45 @@ def unusable(index: int) -> ServiceError:
 
 
 def test_pages_come_in_document_order() -> None:
-    assert run(make_schedule(), make_request([2, 1])) == [(0, 1), (0, 2), (1, 1)]
+    assert run([2, 1]) == [(0, 1), (0, 2), (1, 1)]
 
 
-def test_pages_of_a_document_come_in_selection_order() -> None:
-    assert run(make_schedule(), make_request([3], pages="3,1-2")) == [(0, 3), (0, 1), (0, 2)]
+def test_known_documents_are_not_opened_first() -> None:
+    assert run([2, 1], known=True) == [(0, 1), (0, 2), (1, 1)]
+    assert make_request([2], known=True).take().number == 1  # type: ignore[union-attr]
+
+
+def test_only_unknown_documents_are_opened() -> None:
+    documents = [
+        RasterDocument(index=0, data=b"4", sha256="", kind="pdf"),
+        RasterDocument(index=1, data=b"2", sha256="", kind="pdf", outline=DocumentOutline(page_count=2, is_paged=True)),
+    ]
+    schedule = make_schedule(workers=1)
+    schedule.admit(request := RasterRequest(documents, plan=all_pages, deliver=lambda page: None))
+    opened = take(schedule)
+    assert opened.number is None and opened.state.document.index == 0
+    finish(schedule, opened)
+    numbers = []
+    while not request.is_over:
+        finish(schedule, task := take(schedule))
+        numbers.append(task.number)
+    assert numbers == [1, 2, 3, 4, 1, 2]
+
+
+def test_request_with_nothing_to_do_is_over_at_once() -> None:
+    assert make_request([], known=True).future.result() == []
+
+
+def test_error_of_the_plan_is_the_request_s() -> None:
+    def refuse(outlines: Sequence[DocumentOutline]) -> list[range]:
+        raise TooLargeError("too_many_pages", f"{outlines[0].page_count} pages")
+
+    schedule = make_schedule()
+    document = RasterDocument(index=0, data=b"7", sha256="", kind="pdf")
+    schedule.admit(request := RasterRequest([document], plan=refuse, deliver=lambda page: None))
+    finish(schedule, take(schedule))
+    with pytest.raises(TooLargeError, match="7 pages"):
+        request.future.result()
 
 
 def test_all_documents_are_counted_before_the_first_page() -> None:
@@ -89,23 +149,6 @@ def test_requests_take_turns_page_by_page() -> None:
     for _ in range(4):
         finish(schedule, take(schedule))
     assert short.is_over and not long.is_over
-
-
-def test_too_many_pages_names_number_and_limit() -> None:
-    with pytest.raises(TooLargeError, match=r"7 pages are selected, at most 5") as caught:
-        run(make_schedule(), make_request([3, 4], max_pages=5))
-    assert caught.value.code == "too_many_pages"
-
-
-def test_enormous_page_count_is_refused_without_being_expanded() -> None:
-    with pytest.raises(TooLargeError):
-        run(make_schedule(), make_request([10_000_000] * 9))
-
-
-def test_selection_beyond_the_end_names_the_document() -> None:
-    with pytest.raises(PageOutOfRangeError, match=r"documents\[1\]: page 3 does not exist") as caught:
-        run(make_schedule(), make_request([3, 2], pages="3"))
-    assert caught.value.document_index == 1
 
 
 def test_lowest_failure_is_reported_whichever_comes_first() -> None:
@@ -137,7 +180,7 @@ def test_withdrawn_request_gets_no_further_task_and_frees_its_place() -> None:
     task = take(schedule)
     schedule.withdraw(request)
     schedule.admit(other := make_request([1]))
-    schedule.rendered(task, make_page(task))
+    finish(schedule, task)
     assert take(schedule).request is other
 
 
@@ -206,6 +249,47 @@ def test_idle_worker_wakes_up_to_forget_a_finished_document() -> None:
     finish(schedule, task)
     idle.join(timeout=5)
     assert turns[0].task is None and turns[0].stale == (request.states[0].key,)
+
+
+def test_background_request_gets_a_task_only_where_no_live_one_has_any() -> None:
+    schedule = make_schedule(workers=1)
+    schedule.admit(background := make_request([9], known=True, is_background=True))
+    finish(schedule, first := take(schedule))
+    assert first.request is background
+    schedule.admit(live := make_request([2]))
+    for _ in range(3):
+        finish(schedule, task := take(schedule))
+        assert task.request is live
+    assert take(schedule).request is background
+
+
+def test_background_request_leaves_one_worker_of_several_idle() -> None:
+    schedule = make_schedule(workers=3)
+    schedule.admit(make_request([9], known=True, is_background=True))
+    for _ in range(2):
+        take(schedule)
+    assert schedule._next_task() is None
+    schedule.admit(live := make_request([1]))
+    assert take(schedule).request is live
+
+
+def test_background_requests_neither_fill_the_queue_nor_expire() -> None:
+    schedule = make_schedule(workers=1, queue_requests=0, queue_bytes=3)
+    backgrounds = [make_request([1000], is_background=True) for _ in range(3)]
+    for background in backgrounds:
+        schedule.admit(background)
+        schedule.expire(background)
+    assert schedule.waiting_requests == 0
+    schedule.admit(make_request([100]))
+    assert not any(background.is_over for background in backgrounds)
+
+
+def test_closing_fails_background_requests_too() -> None:
+    schedule = make_schedule()
+    schedule.admit(request := make_request([1], is_background=True))
+    schedule.close()
+    with pytest.raises(UnavailableError):
+        request.future.result()
 
 
 def test_closing_fails_what_waits_and_ends_the_workers() -> None:
