@@ -136,6 +136,7 @@ class PageScores:
     visual_tokens: int  # before pruning
     kept_tokens: int  # after pruning
     prompt_tokens: int  # length of the packed sequence
+    cached_pages: int = 0  # pages whose features were known
 
     @property
     def is_finite(self) -> bool:

@@ -182,9 +182,15 @@ class Reranker:
 
         Raises: DeviceMemoryError, DeviceLostError.
         """
+        cached_pages = tuple(self._count_cached(request) for request in batch)
         with running_on(self.compute.device):
             logits = self._forward(batch, observe) if batch else torch.empty(0)
-            return PendingScores(batch=tuple(batch), logits=download(logits), device=self.compute.device)
+            return PendingScores(
+                batch=tuple(batch), cached_pages=cached_pages, logits=download(logits), device=self.compute.device
+            )
+
+    def _count_cached(self, request: PreparedRequest) -> int:
+        return sum(page.content_hash in self.feature_cache for page in request.pages)
 
     def _forward(self, batch: Sequence[PreparedRequest], observe: Observe) -> torch.Tensor:
         """Letter logits (B, letters)."""
@@ -319,6 +325,7 @@ class PendingScores:
     """A batch that the device is working on."""
 
     batch: tuple[PreparedRequest, ...]
+    cached_pages: tuple[int, ...]  # by request
     logits: Download
     device: torch.device
 
@@ -330,7 +337,11 @@ class PendingScores:
     def wait(self) -> list[PageScores]:
         """The scores, in the order of the batch: its one synchronisation. Raises: DeviceMemoryError, DeviceLostError."""
         with running_on(self.device):
-            return _page_scores(self.batch, self.logits.wait())
+            rows = self.logits.wait().tolist()
+        return [
+            _page_scores(request, row, cached_pages)
+            for request, row, cached_pages in zip(self.batch, rows, self.cached_pages, strict=True)
+        ]
 
 
 def _choose_kernels(
@@ -387,20 +398,16 @@ def _make_cache(config: RerankerConfig, model_config: ModelConfig, compute: Comp
     )
 
 
-def _page_scores(batch: Sequence[PreparedRequest], logits: torch.Tensor) -> list[PageScores]:
-    answers = []
-    for request, row in zip(batch, logits.tolist(), strict=True):
-        own = tuple(row[: len(request.pages)])
-        answers.append(
-            PageScores(
-                logits=own,
-                order=order_by_score(own),
-                visual_tokens=request.visual_token_count,
-                kept_tokens=request.kept_token_count,
-                prompt_tokens=request.token_count,
-            )
-        )
-    return answers
+def _page_scores(request: PreparedRequest, row: Sequence[float], cached_pages: int) -> PageScores:
+    logits = tuple(row[: len(request.pages)])
+    return PageScores(
+        logits=logits,
+        order=order_by_score(logits),
+        visual_tokens=request.visual_token_count,
+        kept_tokens=request.kept_token_count,
+        prompt_tokens=request.token_count,
+        cached_pages=cached_pages,
+    )
 
 
 def _checked(answer: PageScores) -> PageScores:

@@ -32,8 +32,9 @@ from service.document_store import DocumentKey, DocumentReplaced
 from service.errors import InvalidRequestError
 from service.metrics import Metrics
 from service.micro_batcher import MicroBatcher
-from service.page_loader import LoadedPage, PageLoader, PageSource, decode_documents
+from service.page_loader import LoadedPage, PageLoader
 from service.page_selection import PageSelection
+from service.page_sources import PageSource, decode_documents
 from service.settings import Settings
 from service.submission import Submission
 
@@ -294,19 +295,22 @@ def _result(page: LoadedPage, score: float, with_document: bool) -> dict[str, An
 
 
 def measurements(clock: RequestClock, ranking: Ranking) -> dict[str, Any]:
-    """The `ziprerank` group of the answer: milliseconds by stage, visual tokens before and after pruning."""
+    """The `ziprerank` group of the answer: milliseconds by stage, visual tokens before and after pruning, cached pages."""
     stages = {stage: round(seconds * 1000, 3) for stage, seconds in clock.seconds.items()}
     tokens = token_counts(ranking)
     total = round((time.perf_counter() - clock.started) * 1000, 3)
     return {
         "timings_ms": {**stages, "total": total},
         "visual_tokens": {"before": tokens["visual_tokens"], "after": tokens["kept_tokens"]},
+        "cache": {"hits": tokens["cached_pages"], "misses": tokens["window_pages"] - tokens["cached_pages"]},
     }
 
 
 def token_counts(ranking: Ranking) -> dict[str, int]:
-    """Summed over windows: visual tokens before and after pruning, and the prompts' tokens."""
+    """Summed over windows: pages, those whose features were cached, visual tokens before and after pruning, prompt tokens."""
     return {
+        "window_pages": sum(len(window.logits) for window in ranking.windows),
+        "cached_pages": sum(window.cached_pages for window in ranking.windows),
         "visual_tokens": sum(window.visual_tokens for window in ranking.windows),
         "kept_tokens": sum(window.kept_tokens for window in ranking.windows),
         "prompt_tokens": sum(window.prompt_tokens for window in ranking.windows),

@@ -152,7 +152,7 @@ class RerankResponse(BaseModel):
     results: list[Result]
     usage: Usage
     meta: dict[str, Any] = Field(description="api_version, billed_units, tokens, warnings, score, windows")
-    ziprerank: dict[str, Any] | None = Field(None, description="timings_ms and visual_tokens, when asked for")
+    ziprerank: dict[str, Any] | None = Field(None, description="timings_ms, visual_tokens and cache, when asked for")
 
 
 class DocumentPage(BaseModel):

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import pytest
 import torch
@@ -10,6 +11,7 @@ from model import Reranker, RerankerConfig
 from model.attention import AttentionWorkload, choose_attention, make_kernel, time_attention
 from model.attention_kernels import KERNELS, why_not
 from model.device import Compute, choose_compute
+from model.fp8 import Fp8Linear
 from tests.closeness import assert_bfloat16_is_close
 from tests.conformance import CASES, CHECKPOINT, WINDOW_CASES, Case, WindowCase
 from tests.model.test_attention import run
@@ -18,6 +20,8 @@ from tests.oracle import load_oracle
 pytestmark = pytest.mark.gpu
 
 KERNEL_TOLERANCE = 2e-2  # bfloat16 inputs of size 1: eight bits of mantissa
+COMPILED_TOLERANCE = 0.1  # bfloat16 through all layers, rounded in other places
+ON_CARD = Compute(device=torch.device("cuda", 0), dtype=torch.bfloat16, reason="the card under test")
 
 
 @pytest.fixture(scope="module")
@@ -27,12 +31,19 @@ def card() -> torch.device:
 
 @pytest.fixture(scope="module")
 def exact() -> Reranker:
-    return Reranker.from_checkpoint(str(CHECKPOINT), RerankerConfig(device="cuda", dtype="float32", keep_ratio=1.0))
+    return make_reranker("float32")
 
 
 @pytest.fixture(scope="module")
 def half() -> Reranker:
-    return Reranker.from_checkpoint(str(CHECKPOINT), RerankerConfig(device="cuda", dtype="bfloat16", keep_ratio=1.0))
+    return make_reranker("bfloat16")
+
+
+def make_reranker(dtype: str, **config: Any) -> Reranker:
+    """Without a cache unless a test asks for one."""
+    sizes = {"feature_cache_gpu_bytes": 0, "feature_cache_host_bytes": 0}
+    settings = RerankerConfig(device="cuda", dtype=dtype, keep_ratio=1.0, **{**sizes, **config})
+    return Reranker.from_checkpoint(str(CHECKPOINT), settings)
 
 
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
@@ -44,10 +55,8 @@ def test_float32_scores_are_the_published_ones(exact: Reranker, case: Case) -> N
 
 @pytest.mark.parametrize("case", WINDOW_CASES, ids=lambda case: case.name)
 def test_windows_give_the_published_order(case: WindowCase) -> None:
-    config = RerankerConfig(
-        device="cuda", dtype="float32", keep_ratio=1.0, window_size=case.window_size, stride=case.stride
-    )
-    ranking = Reranker.from_checkpoint(str(CHECKPOINT), config).rank(case.query, case.pages())
+    reranker = make_reranker("float32", window_size=case.window_size, stride=case.stride)
+    ranking = reranker.rank(case.query, case.pages())
     assert ranking.order == case.ranking
 
 
@@ -73,10 +82,11 @@ def test_bfloat16_is_as_close_to_float32_as_transformers_own_run(
 def test_every_kernel_computes_attention(
     card: torch.device, name: str, heads: tuple[int, int], head_dim: int, causal: bool
 ) -> None:
-    obstacle = why_not(name, device=card, dtype=torch.bfloat16, head_dim=head_dim)
+    obstacle = why_not(name, ON_CARD, head_dim)
     if obstacle and name == "flash-attn":
         pytest.skip(f"{name}: {obstacle}")  # the one optional kernel
-    kernel = choose_attention(name, device=card, dtype=torch.bfloat16, head_dim=head_dim)
+    assert obstacle is None
+    kernel = make_kernel(name)
     lengths = [(300, 300), (1, 1), (77, 77)]
     shapes = [lengths, [(1, 300), (1, 77)], [(5, 64)]] if causal else [lengths]
     for shape in shapes:
@@ -86,10 +96,23 @@ def test_every_kernel_computes_attention(
         torch.testing.assert_close(out.float(), expected, atol=KERNEL_TOLERANCE, rtol=KERNEL_TOLERANCE)
 
 
+@pytest.mark.parametrize("causal", [False, True])
+def test_auto_takes_the_kernel_that_was_fastest_when_tried(causal: bool) -> None:
+    lengths = (1000,) if causal else (736,) * 4
+    workload = AttentionWorkload(heads=8, key_value_heads=8, head_dim=72, lengths=lengths, causal=causal)
+    kernel = choose_attention("auto", workload, ON_CARD)
+    assert "the fastest of" in kernel.reason
+    able = [name for name in KERNELS if why_not(name, ON_CARD, 72) is None]
+    seconds = {name: time_attention(make_kernel(name), workload, ON_CARD) for name in able}
+    assert seconds[kernel.name] <= 1.5 * min(seconds.values())  # a second timing, a little luck
+
+
 @pytest.mark.parametrize("name", [name for name in KERNELS if name != "sdpa"])
-def test_float32_takes_sdpa(card: torch.device, name: str) -> None:
-    assert why_not(name, device=card, dtype=torch.float32, head_dim=64)
-    assert choose_attention("auto", device=card, dtype=torch.float32, head_dim=64).name == "sdpa"
+def test_float32_takes_sdpa(name: str) -> None:
+    compute = choose_compute("cuda", "float32")
+    workload = AttentionWorkload(heads=2, key_value_heads=2, head_dim=64, lengths=(8,), causal=True)
+    assert why_not(name, compute, 64)
+    assert choose_attention("auto", workload, compute).name == "sdpa"
 
 
 @contextmanager
@@ -101,15 +124,75 @@ def waiting_is_an_error(stage: str) -> Iterator[None]:
         torch.cuda.set_sync_debug_mode("default")
 
 
+@pytest.mark.parametrize("config", [{}, {"feature_cache_gpu_bytes": 1 << 24}, {"fp8": True}], ids=str)
 @pytest.mark.parametrize("dtype", ["bfloat16", "float32"])
-def test_one_synchronisation_a_batch(half: Reranker, exact: Reranker, dtype: str) -> None:
+def test_one_synchronisation_a_batch(dtype: str, config: dict[str, Any]) -> None:
     """Nothing between the first upload and the final copy of the scores waits for the card."""
-    reranker = half if dtype == "bfloat16" else exact
+    if config.get("fp8") and dtype == "float32":
+        pytest.skip("8-bit products give bfloat16")
+    reranker = make_reranker(dtype, **config)
     case = next(case for case in CASES if case.name == "five_small-0.25")
     request = reranker.prepare(case.query, case.pages(), case.keep_ratio)
     [expected, _] = reranker.score([request, request])  # libraries are loaded, pinned memory is there
-    [answer, _] = reranker.score([request, request], observe=waiting_is_an_error)
-    assert answer.order == expected.order
+    for _ in range(2):
+        reranker.feature_cache.reset()
+        [answer, _] = reranker.score([request, request], observe=waiting_is_an_error)  # misses
+        assert answer.order == expected.order
+        [answer, _] = reranker.score([request, request], observe=waiting_is_an_error)  # hits, where there is a cache
+        assert answer.order == expected.order
+
+
+@pytest.mark.parametrize("sizes", [(1 << 26, 0), (0, 1 << 26), (1 << 21, 1 << 26)], ids=["gpu", "host", "both"])
+def test_hits_give_the_bits_of_misses_from_either_tier(sizes: tuple[int, int]) -> None:
+    reranker = make_reranker("bfloat16", feature_cache_gpu_bytes=sizes[0], feature_cache_host_bytes=sizes[1])
+    for case in CASES:
+        request = reranker.prepare(case.query, case.pages(), case.keep_ratio)
+        reranker.feature_cache.reset()
+        [miss], [hit] = reranker.score([request]), reranker.score([request])
+        assert miss.logits == hit.logits
+    assert reranker.feature_cache.hits > 0
+    assert reranker.feature_cache.device_tier.byte_count <= sizes[0]
+    assert reranker.feature_cache.host_tier.byte_count <= sizes[1]
+
+
+def test_the_host_tier_is_pinned_and_not_rounded_up() -> None:
+    reranker = make_reranker("bfloat16", feature_cache_host_bytes=(1 << 24) + (1 << 20))
+    tier = reranker.feature_cache.host_tier
+    assert tier._memory.is_pinned()
+    assert tier.byte_limit <= (1 << 24) + (1 << 20)
+
+
+def test_compiled_layers_score_alike(half: Reranker) -> None:
+    compiled = make_reranker("bfloat16", compile=True)
+    for case in CASES[:6]:
+        request = half.prepare(case.query, case.pages(), case.keep_ratio)
+        [ours], [eager] = compiled.score([request]), half.score([request])
+        assert ours.logits == pytest.approx(eager.logits, abs=COMPILED_TOLERANCE)
+
+
+def test_eight_bit_products_are_those_of_the_rounded_values(card: torch.device) -> None:
+    if torch.cuda.get_device_capability(card) < (8, 9):
+        pytest.skip("the card has no 8-bit products")
+    torch.manual_seed(0)
+    linear = torch.nn.Linear(256, 128, bias=False, dtype=torch.bfloat16)
+    x = torch.randn(50, 256, dtype=torch.bfloat16)
+    expected = Fp8Linear(linear)(x)
+    out = Fp8Linear(linear).to(card)(x.to(card))
+    torch.testing.assert_close(out.cpu(), expected, atol=KERNEL_TOLERANCE, rtol=KERNEL_TOLERANCE)
+
+
+def test_batches_run_side_by_side_and_end_in_order(half: Reranker) -> None:
+    case = next(case for case in CASES if case.name == "five_small-0.25")
+    request = half.prepare(case.query, case.pages(), case.keep_ratio)
+    [expected] = half.score([request])
+    first, second = half.start([request]), half.start([request])
+    assert first.wait() == second.wait() == [expected]
+    assert first.is_complete and second.is_complete
+
+
+def test_a_warm_up_makes_the_plans_and_forgets_its_pages(half: Reranker) -> None:
+    assert half.warm_up().is_finite
+    assert half.feature_cache.byte_count == half.feature_cache.misses == 0
 
 
 def test_stages_are_timed_on_the_card(half: Reranker) -> None:

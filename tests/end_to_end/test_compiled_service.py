@@ -1,0 +1,20 @@
+"""COMPILE=on: the service is ready only when its layers are compiled, says how long that took, and scores the same."""
+
+import pytest
+
+from tests.documents import make_pdf
+from tests.servers import RunningService, running_service
+
+
+def scores(service: RunningService) -> list[float]:
+    files = [("file", ("a.pdf", make_pdf(3), "application/pdf"))]
+    answer = service.client.post("/rerank", data={"query": "a", "raw_scores": "true"}, files=files).json()
+    return [result["relevance_score"] for result in sorted(answer["results"], key=lambda result: result["page"])]
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+def test_a_compiled_service_warms_up_and_scores_alike() -> None:
+    with running_service() as eager, running_service(compile=True) as compiled:
+        assert scores(compiled) == pytest.approx(scores(eager), abs=1e-4)
+        seconds = {service: service.metric("ziprerank_warm_up_seconds") for service in (eager, compiled)}
+        assert 0 < seconds[eager] < seconds[compiled] <= compiled.metric("ziprerank_model_load_seconds")
