@@ -15,10 +15,12 @@ async def read_body(request: Request, *, max_bytes: int, idle_seconds: float, to
     """Raises: TooLargeError, RequestTimeoutError, MalformedBodyError; starlette's ClientDisconnect."""
     chunks: list[bytes] = []
     received = 0
-    stream = aiter(request.stream())
+    now = asyncio.get_running_loop().time
+    latest = now() + total_seconds
     try:
-        async with asyncio.timeout(total_seconds):
-            while (chunk := await asyncio.wait_for(anext(stream, None), idle_seconds)) is not None:
+        async with asyncio.timeout_at(min(latest, now() + idle_seconds)) as patience:
+            async for chunk in request.stream():
+                patience.reschedule(min(latest, now() + idle_seconds))
                 received += len(chunk)
                 if received > max_bytes:
                     raise body_too_large(received, max_bytes)

@@ -50,6 +50,7 @@ def _start_service(port: int) -> "subprocess.Popen[bytes]":
     print("Starting the service on the bundled checkpoint …", flush=True)
     environment = {name: value for name, value in os.environ.items() if not name.startswith(PREFIX)}
     flags = ["--model", "demo", "--port", str(port), "--drain-delay-seconds", "0", "--log-level", "warning"]
+    flags += ["--document-store", "memory://demo"]  # the caller's documents are for a model of the caller's
     return subprocess.Popen([sys.executable, "-m", "service", *flags], env=environment)
 
 

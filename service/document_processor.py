@@ -17,8 +17,10 @@ import numpy as np
 from model import PageImage, PreparedPage
 from service.document_store import DocumentKey, DocumentReplaced, DocumentStore, Failure, Manifest, Outcome
 from service.errors import OverloadedError, ServiceError, UnavailableError
-from service.page_loader import DocumentOutline, LoadedPage, PageSource
+from service.page_loader import LoadedPage
 from service.page_selection import PageSelection
+from service.page_sources import PageSource
+from service.raster.page import DocumentOutline
 
 PAGES_AT_ONCE = 4
 _ATTEMPTS = 6

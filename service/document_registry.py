@@ -20,8 +20,9 @@ from service.errors import (
     UnsupportedMediaTypeError,
     UnusableDocumentError,
 )
-from service.page_loader import DocumentOutline, PageSource, kind_by_magic
 from service.page_selection import PageSelection
+from service.page_sources import PageSource, kind_by_magic
+from service.raster.page import DocumentOutline
 
 Result = TypeVar("Result")
 

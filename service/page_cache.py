@@ -39,6 +39,14 @@ class PageCache:
         self._byte_count = 0
         self._hits = self._misses = self._evictions = 0
 
+    @property
+    def limit_bytes(self) -> int:
+        return self._limit_bytes
+
+    def grow_to(self, limit_bytes: int) -> None:
+        """A higher limit, once it is known how much the caches behind this one hold. A lower one changes nothing."""
+        self._limit_bytes = max(self._limit_bytes, limit_bytes)
+
     def page(self, document: ContentKey, number: int) -> CachedPage | None:
         """Page `number` (1-based), if it is known; counted as a hit or a miss."""
         with self._lock:

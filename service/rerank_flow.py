@@ -38,7 +38,6 @@ from service.page_sources import PageSource, decode_documents
 from service.settings import Settings
 from service.submission import Submission
 
-
 _WINDOWS_AT_ONCE = 2  # one on the device, one behind it
 
 

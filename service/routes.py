@@ -22,6 +22,7 @@ from service.inference_worker import InferenceWorker
 from service.lifecycle import Lifecycle
 from service.metrics import Metrics
 from service.micro_batcher import MicroBatcher
+from service.page_cache import PageCache
 from service.raster.pool import Rasterizer
 from service.rerank_flow import RequestClock, RerankFlow
 from service.schemas import ErrorBody, RerankRequest, RerankResponse
@@ -43,6 +44,7 @@ class Components:
     worker: InferenceWorker
     flow: RerankFlow
     registry: DocumentRegistry
+    page_cache: PageCache
     threads: Executor
     started_at: float
     reranker: Reranker | None = None
@@ -253,7 +255,17 @@ def describe(components: Components) -> dict[str, Any]:
             tower: {"kernel": kernel.name, "reason": kernel.reason}
             for tower, kernel in (("vision", reranker.vision_attention), ("text", reranker.text_attention))
         },
-        "window": {"window_size": settings.window_size, "stride": settings.stride, "keep_ratio": settings.keep_ratio},
+        "window": {
+            name: getattr(settings, name) for name in ("window_size", "stride", "window_strategy", "keep_ratio")
+        },
+        "compile": settings.compile,
+        "fp8": settings.fp8,
+        "caches": {
+            "scope": settings.cache_scope,
+            "image_bytes": components.page_cache.limit_bytes,
+            "vision_gpu_bytes": reranker and reranker.feature_cache.device_tier.byte_limit,
+            "vision_host_bytes": reranker and reranker.feature_cache.host_tier.byte_limit,
+        },
         "limits": {name: getattr(settings, name) for name in LIMITS},
         "versions": {
             package: version(package) for package in ("ziprerank", "torch", "transformers", "pymupdf", "pillow")

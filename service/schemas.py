@@ -68,7 +68,8 @@ class ZipRerankOptions(BaseModel):
     window_size: int | None = Field(None, ge=1, le=20, description="pages in one forward pass")
     stride: int | None = Field(None, ge=1, le=20, description="pages by which the window moves; at most window_size")
     window_strategy: WindowStrategy | None = Field(
-        None, description="over more pages than a window: sliding (published), or tournament (fewer windows, side by side)"
+        None,
+        description="over more pages than a window: sliding (published), or tournament (fewer windows, side by side)",
     )
     include_timings: bool = Field(False, description="add stage times and token counts to the answer")
 

@@ -24,7 +24,8 @@ _DEFAULT_DOCUMENT_STORE = os.path.join(os.environ.get("XDG_CACHE_HOME") or "~/.c
 
 
 def _default_rasterizer_processes() -> int:
-    return max(1, min(4, (os.cpu_count() or 2) - 1))
+    """One a core: a worker and the thread that prepares its pages take turns. More than 8 would outrun any card."""
+    return min(8, os.cpu_count() or 2)
 
 
 class Settings(BaseSettings):
@@ -48,10 +49,14 @@ class Settings(BaseSettings):
     compile: bool = Field(False, description="on: fuse layers by torch.compile; the start takes longer")
     fp8: bool = Field(False, description="on: 8-bit floats in the decoder; faster on Hopper cards, changes scores")
     feature_cache_gpu_bytes: int | None = Field(
-        None, ge=0, description="page features kept on the device; 0: none; absent: half of what is left free (CPU: 1 GiB)"
+        None,
+        ge=0,
+        description="page features kept on the device; 0: none; absent: half of what is left free (CPU: 1 GiB)",
     )
     feature_cache_host_bytes: int | None = Field(
-        None, ge=0, description="page features kept in host memory behind it; 0: none; absent: 8 GiB beside a card, else none"
+        None,
+        ge=0,
+        description="page features kept in host memory behind it; 0: none; absent: 8 GiB beside a card, else none",
     )
 
     host: str = Field("127.0.0.1", description="address to listen on")
@@ -90,7 +95,9 @@ class Settings(BaseSettings):
     body_seconds: Seconds = Field(120.0, description="longest time to receive a body, then 408")
     stall_seconds: Seconds = Field(30.0, description="a batch that takes longer makes the service not ready")
     page_cache_bytes: int | None = Field(
-        None, ge=0, description="memory for rendered pages that may come again; 0 turns it off (default: 1 GiB)"
+        None,
+        ge=0,
+        description="rendered pages kept in memory; 0: none; absent: a tenth of the feature caches, at least 1 GiB",
     )
     rasterizer_processes: Count = Field(
         default_factory=_default_rasterizer_processes, description="worker processes that decode PDFs and images"

@@ -10,7 +10,7 @@ import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 
-from PIL import Image, ImageOps, TiffImagePlugin, WebPImagePlugin
+from PIL import ExifTags, Image, ImageOps, TiffImagePlugin, WebPImagePlugin
 
 from service.raster.page import LONGEST_EDGE, MAX_FRAMES, PagePixels, RasterFailure, require_sane_box
 
@@ -18,6 +18,7 @@ from service.raster.page import LONGEST_EDGE, MAX_FRAMES, PagePixels, RasterFail
 _FORMATS = ("PNG", "JPEG", "WEBP", "TIFF", "GIF", "BMP")
 _PLUGINS = (TiffImagePlugin, WebPImagePlugin)  # not among the ones that Image.preinit imports
 _BOMBS = (Image.DecompressionBombWarning, Image.DecompressionBombError)
+_AS_STORED = 1  # EXIF's orientation of an image that need not be turned
 _WIDE_GREY_MODES = ("I", "F")
 _FULL_SCALES = (1.0, 255.0, 65_535.0, 4_294_967_295.0)
 
@@ -109,7 +110,8 @@ def _count_frames(image: Image.Image) -> int:
 def _upright(image: Image.Image) -> Image.Image:
     # Broken EXIF beside good pixels is common after editing on a phone: such a page stays as it is stored.
     with suppress(OSError, SyntaxError, ValueError, TypeError, KeyError, IndexError, ArithmeticError, AttributeError):
-        return ImageOps.exif_transpose(image)
+        if image.getexif().get(ExifTags.Base.Orientation, _AS_STORED) != _AS_STORED:  # the rest would be copied
+            return ImageOps.exif_transpose(image)
     return image
 
 

@@ -14,9 +14,9 @@ from service.errors import InternalError, ServiceError
 from service.raster.deaths import DeathRecord
 from service.raster.failures import client_error, client_error_of_code, code_of_death
 from service.raster.limits import RasterLimits
-from service.raster.page import DocumentOutline, RasterFailure
-from service.raster.process import ProcessDied, ProcessSettings, RasterProcess
-from service.raster.request import RasterPage, RasterTask
+from service.raster.page import SINGLE_IMAGE, DocumentOutline, RasterFailure
+from service.raster.process import ProcessDied, ProcessSettings, RasterProcess, RenderedPage
+from service.raster.request import DocumentState, RasterPage, RasterTask
 from service.raster.schedule import RasterSchedule, Turn, not_ready
 
 _HELLO_SECONDS = 30.0
@@ -199,7 +199,7 @@ class RasterSupervisor:
         if task.number is None:
             task.state.outline = self._open(task)
             return None
-        if task.state.key not in self._child.open_documents:
+        if task.state.document.outline != SINGLE_IMAGE and task.state.key not in self._child.open_documents:
             self._open(task)
         return self._render(task, number=task.number)
 
@@ -212,7 +212,7 @@ class RasterSupervisor:
         state = task.state
         began = time.perf_counter()
         with self._within(self._limits.page_seconds, task) as seconds:
-            page = self._child.render(state.key, number, seconds=seconds)
+            page = self._call_for_page(state, number, seconds)
         elapsed = time.perf_counter() - began
         self._observe("render" if state.document.kind == "pdf" else "decode", elapsed)
         return RasterPage(
@@ -222,6 +222,11 @@ class RasterSupervisor:
             degraded=page.degraded,
             seconds=elapsed,
         )
+
+    def _call_for_page(self, state: DocumentState, number: int, seconds: float) -> RenderedPage:
+        if state.document.outline == SINGLE_IMAGE:
+            return self._child.render_only_page(state.document.data, kind=state.document.kind, seconds=seconds)
+        return self._child.render(state.key, number, seconds=seconds)
 
     @contextmanager
     def _within(self, seconds: float, task: RasterTask) -> Iterator[float]:

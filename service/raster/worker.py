@@ -9,7 +9,9 @@ standard library only, never torch or the web framework, and knows neither reque
     > {"ticket": 2, "verb": "page", "document": 7, "number": 3}
     < {"ticket": 2, "width": 725, "height": 1024, "degraded": false, "rss_bytes": 61000000}
     > {"ticket": 3, "verb": "close", "documents": [7]}
-    < {"ticket": 3, "error": "page_unreadable", "width": null, "height": null, "rss_bytes": 61000000}
+    < {"ticket": 3, "rss_bytes": 61000000}
+    > {"ticket": 4, "verb": "only_page", "kind": "image", "bytes": 512}  and then 512 bytes
+    < {"ticket": 4, "error": "corrupt_image", "width": null, "height": null, "rss_bytes": 61000000}
 """
 
 import ctypes
@@ -22,6 +24,7 @@ import signal
 import socket
 import sys
 from collections.abc import Callable
+from contextlib import closing
 from typing import Any, BinaryIO, Protocol
 
 from service.raster.image_decoder import ImageDocument
@@ -89,6 +92,7 @@ class RasterWorker:
             "hello": lambda message, stream: {},
             "open": self._open,
             "page": self._page,
+            "only_page": self._only_page,
             "close": self._close,
         }
 
@@ -108,17 +112,26 @@ class RasterWorker:
             return {"error": failure.code, "width": failure.width, "height": failure.height}
 
     def _open(self, message: dict[str, Any], stream: BinaryIO) -> dict[str, Any]:
-        data = stream.read(message["bytes"])
-        document = PdfDocument(data) if message["kind"] == "pdf" else self._open_image(data)
+        document = self._read(message, stream)
         self._documents[message["document"]] = document
         return {"page_count": document.page_count, "is_paged": document.is_paged}
+
+    def _read(self, message: dict[str, Any], stream: BinaryIO) -> OpenDocument:
+        data = stream.read(message["bytes"])
+        return PdfDocument(data) if message["kind"] == "pdf" else self._open_image(data)
 
     def _open_image(self, data: bytes) -> OpenDocument:
         max_pixels, max_edge = self._settings["max_image_pixels"], self._settings["max_image_edge"]
         return ImageDocument(data, max_pixels=max_pixels, max_edge=max_edge)
 
     def _page(self, message: dict[str, Any], stream: BinaryIO) -> dict[str, Any]:
-        page = self._documents[message["document"]].render(message["number"])
+        return self._show(self._documents[message["document"]].render(message["number"]))
+
+    def _only_page(self, message: dict[str, Any], stream: BinaryIO) -> dict[str, Any]:
+        with closing(self._read(message, stream)) as document:
+            return self._show(document.render(1))
+
+    def _show(self, page: PagePixels) -> dict[str, Any]:
         self._slot[: page.width * page.height * 3] = page.data
         return {"width": page.width, "height": page.height, "degraded": page.degraded}
 

@@ -21,8 +21,9 @@ STOP_SECONDS = 60
 
 @contextmanager
 def process(*flags: str, **variables: str) -> Iterator["subprocess.Popen[str]"]:
-    """`python -m service` with its log on a pipe; ended with the test."""
+    """`python -m service` with its log on a pipe; ended with the test. Nothing is kept in the home folder."""
     environment = {name: value for name, value in os.environ.items() if not name.startswith("ZIPRERANK_")}
+    environment["ZIPRERANK_DOCUMENT_STORE"] = "memory://process"
     running = subprocess.Popen(
         [sys.executable, "-m", "service", *flags], stderr=subprocess.PIPE, text=True, env={**environment, **variables}
     )

@@ -15,7 +15,8 @@ from service.document_files import DocumentFiles
 from service.document_processor import DocumentProcessor
 from service.document_store import DocumentKey, DocumentStore, Manifest, StoredDocument
 from service.errors import OverloadedError, UnavailableError, UnusableDocumentError
-from service.page_loader import LoadedPage, PageSource
+from service.page_loader import LoadedPage
+from service.page_sources import PageSource
 from tests.service.test_document_store import manifest_of
 
 REPORT = DocumentKey(scope=b"", id="report")

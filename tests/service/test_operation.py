@@ -38,7 +38,9 @@ class Gate:
 
 @pytest.fixture(scope="module")
 def service(reranker: Reranker) -> Iterator[RunningService]:
-    with running_service(fake_loader(reranker)) as running:
+    with running_service(
+        fake_loader(reranker), page_cache_bytes=0
+    ) as running:  # the tests send one file and see it rendered
         yield running
 
 
@@ -81,7 +83,10 @@ def test_the_model_list_and_info_publish_the_limits(service: RunningService) -> 
     [model] = service.client.get("/v1/models").json()["data"]
     assert (model["id"], model["object"], model["max_pages"]) == ("fake", "model", 100)
     info = service.client.get("/info").json()
-    assert info["window"] == {"window_size": 20, "stride": 10, "keep_ratio": 0.5}
+    assert info["window"] == {"window_size": 20, "stride": 10, "window_strategy": "sliding", "keep_ratio": 0.5}
+    assert (info["compile"], info["fp8"]) == (False, False)
+    assert info["caches"]["scope"] == "shared" and info["caches"]["image_bytes"] >= 2**30
+    assert info["caches"]["vision_gpu_bytes"] > 0 and info["caches"]["vision_host_bytes"] == 0
     assert info["limits"]["max_pages"] == 100
     assert info["dtype"] == "float32" and info["attention"]["text"]["kernel"] == "sdpa"
     assert {"torch", "transformers", "ziprerank"} <= set(info["versions"])
@@ -218,7 +223,7 @@ def test_a_bug_is_a_500_with_a_request_id_and_without_details(
     reranker: Reranker, caplog: pytest.LogCaptureFixture
 ) -> None:
     class Buggy(FakeScores):
-        def prepare_page(self, page: object) -> None:
+        def prepare_page(self, page: object, *, scope: bytes) -> None:
             raise RuntimeError("at 0x7f00")
 
     broken = Buggy(reranker=reranker, score_batch=in_input_order)

@@ -85,7 +85,7 @@ def test_multipart_with_files_fields_and_options(service: RunningService) -> Non
             "ziprerank": json.dumps({"keep_ratio": 0.25, "include_timings": True}),
         },
         files=[
-            ("file", ("dir/report.pdf", FIVE_PAGES, "application/pdf")),
+            ("file", ("dir/report.pdf", make_pdf(5, width=500), "application/pdf")),
             ("file", ("photo.jpg", picture(kind="JPEG"), "image/jpeg")),
         ],
     )  # fmt: skip
