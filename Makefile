@@ -3,8 +3,11 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
+COLD_LOAD ?= --pages 4 --requests 40 --long-requests 100
+WARM_LOAD ?= --pages 4 --corpus-pages 40
+NO_CACHES := --feature-cache-gpu-bytes 0 --feature-cache-host-bytes 0 --page-cache-bytes 0
 
-.PHONY: install format check test test-gpu bench demo clean help
+.PHONY: install format check test test-gpu bench bench-smoke demo clean help
 
 help: ## show this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -14,7 +17,7 @@ install: $(INSTALLED) ## create .venv with everything that the project needs
 $(INSTALLED): pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed; name one with PYTHON=")'
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev]'
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[bench,dev]'
 	@touch $@
 
 demo: $(INSTALLED) ## start the service, rank a bundled PDF over HTTP, stop it
@@ -36,9 +39,19 @@ format: $(INSTALLED) ## format and fix what can be fixed
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
-bench: $(INSTALLED) ## stage latency at the published shape (a GPU), and the event loop's longest step
+bench: $(INSTALLED) ## measure this machine (minutes): stage by stage, under load, the host's part; then the tables
+	$(BIN)/python -m benchmarks.micro_checks
 	$(BIN)/python -m benchmarks.stage_latency
+	$(BIN)/python -m benchmarks.http_load --send jpeg $(COLD_LOAD) -- $(NO_CACHES)
+	$(BIN)/python -m benchmarks.http_load --send registered $(WARM_LOAD)
 	$(BIN)/python -m benchmarks.event_loop
+	$(BIN)/python -m benchmarks.host_path
+	$(BIN)/python -m benchmarks.report
+
+bench-smoke: $(INSTALLED) ## a short form of every benchmark: do they run, and do the arms agree?
+	$(BIN)/python -m benchmarks.micro_checks --smoke
+	$(BIN)/python -m benchmarks.stage_latency --smoke
+	$(BIN)/python -m benchmarks.http_load --smoke
 
 clean: ## remove the environment and caches
 	rm -rf $(VENV) build *.egg-info .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis

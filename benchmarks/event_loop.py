@@ -11,9 +11,7 @@ import asyncio
 import json
 import subprocess
 import sys
-import threading
 import time
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,9 +19,7 @@ import numpy as np
 import pymupdf
 
 from benchmarks import results_file
-from model import Observe, PageScores, PreparedRequest, Reranker, StageClock
-from service.app import load_reranker
-from service.server import make_server
+from benchmarks.service_under_test import running_service
 from service.settings import Settings
 
 PAGES = 20
@@ -59,31 +55,6 @@ class Step:
     name: str
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class FakeModel:
-    """The real library up to the forward pass, which costs nothing."""
-
-    reranker: Reranker
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self.reranker, name)
-
-    def score(self, batch: Sequence[PreparedRequest], *, observe: Observe) -> list[PageScores]:
-        return [
-            PageScores(
-                logits=tuple(-float(index) for index in range(len(request.pages))),
-                order=tuple(range(len(request.pages))),
-                visual_tokens=request.visual_token_count,
-                kept_tokens=request.kept_token_count,
-                prompt_tokens=request.token_count,
-            )
-            for request in batch
-        ]
-
-    def stage_clock(self) -> StageClock:
-        return self.reranker.stage_clock()
-
-
 def main() -> None:
     options = _parse_options()
     results = {}
@@ -107,19 +78,10 @@ def _parse_options() -> argparse.Namespace:
 def measure(pdf: bytes, form: str, requests: int, concurrency: int) -> list[Step]:
     """Every step of the loop while the client's requests are answered, start-up left out."""
     settings = Settings(model="demo", device="cpu", port=0, max_file_bytes=30 * 2**20, drain_grace_seconds=5)
-    server = make_server(settings, load=lambda settings: FakeModel(reranker=load_reranker(settings)))  # type: ignore[arg-type, return-value]
-    with timed_steps() as steps:
-        thread = threading.Thread(target=server.run)
-        thread.start()
-        server.is_listening.wait()
-        while not server.lifecycle.is_ready:
-            time.sleep(0.05)
+    with timed_steps() as steps, running_service(settings) as service:
         steps.clear()
-        _send(f"http://127.0.0.1:{server.port}", pdf, form, requests, concurrency)
-        measured = list(steps)
-        server.stop(0)
-        thread.join()
-    return measured
+        _send(service.url, pdf, form, requests, concurrency)
+        return list(steps)
 
 
 class timed_steps:

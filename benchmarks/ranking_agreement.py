@@ -3,9 +3,10 @@
     python -m benchmarks.ranking_agreement                        # minutes on a CPU, the bundled checkpoint
     python -m benchmarks.ranking_agreement --model mtri-admin/ZipRerank --pages-from folder-of-page-images
 
-Windows are compared twice: with simulated rankers, whose noise is known (each window sees the true relevance plus fresh noise;
-the first order is the true one plus a first stage's noise), and with a checkpoint on page images. The bundled checkpoint's order
-carries no meaning, so for it the figures say how far two procedures drift apart on arbitrary scores, not how good they are.
+Windows are compared twice: with simulated rankers, whose noise is known (each window sees the true relevance plus fresh
+noise; the first order is the true one plus a first stage's noise), and with a checkpoint on page images. The bundled
+checkpoint's order carries no meaning, so for it the figures say how far two procedures drift apart on arbitrary scores, not
+how good they are.
 """
 
 import argparse

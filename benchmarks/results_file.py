@@ -3,6 +3,7 @@
 import json
 import os
 import platform
+import re
 import subprocess
 import sys
 from datetime import UTC, datetime
@@ -16,14 +17,13 @@ FOLDER = Path(__file__).parent / "results"
 
 def record(results: Any) -> dict[str, Any]:
     """`results` with what is needed to repeat them."""
-    arguments = [Path(sys.argv[0]).stem, *sys.argv[1:]]
     return {
-        "command": f"python -m benchmarks.{' '.join(arguments)}",
+        "command": " ".join(["python -m", _module(), *sys.argv[1:]]),
         "commit": _commit(),
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
         "machine": {
-            "device": torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu",
-            "processor": platform.machine(),
+            "device": _device(),
+            "processor": _processor(),
             "cores": os.cpu_count(),
             "python": platform.python_version(),
             "torch": torch.__version__,
@@ -38,6 +38,35 @@ def write(name: str, results: Any) -> None:
     text = json.dumps(record(results), indent=1)
     (FOLDER / f"{name}.json").write_text(text + "\n")
     print(json.dumps(json.loads(text)))
+
+
+def machine_name() -> str:
+    """The device's, fit for a file: `cpu`, `nvidia_h200`."""
+    return in_file_name(_device())
+
+
+def in_file_name(text: str) -> str:
+    return re.sub(r"\W+", "_", text).lower()
+
+
+def _device() -> str:
+    return torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu"
+
+
+def _module() -> str:
+    """The module that was run, whether it is a file or a package."""
+    path = Path(sys.argv[0])
+    return f"benchmarks.{path.parent.name if path.name == '__main__.py' else path.stem}"
+
+
+def _processor() -> str:
+    """Its model's name where the system tells it, else its architecture."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        lines = []
+    models = (line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
+    return next(models, platform.machine())
 
 
 def _commit() -> str:

@@ -1,10 +1,12 @@
 """Pages, weights and sizes that several benchmarks share. Random weights are never zero: products of zeros run faster."""
 
-from collections.abc import Iterator
+import math
+from collections.abc import Sequence
 from dataclasses import replace
 
 import numpy as np
 import torch
+from PIL import Image
 
 from model.checkpoint import BUNDLED, load_tokenizer, read_model_config
 from model.config import ModelConfig, RerankerConfig, TextConfig, VisionConfig
@@ -13,8 +15,15 @@ from model.network import Network
 from model.reranker import Reranker
 from model.weights import build_network
 
-PAGE_SIZES = {"a4": (1024, 724), "letter": (1024, 791), "16:9": (576, 1024)}  # (height, width) at 1024 px
+SHAPES = ("published", "small", "demo")
+
+PAGE_SIZES = {"a4": (724, 1024), "letter": (791, 1024), "16:9": (1024, 576)}  # (width, height) at 1024 px
+LONGEST_EDGES = {"published": 1024, "small": 480, "demo": 1024}
+"""Pixels of a page's longest edge, by shape. Attention grows with the square of the page and everything else with the width of
+the network, so the small network gets small pages: its stages then stand to each other much as the published one's."""
+
 WEIGHT_DEVIATION = 0.02
+"""At the published width; narrower networks get larger weights, so that their scores depend on the pages as much."""
 
 PUBLISHED_VISION = VisionConfig(
     depth=27, hidden_size=1152, intermediate_size=4304, num_heads=16, in_channels=3, patch_size=16, spatial_merge_size=2,
@@ -25,41 +34,72 @@ PUBLISHED_TEXT = TextConfig(
     num_key_value_heads=8, head_dim=128, rms_norm_eps=1e-6, rope_theta=5e6, mrope_section=(24, 20, 20),
 )  # fmt: skip
 
+SMALL_VISION = VisionConfig(
+    depth=4, hidden_size=256, intermediate_size=960, num_heads=4, in_channels=3, patch_size=16, spatial_merge_size=2,
+    temporal_patch_size=2, out_hidden_size=512, num_position_embeddings=2304, deepstack_visual_indexes=(1, 2, 3),
+)  # fmt: skip
+SMALL_TEXT = TextConfig(
+    vocab_size=6_400, hidden_size=512, intermediate_size=1536, num_hidden_layers=12, num_attention_heads=8,
+    num_key_value_heads=2, head_dim=64, rms_norm_eps=1e-6, rope_theta=5e6, mrope_section=(12, 10, 10),
+)  # fmt: skip
+
 
 def model_shape(name: str) -> ModelConfig:
-    """`published` (8B), or `demo` (the bundled one). The tokenizer is the bundled one for both: its ids are in range."""
+    """`published` (8B), `small` (its proportions for two CPU cores), or `demo` (the bundled one).
+
+    The tokenizer is the bundled one for all of them: its ids are in range.
+    """
     demo = read_model_config(BUNDLED["demo"])
-    return replace(demo, vision=PUBLISHED_VISION, text=PUBLISHED_TEXT) if name == "published" else demo
+    shapes = {
+        "published": replace(demo, vision=PUBLISHED_VISION, text=PUBLISHED_TEXT),
+        "small": replace(demo, vision=SMALL_VISION, text=SMALL_TEXT),
+        "demo": demo,
+    }
+    return shapes[name]
 
 
-def random_reranker(shape: str, config: RerankerConfig, *, seed: int = 0) -> Reranker:
-    """A reranker of the given shape with normal random weights, made on the device itself."""
-    model_config, compute = model_shape(shape), choose_compute(config.device, config.dtype)
-    tokenizer = load_tokenizer(BUNDLED["demo"])
-    return Reranker.assemble(
-        config, model_config, compute, tokenizer, lambda: _random_network(model_config, compute, seed)
+def with_fewer_layers(config: ModelConfig, layers: int) -> ModelConfig:
+    """The same widths with at most `layers` layers in each tower, DeepStack taken after the first of them."""
+    levels = min(len(config.vision.deepstack_visual_indexes), layers)
+    return replace(
+        config,
+        vision=replace(
+            config.vision, depth=min(config.vision.depth, layers), deepstack_visual_indexes=tuple(range(levels))
+        ),
+        text=replace(config.text, num_hidden_layers=min(config.text.num_hidden_layers, layers)),
     )
 
 
-def _random_network(config: ModelConfig, compute: Compute, seed: int) -> Network:
+def make_reranker(config: RerankerConfig, model_config: ModelConfig, network: Network) -> Reranker:
+    """A reranker over an existing network."""
+    compute = choose_compute(config.device, config.dtype)
+    return Reranker.assemble(config, model_config, compute, load_tokenizer(BUNDLED["demo"]), lambda: network)
+
+
+def random_network(config: ModelConfig, compute: Compute, *, seed: int = 0) -> Network:
+    """Normal random weights, made on the device itself."""
     network = build_network(config).to(compute.dtype).to_empty(device=compute.device).eval().requires_grad_(False)
     generator = torch.Generator(compute.device).manual_seed(seed)
+    deviation = WEIGHT_DEVIATION * math.sqrt(PUBLISHED_TEXT.hidden_size / config.text.hidden_size)
     for name, parameter in network.named_parameters():
-        parameter.normal_(std=WEIGHT_DEVIATION, generator=generator)
+        parameter.normal_(std=deviation, generator=generator)
         if "norm" in name and name.endswith("weight"):
             parameter.add_(1.0)
     return network
 
 
-def random_pages(count: int, *, seed: int = 0) -> Iterator[np.ndarray]:
-    """Pages in a mix of A4, Letter and 16:9, uint8 (height, width, 3)."""
+def random_pages(count: int, *, longest_edge: int = 1024, seed: int = 0) -> list[Image.Image]:
+    """Decoded pages in a mix of A4, Letter and 16:9: noise, which costs the same as text from here on."""
     generator = np.random.default_rng(seed)
-    sizes = list(PAGE_SIZES.values())
+    sizes = [tuple(side * longest_edge // 1024 for side in size) for size in PAGE_SIZES.values()]
+    pages = []
     for index in range(count):
-        yield generator.integers(0, 256, (*sizes[index % len(sizes)], 3), dtype=np.uint8)
+        width, height = sizes[index % len(sizes)]
+        pages.append(Image.fromarray(generator.integers(0, 256, (height, width, 3), dtype=np.uint8)))
+    return pages
 
 
-def multiply_adds(config: ModelConfig, *, patches_by_page: list[int], tokens: int) -> dict[str, float]:
+def multiply_adds(config: ModelConfig, *, patches_by_page: Sequence[int], tokens: int) -> dict[str, float]:
     """Floating-point operations by stage that the model's definition needs (two a multiply-add); one prompt."""
     vision, text = config.vision, config.text
     hidden, joined = vision.hidden_size, vision.hidden_size * vision.merge_unit

@@ -1,0 +1,1 @@
+"""Short measurements of what the design takes for granted about a card."""
