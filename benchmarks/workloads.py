@@ -9,8 +9,9 @@ import torch
 from PIL import Image
 
 from model.checkpoint import BUNDLED, load_tokenizer, read_model_config
-from model.config import ModelConfig, RerankerConfig, TextConfig, VisionConfig
+from model.config import ImageConfig, ModelConfig, RerankerConfig, TextConfig, VisionConfig
 from model.device import Compute, choose_compute
+from model.image_processor import smart_resize
 from model.network import Network
 from model.reranker import Reranker
 from model.weights import build_network
@@ -97,6 +98,13 @@ def random_pages(count: int, *, longest_edge: int = 1024, seed: int = 0) -> list
         width, height = sizes[index % len(sizes)]
         pages.append(Image.fromarray(generator.integers(0, 256, (height, width, 3), dtype=np.uint8)))
     return pages
+
+
+def on_grid(page: Image.Image, config: ImageConfig) -> Image.Image:
+    """A page that needs no resize any more: there the library's processor on a CPU (Pillow) and the published one (torch's
+    kernel, as ours) differ by one level in some values."""
+    height, width = smart_resize(page.height, page.width, config)
+    return page.resize((width, height))
 
 
 def multiply_adds(config: ModelConfig, *, patches_by_page: Sequence[int], tokens: int) -> dict[str, float]:

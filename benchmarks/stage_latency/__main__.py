@@ -34,6 +34,7 @@ from benchmarks.workloads import (
     make_reranker,
     model_shape,
     multiply_adds,
+    on_grid,
     random_network,
     random_pages,
     with_fewer_layers,
@@ -108,7 +109,8 @@ def _pass_gate(options: argparse.Namespace, config: RerankerConfig, compute: Com
     model_config = with_fewer_layers(model_shape(options.shape), _GATE_LAYERS)
     network = random_network(model_config, choose_compute(exact.device, exact.dtype))
     arms = _chosen(make_arms(network, model_config, exact), options.arms)
-    pages = random_pages(min(options.pages, _GATE_PAGES), longest_edge=LONGEST_EDGES[options.shape])
+    decoded = random_pages(min(options.pages, _GATE_PAGES), longest_edge=LONGEST_EDGES[options.shape])
+    pages = [on_grid(page, model_config.image) for page in decoded]
     works = [Work(query=QUERY, pages=pages, keep_ratio=ratio) for ratio in options.keep_ratios]
     record: dict[str, Any] = {"float32": check_exactness(arms, works)}
     if compute.dtype != torch.float32:

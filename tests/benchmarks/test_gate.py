@@ -9,7 +9,7 @@ import torch
 from benchmarks.stage_latency.arms import Arm, make_arms
 from benchmarks.stage_latency.gate import GateError, check_exactness, check_rounding
 from benchmarks.stage_latency.own_path import Answer, Work
-from benchmarks.workloads import model_shape, random_network, random_pages, with_fewer_layers
+from benchmarks.workloads import model_shape, on_grid, random_network, random_pages, with_fewer_layers
 from model import Observe, RerankerConfig
 from model.device import choose_compute
 
@@ -29,7 +29,7 @@ def arms() -> dict[str, Arm]:
 
 @pytest.fixture(scope="module")
 def works() -> list[Work]:
-    pages = random_pages(2, longest_edge=320)
+    pages = [on_grid(page, model_shape("demo").image) for page in random_pages(2, longest_edge=320)]
     return [Work(query="revenue", pages=pages, keep_ratio=ratio) for ratio in (1.0, 0.5)]
 
 

@@ -12,9 +12,12 @@ from benchmarks.published_path import (
 )
 from benchmarks.transformers_model import share_weights
 from model import Reranker
-from tests.conformance import CASES, Case
+from tests.conformance import CASES, TOLERANCE, Case
 
-MOST_TOKENS_SWAPPED = 2  # where a page is resized: a pixel one level off may swap tokens at the cut
+# The library's processor without torchvision resizes with Pillow, which differs from the kernel behind the expected numbers
+# by one level in 0.13 % of the values: that moves scores by up to 0.005, and may swap tokens at the cut.
+RESIZED_TOLERANCE = 1e-2
+MOST_TOKENS_SWAPPED = 2
 
 
 @pytest.fixture(scope="module")
@@ -25,7 +28,7 @@ def reference(reranker: Reranker) -> PublishedPath:
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
 def test_logits_and_kept_tokens_are_the_published_ones(reference: PublishedPath, case: Case) -> None:
     answer = reference.score(case.query, case.pages(), case.keep_ratio)
-    assert answer.logits == pytest.approx(case.scores, abs=case.tolerance)
+    assert answer.logits == pytest.approx(case.scores, abs=RESIZED_TOLERANCE if case.is_resized else TOLERANCE)
     if case.kept:
         expected = _packed(case)
         assert len(answer.kept) == len(expected)

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from tests.conformance import CASES, CHECKPOINT, WINDOW_CASES, Case, WindowCase, page_path
+from tests.conformance import CASES, CHECKPOINT, TOLERANCE, WINDOW_CASES, Case, WindowCase, page_path
 from tests.servers import RunningService, running_service
 
 
@@ -25,7 +25,7 @@ def body(query: str, page_names: tuple[str, ...], **options: Any) -> dict[str, A
 def check(answer: dict[str, Any], case: Case) -> None:
     scores = {result["index"]: result["relevance_score"] for result in answer["results"]}
     assert tuple(result["index"] for result in answer["results"]) == case.ranking
-    assert [scores[index] for index in range(len(case.scores))] == pytest.approx(case.scores, abs=case.tolerance)
+    assert [scores[index] for index in range(len(case.scores))] == pytest.approx(case.scores, abs=TOLERANCE)
     assert answer["meta"]["score"] == "logit"
 
 

@@ -13,7 +13,7 @@ from model.attention_kernels import KERNELS, why_not
 from model.device import Compute, choose_compute
 from model.fp8 import Fp8Linear
 from tests.closeness import assert_bfloat16_is_close
-from tests.conformance import CASES, CHECKPOINT, WINDOW_CASES, Case, WindowCase
+from tests.conformance import CASES, CHECKPOINT, TOLERANCE, WINDOW_CASES, Case, WindowCase
 from tests.model.test_attention import run
 from tests.oracle import load_oracle
 
@@ -49,7 +49,7 @@ def make_reranker(dtype: str, **config: Any) -> Reranker:
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
 def test_float32_scores_are_the_published_ones(exact: Reranker, case: Case) -> None:
     ranking = exact.rank(case.query, case.pages(), case.keep_ratio)
-    assert ranking.logits == pytest.approx(case.scores, abs=case.tolerance)
+    assert ranking.logits == pytest.approx(case.scores, abs=TOLERANCE)
     assert ranking.order == case.ranking
 
 

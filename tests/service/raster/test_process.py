@@ -45,6 +45,14 @@ def test_page_comes_back_as_an_owned_array(process: RasterProcess) -> None:
     assert (first.pixels == before).all()
 
 
+def test_only_page_of_a_document_comes_in_one_call_that_leaves_nothing_open(process: RasterProcess) -> None:
+    page = process.render_only_page(make_image(50, 30), kind="image", seconds=5)
+    assert page.pixels.shape == (30, 50, 3) and process.open_documents == ()
+    with pytest.raises(RasterFailure, match="corrupt_image"):
+        process.render_only_page(make_image(50, 30)[:60], kind="image", seconds=5)
+    assert process.is_running and process.documents_opened == 2
+
+
 def test_large_document_passes_the_socket(process: RasterProcess) -> None:
     opened = process.open(1, make_pdf(1) + bytes(20 << 20), kind="pdf", seconds=5)
     assert opened.page_count == 1
