@@ -47,9 +47,9 @@ def prepare_page(
 def _resize(pixels: np.ndarray, height: int, width: int) -> np.ndarray:
     """Bicubic with torch's kernel for uint8, the one behind the published numbers: Pillow's rounds otherwise by one level in
     some values, and takes nearly twice the time. Other threads run meanwhile."""
-    image = torch.from_numpy(np.require(pixels, requirements=["C", "W"])).permute(2, 0, 1)[None]
+    image = torch.from_numpy(np.require(pixels, requirements=["C", "W"]))[None].permute(0, 3, 1, 2)
     resized = F.interpolate(image, (height, width), mode="bicubic", align_corners=False, antialias=True)
-    out: np.ndarray = resized[0].permute(1, 2, 0).numpy()
+    out: np.ndarray = resized.permute(0, 2, 3, 1)[0].numpy()  # in the page's own order: nothing is copied on either side
     return out
 
 
