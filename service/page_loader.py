@@ -11,6 +11,7 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import Executor
 from contextlib import suppress
 from dataclasses import dataclass, field
+from typing import TypeVar
 
 import numpy as np
 
@@ -23,6 +24,7 @@ from service.raster.pool import RasterDocument, Rasterizer, RasterPage
 
 Prepare = Callable[[np.ndarray], PreparedPage]
 Observe = Callable[[str, float], None]
+Result = TypeVar("Result")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -61,14 +63,15 @@ class PageLoader:
     ) -> list[LoadedPage]:
         """The selected pages in document order, then in the order of the selection. Cancelling drops what is left.
 
-        prepare: called in the raster pool's threads, page by page as they come. scope: nothing is shared between scopes.
-        background: yields to all other requests. observe: gets the seconds of render, decode and prepare, where there was any.
+        prepare: called in the raster pool's threads, page by page as they come.
+        scope: nothing is shared between scopes. background: yields to all other requests.
+        observe: gets the seconds of render, decode and prepare, where there was any.
         Raises: UnusableDocumentError, PageOutOfRangeError, TooLargeError about the documents; OverloadedError,
         UnavailableError about the pool; what a source's `read` raises.
         """
-        loading = _Loading(sources, prepare, self._cache, scope=scope, max_pages=self._max_pages)
         started = time.perf_counter()
-        documents = await self._read(loading.incomplete)
+        loading = _Loading(sources, prepare, self._cache, scope=scope, max_pages=self._max_pages)
+        documents = await self._in_thread(loading.begin)
         await self._rasterizer.rasterize(documents, plan=loading.plan, deliver=loading.deliver, background=background)
         for stage, seconds in loading.share_out(time.perf_counter() - started).items():
             observe(stage, seconds)
@@ -78,15 +81,13 @@ class PageLoader:
         """How many pages the document has; it is opened where the source does not know. Raises: what `load` raises."""
         if source.outline:
             return source.outline
-        data = await asyncio.get_running_loop().run_in_executor(self._threads, source.read)
+        data = await self._in_thread(source.read)
         return await self._rasterizer.outline(
             RasterDocument(index=0, data=data, sha256=source.sha256, kind=source.kind)
         )
 
-    async def _read(self, documents: "Sequence[_Document]") -> list[RasterDocument]:
-        if not documents:
-            return []
-        return await asyncio.get_running_loop().run_in_executor(self._threads, _read, documents)
+    async def _in_thread(self, work: Callable[[], Result]) -> Result:
+        return await asyncio.get_running_loop().run_in_executor(self._threads, work)
 
 
 @dataclass(slots=True, kw_only=True)
@@ -130,19 +131,24 @@ class _Loading:
             _Document(index=index, source=source, key=ContentKey(scope, source.sha256))
             for index, source in enumerate(sources)
         ]
+        self._incomplete: list[_Document] = []
+
+    def begin(self) -> list[RasterDocument]:
+        """Find what the cache has, and read the documents of which something is missing. Blocks."""
         for document in self._documents:
-            if outline := document.source.outline or cache.outline(document.key):
+            if outline := document.source.outline or self._cache.outline(document.key):
                 self._find_pages(document, outline)
-        self.incomplete = [document for document in self._documents if document.is_incomplete]
+        self._incomplete = [document for document in self._documents if document.is_incomplete]
+        return [_with_bytes(document) for document in self._incomplete]
 
     def plan(self, outlines: Sequence[DocumentOutline]) -> list[tuple[int, ...]]:
         """The missing pages of the incomplete documents. Raises: PageOutOfRangeError, TooLargeError, about all documents."""
-        for document, outline in zip(self.incomplete, outlines, strict=True):
+        for document, outline in zip(self._incomplete, outlines, strict=True):
             if document.outline is None:
                 self._cache.put_outline(document.key, outline)
                 self._find_pages(document, outline)
         _check_selection(self._documents, self._max_pages)
-        return [document.missing for document in self.incomplete]
+        return [document.missing for document in self._incomplete]
 
     def deliver(self, page: RasterPage) -> None:
         """Raises: UnusableDocumentError."""
@@ -216,18 +222,15 @@ def _shown_number(document: _Document, number: int) -> int | None:
     return number if document.outline is not None and document.outline.is_paged else None
 
 
-def _read(documents: Sequence[_Document]) -> list[RasterDocument]:
-    """The documents with their bytes. Blocks."""
-    return [
-        RasterDocument(
-            index=document.index,
-            data=_read_source(document),
-            sha256=document.source.sha256,
-            kind=document.source.kind,
-            outline=document.outline,
-        )
-        for document in documents
-    ]
+def _with_bytes(document: _Document) -> RasterDocument:
+    source = document.source
+    return RasterDocument(
+        index=document.index,
+        data=_read_source(document),
+        sha256=source.sha256,
+        kind=source.kind,
+        outline=document.outline,
+    )
 
 
 def _read_source(document: _Document) -> bytes | bytearray:
