@@ -23,7 +23,7 @@ from benchmarks.service_under_test import running_service
 from service.settings import Settings
 
 PAGES = 20
-LIMIT_MS = 20.0
+LIMIT_MS = 10.0  # of a step's own work; how long it then waits for a core or the interpreter is the machine's affair
 
 CLIENT = """
 import base64, json, sys, uuid, urllib.request
@@ -64,8 +64,8 @@ def main() -> None:
         results[name] = {"pdf_bytes": len(pdf), "pages": PAGES, **summary(steps)}
         print(f"{name}: {json.dumps(results[name])}", file=sys.stderr)
     results_file.write("event_loop", results)
-    if any(result["max_ms"] > LIMIT_MS for result in results.values()):
-        raise SystemExit(f"A step took over {LIMIT_MS} ms.")
+    if any(result["max_own_ms"] > LIMIT_MS for result in results.values()):
+        raise SystemExit(f"A step worked for over {LIMIT_MS} ms.")
 
 
 def _parse_options() -> argparse.Namespace:
@@ -77,7 +77,15 @@ def _parse_options() -> argparse.Namespace:
 
 def measure(pdf: bytes, form: str, requests: int, concurrency: int) -> list[Step]:
     """Every step of the loop while the client's requests are answered, start-up left out."""
-    settings = Settings(model="demo", device="cpu", port=0, max_file_bytes=30 * 2**20, drain_grace_seconds=5)
+    settings = Settings(
+        model="demo",
+        device="cpu",
+        port=0,
+        max_file_bytes=30 * 2**20,
+        drain_grace_seconds=5,
+        page_cache_bytes=0,  # every request is rendered
+        document_store="memory://event-loop",
+    )
     with timed_steps() as steps, running_service(settings) as service:
         steps.clear()
         _send(service.url, pdf, form, requests, concurrency)
