@@ -46,12 +46,14 @@ bench: $(INSTALLED) ## measure this machine (minutes): stage by stage, under loa
 	$(BIN)/python -m benchmarks.http_load --send registered $(WARM_LOAD)
 	$(BIN)/python -m benchmarks.event_loop
 	$(BIN)/python -m benchmarks.host_path
+	$(BIN)/python -m benchmarks.ranking_agreement
 	$(BIN)/python -m benchmarks.report
 
 bench-smoke: $(INSTALLED) ## a short form of every benchmark: do they run, and do the arms agree?
 	$(BIN)/python -m benchmarks.micro_checks --smoke
 	$(BIN)/python -m benchmarks.stage_latency --smoke
 	$(BIN)/python -m benchmarks.http_load --smoke
+	$(BIN)/python -m benchmarks.ranking_agreement --smoke
 
 clean: ## remove the environment and caches
 	rm -rf $(VENV) build *.egg-info .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis

@@ -10,6 +10,7 @@ how good they are.
 """
 
 import argparse
+import json
 import statistics
 import sys
 from collections.abc import Callable, Sequence
@@ -42,21 +43,22 @@ def main() -> None:
     config = RerankerConfig(device=options.device, keep_ratio=options.keep_ratio)
     exact = Reranker.from_checkpoint(options.model, config)
     images = list(_images(options.pages_from, options.pages))
-    results_file.write(
-        options.output,
-        {
-            "model": exact.name,
-            "pages": len(images),
-            "keep_ratio": options.keep_ratio,
-            "simulated_windows": [
-                simulate(pages, noise, trials)
-                for pages in (40, 100)
-                for noise in tqdm((0.0, 0.1, 0.3), desc=f"simulated rankers, {pages} pages", file=sys.stderr)
-            ],
-            "checkpoint_windows": compare_windows(exact, images, queries),
-            "fp8": compare_fp8(exact, options.model, images[:20], queries),
-        },
-    )
+    results = {
+        "model": exact.name,
+        "pages": len(images),
+        "keep_ratio": options.keep_ratio,
+        "simulated_windows": [
+            simulate(pages, noise, trials)
+            for pages in (40, 100)
+            for noise in tqdm((0.0, 0.1, 0.3), desc=f"simulated rankers, {pages} pages", file=sys.stderr)
+        ],
+        "checkpoint_windows": compare_windows(exact, images, queries),
+        "fp8": compare_fp8(exact, options.model, images[:20], queries),
+    }
+    if options.smoke:
+        print(json.dumps(results))
+    else:
+        results_file.write(options.output, results)
 
 
 def _parse_options() -> argparse.Namespace:
@@ -67,7 +69,7 @@ def _parse_options() -> argparse.Namespace:
     parser.add_argument("--pages", type=int, default=100, help="random pages, where no folder is given (default: 100)")
     parser.add_argument("--pages-from", type=Path, help="folder with page images, in the order of a first stage")
     parser.add_argument("--trials", type=int, default=500, help="simulated queries (default: 500)")
-    parser.add_argument("--smoke", action="store_true", help="seconds: few trials, two queries")
+    parser.add_argument("--smoke", action="store_true", help="seconds: few trials, two queries; nothing is kept")
     parser.add_argument("--output", default="ranking_agreement", help="name of the file in benchmarks/results")
     return parser.parse_args()
 
