@@ -45,8 +45,8 @@ def prepare_page(
 
 
 def _resize(pixels: np.ndarray, height: int, width: int) -> np.ndarray:
-    """Bicubic with torch's kernel for uint8, the one behind the published numbers: Pillow's rounds otherwise by one level in
-    some values, and takes more than twice the time. Pages stay in their own memory order, so nothing is copied on either side."""
+    """Bicubic with torch's kernel for uint8, the one behind the published numbers: Pillow's differs by one level in some
+    values, and takes more than twice the time. The image keeps its memory order, so nothing is copied on either side."""
     image = torch.from_numpy(np.require(pixels, requirements=["C", "W"]))[None].permute(0, 3, 1, 2)
     resized = F.interpolate(image, (height, width), mode="bicubic", align_corners=False, antialias=True)
     out: np.ndarray = resized.permute(0, 2, 3, 1)[0].numpy()
