@@ -132,6 +132,7 @@ def test_nothing_waits_for_the_device_between_upload_and_scores(
 ) -> None:
     """(On a card `torch.cuda.set_sync_debug_mode("error")` proves the same: tests/gpu.)"""
     reranker = make_reranker(feature_cache_gpu_bytes=cache_bytes)
+    requests = [reranker.prepare("a", [PAGE, PAGE[:96]], ratio) for ratio in (1.0, 0.3)]
     read: list[torch.dtype] = []
     for name in ("tolist", "cpu", "numpy"):
         method = getattr(torch.Tensor, name)
@@ -140,7 +141,6 @@ def test_nothing_waits_for_the_device_between_upload_and_scores(
             name,
             lambda tensor, *more, method=method: (read.append(tensor.dtype), method(tensor, *more))[1],
         )
-    requests = [reranker.prepare("a", [PAGE, PAGE[:96]], ratio) for ratio in (1.0, 0.3)]
     for _ in range(2):  # all missing, all known
         with WaitingCalls() as calls:
             pending = reranker.start(requests)
