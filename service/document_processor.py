@@ -43,7 +43,7 @@ class Loader(Protocol):
 
     async def load(
         self,
-        sources: Sequence[PageSource],
+        find_sources: Callable[[], Sequence[PageSource]],
         prepare: Callable[[np.ndarray], PreparedPage],
         *,
         scope: bytes,
@@ -177,7 +177,7 @@ class DocumentProcessor:
         def prepare(pixels: np.ndarray) -> PreparedPage:
             return preparer.prepare_page(PageImage(pixels=pixels), scope=scope)
 
-        pages = await self._loader.load([source], prepare, scope=scope, background=True)
+        pages = await self._loader.load(lambda: [source], prepare, scope=scope, background=True)
         await asyncio.wrap_future(self._encode([page.prepared for page in pages]))
 
     async def _patiently(self, work: Callable[[], Awaitable[None]]) -> None:

@@ -22,6 +22,7 @@ from service.page_sources import PageSource
 from service.raster.page import DocumentOutline
 from service.raster.pool import RasterDocument, Rasterizer, RasterPage
 
+FindSources = Callable[[], Sequence[PageSource]]
 Prepare = Callable[[np.ndarray], PreparedPage]
 Observe = Callable[[str, float], None]
 Result = TypeVar("Result")
@@ -54,7 +55,7 @@ class PageLoader:
 
     async def load(
         self,
-        sources: Sequence[PageSource],
+        find_sources: FindSources,
         prepare: Prepare,
         *,
         scope: bytes,
@@ -63,17 +64,21 @@ class PageLoader:
     ) -> list[LoadedPage]:
         """The selected pages in document order, then in the order of the selection. Cancelling drops what is left.
 
+        find_sources: called in a thread, and may block.
         prepare: called in the raster pool's threads, page by page as they come.
         scope: nothing is shared between scopes. background: yields to all other requests.
         observe: gets the seconds of render, decode and prepare, where there was any.
         Raises: UnusableDocumentError, PageOutOfRangeError, TooLargeError about the documents; OverloadedError,
-        UnavailableError about the pool; what a source's `read` raises.
+        UnavailableError about the pool; what `find_sources` and a source's `read` raise.
         """
-        started = time.perf_counter()
-        loading = _Loading(sources, prepare, self._cache, scope=scope, max_pages=self._max_pages)
-        documents = await self._in_thread(loading.begin)
+
+        def begin() -> tuple[_Loading, list[RasterDocument]]:
+            loading = _Loading(find_sources(), prepare, self._cache, scope=scope, max_pages=self._max_pages)
+            return loading, loading.begin()
+
+        loading, documents = await self._in_thread(begin)
         await self._rasterizer.rasterize(documents, plan=loading.plan, deliver=loading.deliver, background=background)
-        for stage, seconds in loading.share_out(time.perf_counter() - started).items():
+        for stage, seconds in loading.share_out().items():
             observe(stage, seconds)
         return loading.pages()
 
@@ -125,6 +130,7 @@ class _Loading:
         self._prepare = prepare
         self._cache = cache
         self._max_pages = max_pages
+        self._started = time.perf_counter()
         self._seconds: dict[str, float] = defaultdict(float)
         self._lock = threading.Lock()
         self._documents = [
@@ -161,8 +167,9 @@ class _Loading:
             self._seconds["render" if document.source.kind == "pdf" else "decode"] += page.seconds
             self._seconds["prepare"] += time.perf_counter() - started
 
-    def share_out(self, wall_seconds: float) -> dict[str, float]:
-        """The time that loading took, by stage in proportion to the work: pages are rendered and prepared side by side."""
+    def share_out(self) -> dict[str, float]:
+        """The time since the beginning, by stage in proportion to the work: pages are rendered and prepared side by side."""
+        wall_seconds = time.perf_counter() - self._started
         work = sum(self._seconds.values())
         return {stage: wall_seconds * seconds / work for stage, seconds in self._seconds.items()}
 

@@ -135,30 +135,27 @@ class RerankFlow:
 
     async def _load_pages(self, job: Job, submission: Submission) -> list[LoadedPage]:
         """Every page on the model's grid. Each is prepared as soon as it is rendered, in the thread that got it."""
-        while True:
-            sources = await self._find_sources(job, submission)
-            with suppress(DocumentReplaced):  # somebody put a registered document between its manifest and its bytes
-                return await self._load_sources(job, sources)
-
-    async def _find_sources(self, job: Job, submission: Submission) -> list[PageSource]:
-        def find(id: str, pages: PageSelection | None) -> PageSource:
-            return self._registry.source_of(DocumentKey(scope=job.scope, id=id), pages)
-
-        with job.clock.observe("parse"):
-            return await asyncio.get_running_loop().run_in_executor(
-                self._threads,
-                lambda: decode_documents(submission.documents, max_file_bytes=self._settings.max_file_bytes, find=find),
-            )
-
-    async def _load_sources(self, job: Job, sources: Sequence[PageSource]) -> list[LoadedPage]:
-        job.clock.stage = "render" if any(source.kind == "pdf" for source in sources) else "decode"
 
         def prepare(pixels: np.ndarray) -> PreparedPage:
             return job.preparer.prepare_page(PageImage(pixels=pixels), scope=job.scope)
 
-        return await self._loader.load(
-            sources, prepare, scope=job.scope, observe=lambda stage, seconds: job.clock.add({stage: seconds})
-        )
+        while True:
+            with suppress(DocumentReplaced):  # somebody put a registered document between its manifest and its bytes
+                return await self._loader.load(
+                    lambda: self._find_sources(job, submission),
+                    prepare,
+                    scope=job.scope,
+                    observe=lambda stage, seconds: job.clock.add({stage: seconds}),
+                )
+
+    def _find_sources(self, job: Job, submission: Submission) -> list[PageSource]:
+        def find(id: str, pages: PageSelection | None) -> PageSource:
+            return self._registry.source_of(DocumentKey(scope=job.scope, id=id), pages)
+
+        with job.clock.observe("parse"):
+            sources = decode_documents(submission.documents, max_file_bytes=self._settings.max_file_bytes, find=find)
+        job.clock.stage = "render" if any(source.kind == "pdf" for source in sources) else "decode"
+        return sources
 
     async def _rank(self, job: Job, pages: Sequence[PreparedPage]) -> Ranking:
         """Turn by turn; each window is a queue entry of its own, so that windows of several requests share batches."""

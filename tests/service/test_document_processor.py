@@ -33,13 +33,13 @@ class FakePages:
 
     async def load(
         self,
-        sources: Sequence[PageSource],
+        find_sources: Callable[[], Sequence[PageSource]],
         prepare: Callable[[np.ndarray], PreparedPage],
         *,
         scope: bytes,
         background: bool = False,
     ) -> list[LoadedPage]:
-        [source] = sources
+        [source] = find_sources()
         assert source.pages is not None and source.outline is not None
         numbers = list(source.pages.resolve(source.outline.page_count))
         if self.before:

@@ -44,7 +44,7 @@ class Loading:
         self.cache = cache
 
     def load(self, *sources: PageSource, scope: bytes = b"", **options: Any) -> list[LoadedPage]:
-        return asyncio.run(self.loader.load(sources, options.pop("prepare", prepare), scope=scope, **options))
+        return asyncio.run(self.loader.load(lambda: sources, options.pop("prepare", prepare), scope=scope, **options))
 
     def rendered_by(self, ask: Callable[[], object]) -> list[str]:
         """Stages of the pages that the raster pool makes while `ask` runs."""
@@ -298,7 +298,7 @@ def test_pages_are_prepared_while_later_ones_are_rendered(loads: Loading) -> Non
 
 def test_cancelled_request_stops_before_the_next_page(loads: Loading) -> None:
     async def scenario() -> None:
-        task = asyncio.create_task(loads.loader.load([pdf(make_pdf(100))], prepare, scope=b""))
+        task = asyncio.create_task(loads.loader.load(lambda: [pdf(make_pdf(100))], prepare, scope=b""))
         await until(lambda: len(loads.pool.stages) > 2)
         task.cancel()
         with pytest.raises(asyncio.CancelledError):
@@ -323,7 +323,7 @@ def test_background_request_yields_to_a_live_one(loads: Loading) -> None:
         order: list[str] = []
 
         async def load(name: str, data: bytes, *, background: bool) -> None:
-            await loads.loader.load([pdf(data)], prepare, scope=b"", background=background)
+            await loads.loader.load(lambda: [pdf(data)], prepare, scope=b"", background=background)
             order.append(name)
 
         background = asyncio.create_task(load("background", make_pdf(80), background=True))
