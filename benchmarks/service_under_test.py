@@ -16,24 +16,6 @@ _TICK_SECONDS = 0.05
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class FakePending:
-    batch: Sequence[PreparedRequest]
-
-    def wait(self) -> list[PageScores]:
-        """Scores that fall from page to page."""
-        return [
-            PageScores(
-                logits=tuple(-float(index) for index in range(len(request.pages))),
-                order=tuple(range(len(request.pages))),
-                visual_tokens=request.visual_token_count,
-                kept_tokens=request.kept_token_count,
-                prompt_tokens=request.token_count,
-            )
-            for request in self.batch
-        ]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
 class FakeScores:
     """Scores that fall from page to page."""
 
