@@ -1,7 +1,7 @@
 """The records that pass between the stages, with the shape of every array.
 
 Symbols: P patches, V visual tokens (V = P / 4), K kept visual tokens, T text tokens, S = T + K packed tokens, each summed
-over all pages and requests of a batch; B requests; D the text width.
+over all pages and requests of a batch; B requests; R positions that are read, R = B in inference; D the text width.
 """
 
 import math
@@ -124,7 +124,11 @@ class PackedSequences:
     deepstack: tuple[torch.Tensor, ...]  # each (K, D)
     cu_seqlens: torch.Tensor  # int32 (B + 1,), on the host: the language model places it where its kernel reads it
     max_seqlen: int
-    last_slots: torch.Tensor  # int64 (B,): the position after which the letters are read
+    last_slots: (
+        torch.Tensor
+    )  # int64 (R,): the positions that are read, the last ones of each prompt; one each in inference
+    last_cu_seqlens: torch.Tensor  # int32 (B + 1,), on the host: which of them are whose
+    most_last: int  # the most positions that are read of one prompt
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -1,8 +1,8 @@
 """The decoder over packed embeddings: prompts of different lengths end to end, causal within each, no padding, no cache.
 
-Only the last position of each prompt is ever read, so the last layer computes keys and values for all tokens and everything
-else for those positions alone. Parameter names are the checkpoint's (`model.language_model.…`). Knows neither pages nor
-letters.  Source: Qwen3-VL (transformers `Qwen3VLTextModel`).
+Only the last position of each prompt is read (in training the last few: those of the written answer), so the last layer
+computes keys and values for all tokens and everything else for those positions alone. Parameter names are the checkpoint's
+(`model.language_model.…`). Knows neither pages nor letters.  Source: Qwen3-VL (transformers `Qwen3VLTextModel`).
 """
 
 import torch
@@ -25,9 +25,8 @@ class LanguageModel(nn.Module):
         self.norm = RmsNorm(config.hidden_size, config.rms_norm_eps)
 
     def forward(self, packed: PackedSequences, kernel: AttentionKernel, run_layer: RunLayer) -> torch.Tensor:
-        """The normalised hidden state (B, D) at the last position of each of the B prompts."""
+        """The normalised hidden states (R, D) at the last positions of the prompts that are to be read."""
         *layers, last_layer = self.layers
-        assert isinstance(last_layer, DecoderLayer)
         hidden = packed.embeddings
         cos, sin = self._angles(packed)
         prompts = kernel.place(packed.cu_seqlens, packed.max_seqlen, hidden.device)
@@ -35,10 +34,10 @@ class LanguageModel(nn.Module):
         for index, layer in enumerate(layers):
             hidden = run_layer(layer, hidden, cos, sin, attend)
             if index < len(packed.deepstack):
-                hidden = hidden.index_add(0, packed.visual_slots, packed.deepstack[index])
-        one_each = kernel.place(torch.arange(len(packed.last_slots) + 1, dtype=torch.int32), 1, hidden.device)
-        attend = PackedAttention(kernel=kernel, queries=one_each, keys=prompts, causal=True)
-        hidden = last_layer.last_tokens(hidden, cos, sin, attend, packed.last_slots)
+                hidden = hidden.index_add(0, packed.visual_slots, packed.deepstack[index].to(hidden.dtype))
+        last = kernel.place(packed.last_cu_seqlens, packed.most_last, hidden.device)
+        attend = PackedAttention(kernel=kernel, queries=last, keys=prompts, causal=True)
+        hidden = last_layer(hidden, cos, sin, attend, packed.last_slots)
         out: torch.Tensor = self.norm(hidden)
         return out
 
@@ -61,29 +60,20 @@ class DecoderLayer(nn.Module):
         self.mlp = SwiGluMlp(config)
 
     def forward(
-        self, hidden: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor, attend: PackedAttention
-    ) -> torch.Tensor:
-        """All S tokens in, all S tokens out."""
-        normalised = self.input_layernorm(hidden)
-        q = self.self_attn.queries(normalised, cos, sin)
-        k, v = self.self_attn.keys_and_values(normalised, cos, sin)
-        return self._feed_forward(hidden + self.self_attn.output(attend(q, k, v)))
-
-    def last_tokens(
         self,
         hidden: torch.Tensor,
         cos: torch.Tensor,
         sin: torch.Tensor,
         attend: PackedAttention,
-        last_slots: torch.Tensor,
+        slots: torch.Tensor | None = None,
     ) -> torch.Tensor:
-        """All S tokens in, the tokens at `last_slots` (B,) out; `attend` takes one query a prompt."""
+        """All S tokens in; out come the tokens at `slots`, whose queries `attend` takes, or all S tokens."""
         normalised = self.input_layernorm(hidden)
         k, v = self.self_attn.keys_and_values(normalised, cos, sin)
-        q = self.self_attn.queries(normalised[last_slots], cos[last_slots], sin[last_slots])
-        return self._feed_forward(hidden[last_slots] + self.self_attn.output(attend(q, k, v)))
-
-    def _feed_forward(self, hidden: torch.Tensor) -> torch.Tensor:
+        if slots is not None:
+            hidden, normalised, cos, sin = (x[slots] for x in (hidden, normalised, cos, sin))
+        q = self.self_attn.queries(normalised, cos, sin)
+        hidden = hidden + self.self_attn.output(attend(q, k, v))
         out: torch.Tensor = hidden + self.mlp(self.post_attention_layernorm(hidden))
         return out
 
@@ -139,4 +129,4 @@ class RmsNorm(nn.Module):
         self.eps = eps
 
     def forward(self, hidden: torch.Tensor) -> torch.Tensor:
-        return F.rms_norm(hidden, self.weight.shape, self.weight, self.eps)
+        return F.rms_norm(hidden, self.weight.shape, self.weight.to(hidden.dtype), self.eps)

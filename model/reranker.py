@@ -196,12 +196,12 @@ class Reranker:
         """Letter logits (B, letters)."""
         with observe("upload"):
             plan = plan_packing(batch).upload(self.compute.device)
-        visual = self._encoder.encode([page for request in batch for page in request.pages], observe)
+        visual = self.encoder.encode([page for request in batch for page in request.pages], observe)
         with observe("compress"):
             text = self.network.model.language_model.embed_tokens(plan.text_ids)
-            kept = self._choose_tokens(visual, text, batch)
+            kept = self.choose_tokens(visual, text, batch)
             kept_tokens = visual.gather(kept)
-        kept_tokens = self._encoder.finish(kept_tokens, observe)
+        kept_tokens = self.encoder.finish(kept_tokens, observe)
         with observe("pack"):
             packed = pack_sequences(text, kept_tokens, kept, plan)
         with observe("language"):
@@ -222,16 +222,17 @@ class Reranker:
         unknown = [page for page in pages if page.content_hash not in self.feature_cache]
         if unknown and self.feature_cache.is_on:
             with running_on(self.compute.device):
-                self._encoder.encode(unknown, no_observation)
+                self.encoder.encode(unknown, no_observation)
                 wait_for(self.compute.device)
         return len(unknown)
 
     def patches_to_encode(self, request: PreparedRequest) -> int:
         """What the vision pass of this request would cost now: the patches of its pages that the cache does not know."""
-        return self._encoder.patches_to_encode(request.pages)
+        return self.encoder.patches_to_encode(request.pages)
 
     @property
-    def _encoder(self) -> PageEncoder:
+    def encoder(self) -> PageEncoder:
+        """Pages to visual tokens, for `score` and for training."""
         return PageEncoder(
             visual=self.network.model.visual,
             model_config=self.model_config,
@@ -300,9 +301,7 @@ class Reranker:
         """A clock whose `observe` can be handed to `score`, right for this device."""
         return StageClock(self.compute.device)
 
-    def _choose_tokens(
-        self, visual: VisualTokens, text: torch.Tensor, batch: Sequence[PreparedRequest]
-    ) -> torch.Tensor:
+    def choose_tokens(self, visual: VisualTokens, text: torch.Tensor, batch: Sequence[PreparedRequest]) -> torch.Tensor:
         """Indices (K,) of the visual tokens to keep, each page compared with its own request's text."""
         shares = [
             PageShare(visual_tokens=page.visual_token_count, kept=kept)

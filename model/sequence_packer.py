@@ -7,6 +7,7 @@ full sequence. Knows neither how tokens were chosen nor what the decoder does.
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from itertools import accumulate
 
 import numpy as np
 import torch
@@ -17,14 +18,16 @@ from model.device import upload
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PackingPlan:
-    """T text tokens, V visual tokens before and K after pruning, S = T + K, over all requests of a batch."""
+    """T text tokens, V visual tokens before and K after pruning, S = T + K, R positions to read, all of a whole batch."""
 
     text_ids: torch.Tensor  # int64 (T,)
     text_positions: torch.Tensor  # int64 (3, T)
     visual_positions: torch.Tensor  # int64 (3, V)
     sources: torch.Tensor  # int64 (S,): for each packed token its index in (text tokens, then kept visual tokens)
     visual_slots: torch.Tensor  # int64 (K,): for each kept visual token its place in the packed sequence
-    last_slots: torch.Tensor  # int64 (B,)
+    last_slots: torch.Tensor  # int64 (R,)
+    last_cu_seqlens: torch.Tensor  # int32 (B + 1,), stays on the host
+    most_last: int
     cu_seqlens: torch.Tensor  # int32 (B + 1,), stays on the host
     max_seqlen: int
 
@@ -40,8 +43,12 @@ class PackingPlan:
         )
 
 
-def plan_packing(requests: Sequence[PreparedRequest]) -> PackingPlan:
-    """The plan for `requests` end to end, on the host."""
+def plan_packing(requests: Sequence[PreparedRequest], read_counts: Sequence[int] | None = None) -> PackingPlan:
+    """The plan for `requests` end to end, on the host.
+
+    read_counts: how many of the last positions of each prompt are read, at least one; None for one of each.
+    """
+    read_counts = read_counts or [1] * len(requests)
     is_visual = np.concatenate([_visual_mask(request) for request in requests])
     positions = [mrope_positions(request.prompt.segments, request.pages) for request in requests]
     ends = np.cumsum([request.token_count for request in requests])
@@ -51,7 +58,9 @@ def plan_packing(requests: Sequence[PreparedRequest]) -> PackingPlan:
         visual_positions=torch.from_numpy(np.concatenate([visual for _, visual in positions], axis=1)),
         sources=torch.from_numpy(_sources(is_visual)),
         visual_slots=torch.from_numpy(np.flatnonzero(is_visual)),
-        last_slots=torch.from_numpy(ends - 1),
+        last_slots=torch.from_numpy(_last_slots(ends, read_counts)),
+        last_cu_seqlens=torch.tensor([0, *accumulate(read_counts)], dtype=torch.int32),
+        most_last=max(read_counts),
         cu_seqlens=torch.from_numpy(np.concatenate([[0], ends]).astype(np.int32)),
         max_seqlen=max(request.token_count for request in requests),
     )
@@ -69,6 +78,11 @@ def _sources(is_visual: np.ndarray) -> np.ndarray:
     """Text tokens count up from 0 and visual tokens from behind the last text token, each in order of appearance."""
     text_count = int((~is_visual).sum())
     return np.where(is_visual, text_count + np.cumsum(is_visual) - 1, np.cumsum(~is_visual) - 1)
+
+
+def _last_slots(ends: np.ndarray, read_counts: Sequence[int]) -> np.ndarray:
+    """The last positions of every prompt, ascending."""
+    return np.concatenate([np.arange(end - count, end) for end, count in zip(ends, read_counts, strict=True)])
 
 
 def mrope_positions(segments: Sequence[np.ndarray], pages: Sequence[PreparedPage]) -> tuple[np.ndarray, np.ndarray]:
@@ -104,4 +118,6 @@ def pack_sequences(
         cu_seqlens=plan.cu_seqlens,
         max_seqlen=plan.max_seqlen,
         last_slots=plan.last_slots,
+        last_cu_seqlens=plan.last_cu_seqlens,
+        most_last=plan.most_last,
     )
