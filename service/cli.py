@@ -1,4 +1,7 @@
-"""The command line: `ziprerank serve` and `ziprerank demo`. Every setting is a flag; what it means is said in `settings`."""
+"""The command line: `ziprerank serve`, `ziprerank demo`, and the commands of training.
+
+Every setting of the service is a flag; what it means is said in `settings`. Training's flags are in `training_commands`.
+"""
 
 import argparse
 import os
@@ -10,6 +13,7 @@ from pydantic import ValidationError
 from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined
 
+from service import training_commands
 from service.settings import PREFIX, Settings, unknown_variables
 
 EXIT_USAGE = 2
@@ -17,15 +21,27 @@ EXIT_USAGE = 2
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command; the process's exit code."""
-    parser = _build_parser()
-    options = vars(parser.parse_args(arguments))
-    command = options.pop("command")
-    if command == "demo":
-        from service.demo_run import run_demo
+    arguments = sys.argv[1:] if arguments is None else arguments
+    for_demo = training_commands.demo_arguments(arguments)
+    if for_demo is not None:
+        return training_commands.run_demo_training(for_demo)
+    options = _build_parser().parse_args(arguments)
+    if options.command in training_commands.COMMANDS:
+        return training_commands.run_training_command(options)
+    return _run_demo() if options.command == "demo" else _run_service(vars(options))
 
-        return run_demo()
+
+def _run_demo() -> int:
+    from service.demo_run import run_demo
+
+    return run_demo()
+
+
+def _run_service(options: dict[str, Any]) -> int:
     try:
-        settings = read_settings({name: value for name, value in options.items() if value is not None})
+        settings = read_settings(
+            {name: value for name, value in options.items() if name != "command" and value is not None}
+        )
     except ValueError as error:
         print(f"ziprerank: {error}", file=sys.stderr)
         return EXIT_USAGE
@@ -67,6 +83,7 @@ def _build_parser() -> argparse.ArgumentParser:
     for name, field in Settings.model_fields.items():
         serve.add_argument(f"--{name.replace('_', '-')}", dest=name, metavar="VALUE", help=_help(field))
     commands.add_parser("demo", help="start the service on the bundled checkpoint, rank a bundled PDF, and stop")
+    training_commands.add_training_commands(commands)
     return parser
 
 

@@ -1,0 +1,111 @@
+"""Finds candidate pages where a user keeps them: in a folder of images, or in MMDocIR's training files.
+
+A page id counts within its document, and documents of two domains may share a name: so a page is asked for by all three.
+Knows no endpoint and no ranking.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+from PIL import Image
+
+from model.training.errors import DataError
+from model.training.examples import OpenPage
+from model.training.mmdocir import StoredPage
+from model.training.parquet_images import ImageColumn, read_columns
+
+_SUFFIXES = frozenset({".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp"})
+_PARQUET_SUFFIX = ".parquet"
+_FILE_ENDING = "_filter"
+
+
+class PageImages(Protocol):
+    """Where pages are. What `find` gives may be opened in any thread."""
+
+    def find(self, doc_name: str, page_id: str, *, domain: str) -> OpenPage:
+        """The page, not yet read. Raises: DataError if it is not there."""
+        ...
+
+
+def find_page_images(paths: Sequence[Path]) -> PageImages:
+    """One folder of images, or parquet files. Raises: DataError."""
+    if len(paths) == 1 and paths[0].is_dir():
+        return FolderImages(paths[0])
+    if paths and all(path.suffix == _PARQUET_SUFFIX for path in paths):
+        return ParquetImages(paths)
+    given = ", ".join(map(str, paths)) or "nothing"
+    raise DataError(f"Page images are {given}; give one folder that exists, or files that end in {_PARQUET_SUFFIX}.")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ImageFile:
+    """An `OpenPage`: a file, read when it is opened."""
+
+    path: Path
+
+    def __call__(self) -> Image.Image:
+        try:
+            with Image.open(self.path) as image:
+                return image.convert("RGB")
+        except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+            raise DataError(
+                f"{self.path} cannot be read as an image ({type(error).__name__}). Save it anew."
+            ) from error
+
+
+class FolderImages:
+    """Images that lie as `FOLDER/<doc_name>/<page_id>.png` (or .jpg, .webp, .tif), or as `FOLDER/<page_id>.png`.
+
+    A page id that is only a number is looked for in its document's folder alone: page 3 of another document is another page.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        """Reads the names once. Raises: DataError for a folder without images, and for two images of one page."""
+        self._folder = folder
+        self._files: dict[str, ImageFile] = {}
+        for path in _image_files(folder):
+            self._add(path.relative_to(folder).with_suffix("").as_posix(), path)
+        if not self._files:
+            raise DataError(f"{folder} holds no page images; they must end in {', '.join(sorted(_SUFFIXES))}.")
+
+    def _add(self, name: str, path: Path) -> None:
+        other = self._files.setdefault(name, ImageFile(path=path))
+        if other.path != path:
+            raise DataError(f"{other.path} and {path} are both images of page {name}. Keep one of them.")
+
+    def find(self, doc_name: str, page_id: str, *, domain: str) -> OpenPage:
+        """Raises: DataError."""
+        names = [f"{doc_name}/{page_id}"] if page_id.isdecimal() else [f"{doc_name}/{page_id}", page_id]
+        for name in names:
+            if name in self._files:
+                return self._files[name]
+        raise DataError(f"{self._folder} has no image {' or '.join(f'{name}.png' for name in names)} (or .jpg, …)")
+
+
+def _image_files(folder: Path) -> Iterator[Path]:
+    return (path for path in sorted(folder.rglob("*")) if path.suffix.lower() in _SUFFIXES and path.is_file())
+
+
+class ParquetImages:
+    """MMDocIR's training pages: files `<domain>_filter.parquet` with the columns `file_name`, `page` and `image`."""
+
+    def __init__(self, files: Sequence[Path]) -> None:
+        """Reads which row holds which page. Raises: DataError."""
+        self._rows: dict[tuple[str, str], dict[str, StoredPage]] = {}  # by document and page, then by domain
+        for path in files:
+            self._add(path, domain=path.stem.removesuffix(_FILE_ENDING).casefold())
+
+    def _add(self, path: Path, *, domain: str) -> None:
+        images = ImageColumn.of(path, "image")
+        columns = read_columns(path, ["file_name", "page"])
+        for row, key in enumerate(zip(map(str, columns["file_name"]), map(str, columns["page"]), strict=True)):
+            self._rows.setdefault(key, {})[domain] = StoredPage(images=images, row=row)
+
+    def find(self, doc_name: str, page_id: str, *, domain: str) -> OpenPage:
+        """From the domain's own file where it has the page, else from the first file that has it. Raises: DataError."""
+        by_domain = self._rows.get((doc_name, page_id))
+        if by_domain is None:
+            raise DataError(f"no page file holds page {page_id} of {doc_name}")
+        return by_domain.get(domain.casefold()) or next(iter(by_domain.values()))
