@@ -1,0 +1,218 @@
+"""One pass with gradients: the pipeline of `Reranker`, reading the letters and the tokens of the written ranking.
+
+An example becomes a prompt that goes on with its answer, `A] > [B] > …`, so that one pass over it gives both: the position of
+the prompt's opening bracket gives the letter logits, as in inference, and it and the positions after it the tokens of the
+answer. Everything else is the reranker's own: pages, early interaction, packing, layers. Knows neither losses nor files.
+"""
+
+from collections.abc import Sequence
+from contextlib import nullcontext
+from dataclasses import dataclass, replace
+from typing import NamedTuple
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from PIL import Image
+from torch import nn
+from torch.utils.checkpoint import checkpoint
+
+from model.attention import AttentionKernel, PackedAttention
+from model.attention_kernels import Attend
+from model.compilation import RunLayer, run_layer
+from model.dataflow import PreparedRequest, VisualTokens, no_observation
+from model.device import upload
+from model.errors import ConfigurationError
+from model.prompt import ChatTokenizer
+from model.reranker import Reranker
+from model.sequence_packer import PackingPlan, pack_sequences, plan_packing
+from model.training.answers import continue_answer
+from model.training.candidates import open_pages
+from model.training.errors import DataError
+from model.training.examples import RankingExample
+
+_ANSWER_SLOT = "\N{OBJECT REPLACEMENT CHARACTER}"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TrainingPrompt:
+    """A prompt with the answer that is to follow it; without one (`answer_ids` empty) it only gives letter logits."""
+
+    request: PreparedRequest  # the last segment goes on with all tokens of the answer but the last, which nobody reads
+    answer_ids: tuple[int, ...] = ()
+    ranking: tuple[int, ...] = ()  # pages, best first
+    relevant: frozenset[int] = frozenset()
+
+    @property
+    def read_count(self) -> int:
+        """Positions at the prompt's end whose logits are needed: the opening bracket's, and one a further token."""
+        return max(1, len(self.answer_ids))
+
+
+class PassOutput(NamedTuple):
+    """B prompts, R positions read. A tuple, because wrappers that shard or replicate a module look into tuples only."""
+
+    letter_logits: torch.Tensor  # float32 (B, 20)
+    token_logits: torch.Tensor  # (R, vocabulary): row by row what follows the opening bracket and each answer token
+
+
+class PromptWriter:
+    """Examples to prompts, on the CPU; safe to use from several threads at once."""
+
+    def __init__(self, reranker: Reranker, tokenizer: ChatTokenizer, *, keep_ratio: float) -> None:
+        """`tokenizer`: the checkpoint's, with its chat template."""
+        self._reranker = reranker
+        self._tokenizer = tokenizer.backend_tokenizer
+        self._keep_ratio = keep_ratio
+        self._end_id = _end_of_turn(tokenizer)
+
+    def question(self, query: str, pages: Sequence[Image.Image]) -> TrainingPrompt:
+        """The prompt alone. Raises: QueryError, PageCountError, PageImageError."""
+        return TrainingPrompt(request=self._reranker.prepare(query, pages, self._keep_ratio))
+
+    def example(self, example: RankingExample) -> TrainingPrompt:
+        """The prompt and the ranking to be learnt. Raises: DataError for a page that cannot be opened."""
+        question = self.question(example.query, open_pages(example))
+        answer_ids = self.answer_ids(written_order(example.ranking, example.relevant))
+        return TrainingPrompt(
+            request=_continued(question.request, answer_ids[:-1]),
+            answer_ids=tuple(answer_ids),
+            ranking=example.ranking,
+            relevant=example.relevant,
+        )
+
+    def answer_ids(self, order: Sequence[int]) -> list[int]:
+        """Ids of `A] > [B]<|im_end|>` for the order (0, 1): the opening bracket is the prompt's."""
+        ids: list[int] = self._tokenizer.encode(continue_answer(order), add_special_tokens=False).ids
+        return [*ids, self._end_id]
+
+
+def _end_of_turn(tokenizer: ChatTokenizer) -> int:
+    """The marker that the chat template puts behind an assistant's answer."""
+    answer: list[dict[str, object]] = [{"role": "assistant", "content": _ANSWER_SLOT}]
+    rendered = tokenizer.apply_chat_template(answer, tokenize=False, add_generation_prompt=False)
+    behind = rendered.partition(_ANSWER_SLOT)[2]
+    markers = tokenizer.backend_tokenizer.get_added_tokens_decoder()
+    for token_id, token in markers.items():
+        if token.special and behind.startswith(token.content):
+            return token_id
+    raise DataError(f"The chat template ends an answer with {behind!r}; a special token must stand there.")
+
+
+def written_order(ranking: Sequence[int], relevant: frozenset[int]) -> tuple[int, ...]:
+    """The teacher's order with its first relevant page moved to the front: the ranking that is to be written."""
+    first = next((page for page in ranking if page in relevant), ranking[0])
+    return (first, *(page for page in ranking if page != first))
+
+
+def _continued(request: PreparedRequest, token_ids: Sequence[int]) -> PreparedRequest:
+    """The request with tokens behind its prompt."""
+    *segments, last = request.prompt.segments
+    longer = np.concatenate([last, np.array(token_ids, dtype=np.int64)])
+    return replace(request, prompt=replace(request.prompt, segments=(*segments, longer)))
+
+
+def run_layer_again(
+    layer: nn.Module, hidden: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor, attend: PackedAttention
+) -> torch.Tensor:
+    """Call the layer, and once more in the backward pass, instead of keeping what it computes inside."""
+    out: torch.Tensor = checkpoint(
+        run_layer, layer, hidden, cos, sin, attend, use_reentrant=False, preserve_rng_state=False
+    )
+    return out
+
+
+class RankingPass(nn.Module):
+    """The network of a reranker as a module of its own, so that accelerate can wrap it: all weights are used in `forward`.
+
+    The vision tower is frozen unless `vision_is_trained`; parameters that are trained have `requires_grad`.
+    """
+
+    _no_split_modules = ("DecoderLayer", "VisionBlock")  # accelerate shards a model by these
+
+    def __init__(self, reranker: Reranker, *, vision_is_trained: bool = False, run_layer: RunLayer = run_layer) -> None:
+        """Raises: ConfigurationError for a reranker that remembers features: they would outlive the weights they came from."""
+        super().__init__()
+        if reranker.feature_cache.is_on:
+            raise ConfigurationError(
+                "A reranker to be trained must remember no features; set both feature caches to 0."
+            )
+        self.network = reranker.network.requires_grad_(True)
+        self.network.model.visual.requires_grad_(vision_is_trained)
+        self._vision_is_trained = vision_is_trained
+        self._reranker = replace(
+            reranker,
+            vision_attention=in_one_dtype(reranker.vision_attention),
+            text_attention=in_one_dtype(reranker.text_attention),
+            run_vision_block=run_layer,
+            run_decoder_layer=run_layer,
+        )
+
+    def forward(self, prompts: Sequence[TrainingPrompt]) -> PassOutput:
+        """Letter and token logits of all prompts in one packed pass."""
+        requests = [prompt.request for prompt in prompts]
+        plan = plan_packing(requests, [prompt.read_count for prompt in prompts]).upload(self._device)
+        hidden = self._read(requests, plan)
+        first_positions = upload(plan.last_cu_seqlens[:-1].long(), self._device)
+        return PassOutput(
+            letter_logits=self._letter_logits(hidden.index_select(0, first_positions)),
+            token_logits=self.network.lm_head(hidden),
+        )
+
+    @property
+    def _device(self) -> torch.device:
+        return self._reranker.compute.device
+
+    def _read(self, requests: Sequence[PreparedRequest], plan: PackingPlan) -> torch.Tensor:
+        """The decoder's hidden states (R, D), as `Reranker.score` computes them."""
+        language_model = self.network.model.language_model
+        visual = self._encode(requests)
+        text = language_model.embed_tokens(plan.text_ids)
+        kept = self._choose_tokens(visual, text, requests)
+        with self._vision_gradients():
+            kept_tokens = self._reranker.encoder.finish(visual.gather(kept), no_observation)
+        packed = pack_sequences(text, kept_tokens, kept, plan)
+        hidden: torch.Tensor = language_model(packed, self._reranker.text_attention, self._reranker.run_decoder_layer)
+        return hidden
+
+    def _encode(self, requests: Sequence[PreparedRequest]) -> VisualTokens:
+        with self._vision_gradients():
+            return self._reranker.encoder.encode([page for r in requests for page in r.pages], no_observation)
+
+    def _vision_gradients(self) -> torch.no_grad | nullcontext[None]:
+        return nullcontext() if self._vision_is_trained else torch.no_grad()
+
+    @torch.no_grad()
+    def _choose_tokens(
+        self, visual: VisualTokens, text: torch.Tensor, requests: Sequence[PreparedRequest]
+    ) -> torch.Tensor:
+        """Which visual tokens stay is a choice, without a gradient, made in float32 as in inference."""
+        with torch.autocast(self._device.type, enabled=False):
+            return self._reranker.choose_tokens(visual, text, requests)
+
+    def _letter_logits(self, hidden: torch.Tensor) -> torch.Tensor:
+        """In float32, as in inference: bfloat16 would round logits of different pages to the same value."""
+        with torch.autocast(self._device.type, enabled=False):
+            rows = self.network.lm_head.weight[list(self._reranker.prompts.letter_ids)]
+            return F.linear(hidden.float(), rows.float())
+
+
+def in_one_dtype(kernel: AttentionKernel) -> AttentionKernel:
+    """Under autocast the values come in bfloat16 and what was turned by float32 angles in float32; kernels want one dtype."""
+    attend_in_one: Attend = kernel.attend
+
+    def attend(
+        q: torch.Tensor,
+        k: torch.Tensor,
+        v: torch.Tensor,
+        cu_seqlens_q: torch.Tensor,
+        cu_seqlens_k: torch.Tensor,
+        max_seqlen_q: int,
+        max_seqlen_k: int,
+        causal: bool,
+        scale: float,
+    ) -> torch.Tensor:
+        bounds = (cu_seqlens_q, cu_seqlens_k, max_seqlen_q, max_seqlen_k)
+        return attend_in_one(q.to(v.dtype), k.to(v.dtype), v, *bounds, causal=causal, scale=scale)
+
+    return replace(kernel, attend=attend)
