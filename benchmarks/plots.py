@@ -70,3 +70,24 @@ def _draw_arms(axes: Axes, arms: Mapping[str, Any]) -> None:
         axes.bar(list(arms), heights, bottom=list(bottoms.values()), label=stage, color=f"C{index}")
         for name, height in zip(arms, heights, strict=True):
             bottoms[name] += height
+
+
+def draw_compression(results: Mapping[str, Any], path: Path) -> None:
+    """Recall and agreement, and latency, over the keep ratio."""
+    figure, (left, right) = plt.subplots(1, 2, figsize=_SIZE_INCHES, layout="constrained")
+    rows = results["ratios"]
+    ratios = [row["keep_ratio"] for row in rows]
+    for cut in rows[0]["recall"]:
+        left.plot(ratios, [row["recall"][cut] for row in rows], marker="o", label=f"recall@{cut}")
+    left.plot(
+        ratios, [row["kendall_tau"] for row in rows], marker="x", linestyle=":", label="Kendall's tau with ratio 1"
+    )
+    left.legend()
+    right.plot(ratios, [row["latency_ms"] for row in rows], marker="o")
+    right.set_ylabel("ms a question, median")
+    for axes in (left, right):
+        axes.set_xlabel("keep ratio")
+        axes.set_ylim(bottom=0)
+    figure.suptitle(f"{results['model']} on {results['set']}: {results['pages']:g} pages a question")
+    figure.savefig(path, dpi=_DOTS_PER_INCH)
+    plt.close(figure)

@@ -23,6 +23,7 @@ from PIL import Image
 from tqdm import tqdm
 
 from benchmarks import results_file
+from benchmarks.kendall import kendall_tau
 from benchmarks.workloads import random_pages
 from model import Reranker, RerankerConfig, WindowStrategy, choose_windows
 
@@ -173,14 +174,6 @@ def compare_fp8(exact: Reranker, model: str, images: list[np.ndarray], queries: 
         "kendall_tau": round(statistics.mean(taus), 4),
         "top_1_same": round(statistics.mean(tops), 4),
     }
-
-
-def kendall_tau(first: Sequence[int], second: Sequence[int]) -> float:
-    """1 for the same order, -1 for the reverse: share of pairs in the same order minus share of the others."""
-    place = {page: rank for rank, page in enumerate(second)}
-    ranks = np.array([place[page] for page in first])
-    signs = np.sign(ranks[None, :] - ranks[:, None])[np.triu_indices(len(ranks), k=1)]
-    return float(signs.mean())
 
 
 def _shared(first: Sequence[int], second: Sequence[int]) -> float:

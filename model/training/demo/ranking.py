@@ -1,0 +1,216 @@
+"""The second stage of the demo's training: the decoder learns to find the page that carries the query's words.
+
+The tower is done with reading, so each page's features are computed once and lists are dealt from them: a step costs the
+decoder alone. Helpers tell its inner layers what to look for: where one head of the first layer shall look (at the query's word
+that lies under a visual token, else at the prompt's first token), which visual tokens match the query, which letter stands for
+a page, how many of the query's words are on it. Without the first of them it stays at chance for hours. Knows nothing of
+drawing.
+"""
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from model.attention import make_kernel
+from model.compilation import RunLayer, run_layer
+from model.config import MAX_WINDOW_SIZE
+from model.dataflow import PackedSequences, PreparedPage, PreparedRequest, VisualTokens, no_observation
+from model.network import Network
+from model.reranker import Reranker
+from model.sequence_packer import pack_sequences, plan_packing
+from model.training.demo.guidance import Lookout, Watcher, attention_loss, sequence_starts
+from model.training.demo.page_pool import PagePool
+from model.training.demo.vocabulary import words
+from model.training.ranking_pass import in_one_dtype
+
+MOST_QUERY_WORDS = 4
+_MATCH_LAYER, _COUNT_LAYER = 1, 2
+_HEAVIEST_MATCH = 20.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PageList:
+    """A query made of words of one page, and candidates of which only that page has them all."""
+
+    query: tuple[int, ...]  # places of words
+    pages: tuple[int, ...]  # places in a pool
+    right: int  # index into `pages`
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ListShape:
+    """What all lists of a batch have in common."""
+
+    pages: int
+    query_words: int
+    keep_ratio: float
+
+
+def deal_list(shape: ListShape, pool: PagePool, chance: np.random.Generator) -> PageList:
+    """Any page of the pool may be the right one; pages with too few words are passed over."""
+    while True:
+        right = int(chance.integers(len(pool)))
+        known = sorted(pool.known_words[right])
+        if len(known) < shape.query_words:
+            continue
+        query = tuple(int(place) for place in chance.choice(known, shape.query_words, replace=False))
+        others = _without(pool, query, right, shape.pages - 1, chance)
+        pages = chance.permutation([right, *others])
+        return PageList(query=query, pages=tuple(map(int, pages)), right=int(np.flatnonzero(pages == right)[0]))
+
+
+def _without(
+    pool: PagePool, query: Sequence[int], right: int, count: int, chance: np.random.Generator
+) -> Sequence[int]:
+    """Different pages that lack one of the query's words at least."""
+    candidates = chance.permutation(len(pool))
+    lacking = (int(page) for page in candidates if page != right and not set(query) <= pool.known_words[page])
+    return [page for page, _ in zip(lacking, range(count), strict=False)]
+
+
+FeaturesOf = Callable[[Sequence[int]], VisualTokens]
+"""The visual tokens of pages, given by their places in a pool, end to end."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RankingReport:
+    """Of one step."""
+
+    loss: torch.Tensor
+    right: float  # share of lists whose right page came first
+    by_chance: float  # what guessing gives
+    attention: float  # loss of the guided head
+    found_words: float  # share of visual tokens with a word of the query at which the guided head found it
+    match_gap: float  # how much higher tokens of the query's words are held than others: mean difference of logits
+    letters: float  # share of pages whose letter was told
+
+
+class Ranker(nn.Module):
+    """A reranker's decoder with the heads that are asked. Its feature caches must be off."""
+
+    def __init__(self, reranker: Reranker, pool_page: PreparedPage) -> None:
+        """`pool_page`: any page of the pools' size."""
+        super().__init__()
+        width = reranker.model_config.text.hidden_size
+        self.network = reranker.network
+        self.norm = nn.RMSNorm(width, elementwise_affine=False)
+        self.match = nn.Linear(width, 1)
+        self.letter = nn.Linear(width, MAX_WINDOW_SIZE)
+        self.count = nn.Linear(width, MOST_QUERY_WORDS + 1)
+        self._reranker = reranker
+        self._kernel = in_one_dtype(make_kernel("sdpa"))
+        self._page = pool_page
+
+    @property
+    def page_tokens(self) -> int:
+        """Visual tokens of a page."""
+        return self._page.visual_token_count
+
+    def forward(
+        self, lists: Sequence[PageList], shape: ListShape, features_of: FeaturesOf, pool: PagePool, help_share: float
+    ) -> RankingReport:
+        """Rank the lists and answer the helper questions, whose part in the loss is `help_share`."""
+        packed, kept, text_ids = self._pack(lists, shape, features_of)
+        watcher = Watcher()
+        logits = self._letter_logits(packed, watcher)[:, : shape.pages]
+        states = watcher.states
+        assert watcher.first is not None, "the decoder has layers"
+        query_words = _query_words(lists, pool)
+        right = torch.tensor([each.right for each in lists])
+        ends = packed.visual_slots.view(len(lists) * shape.pages, -1)[:, -1] + 1
+        found = torch.from_numpy(query_words).flatten(0, 2)[kept]
+        matches = (found >= 0).any(-1)
+        held = self.match(self.norm(states[_MATCH_LAYER][packed.visual_slots])).flatten().float()
+        letters = torch.arange(shape.pages).repeat(len(lists))
+        told_letters = self.letter(self.norm(states[_MATCH_LAYER][ends])).float()
+        counts = self.count(self.norm(states[_COUNT_LAYER][ends])).float()
+        lookout = Lookout(
+            text_ids=text_ids,
+            starts=sequence_starts(packed.cu_seqlens.tolist()),
+            slots=packed.visual_slots,
+            words=found,
+        )
+        attention, found_words = attention_loss(watcher.first, lookout)
+        helpers = (
+            attention
+            + _match_loss(held, matches)
+            + F.cross_entropy(told_letters, letters)
+            + F.cross_entropy(counts, torch.from_numpy(_word_counts(lists, pool)).flatten())
+        )
+        return RankingReport(
+            loss=F.cross_entropy(logits, right) + help_share * helpers,
+            right=(logits.argmax(-1) == right).float().mean().item(),
+            by_chance=1 / shape.pages,
+            attention=attention.item(),
+            found_words=found_words,
+            match_gap=(held[matches].mean() - held[~matches].mean()).item(),
+            letters=(told_letters.argmax(-1) == letters).float().mean().item(),
+        )
+
+    @torch.no_grad()
+    def rank(self, lists: Sequence[PageList], shape: ListShape, features_of: FeaturesOf) -> torch.Tensor:
+        """Letter logits (lists, pages)."""
+        packed, _, _ = self._pack(lists, shape, features_of)
+        return self._letter_logits(packed, run_layer)[:, : shape.pages]
+
+    def _letter_logits(self, packed: PackedSequences, run: RunLayer) -> torch.Tensor:
+        hidden = self.network.model.language_model(packed, self._kernel, run)
+        rows = self.network.lm_head.weight[list(self._reranker.prompts.letter_ids)]
+        return F.linear(hidden.float(), rows.float())
+
+    def _pack(
+        self, lists: Sequence[PageList], shape: ListShape, features_of: FeaturesOf
+    ) -> tuple[PackedSequences, torch.Tensor, torch.Tensor]:
+        """The lists as the decoder reads them, which visual tokens were kept, and the text's ids (S,), else -1."""
+        requests = [self._request(each, shape) for each in lists]
+        plan = plan_packing(requests)
+        visual = features_of([page for each in lists for page in each.pages])
+        text = self.network.model.language_model.embed_tokens(plan.text_ids)
+        with torch.no_grad(), torch.autocast("cpu", enabled=False):
+            kept = self._reranker.choose_tokens(visual, text, requests)
+        kept_tokens = self._reranker.encoder.finish(visual.gather(kept), no_observation)
+        ids = torch.cat([plan.text_ids, plan.text_ids.new_full((len(kept),), -1)]).index_select(0, plan.sources)
+        return pack_sequences(text, kept_tokens, kept, plan), kept, ids
+
+    def _request(self, each: PageList, shape: ListShape) -> PreparedRequest:
+        query = " ".join(words()[place] for place in each.query)
+        return self._reranker.prepare(query, [self._page] * shape.pages, shape.keep_ratio)
+
+
+def _query_words(lists: Sequence[PageList], pool: PagePool) -> np.ndarray:
+    """int64 (lists, pages, V, n): the words of the query under each visual token, -1 elsewhere."""
+    under = [pool.labels.token_words[list(each.pages)].astype(np.int64) for each in lists]
+    return np.stack([np.where(np.isin(each, query.query), each, -1) for each, query in zip(under, lists, strict=True)])
+
+
+def _word_counts(lists: Sequence[PageList], pool: PagePool) -> np.ndarray:
+    """int64 (lists, pages): how many of the query's words are on each page."""
+    return np.array([[len(pool.known_words[page] & set(each.query)) for page in each.pages] for each in lists])
+
+
+def _match_loss(held: torch.Tensor, matches: torch.Tensor) -> torch.Tensor:
+    """Both kinds count alike, though few tokens match."""
+    weight = ((~matches).sum() / matches.sum().clamp(min=1)).clamp(max=_HEAVIEST_MATCH)
+    return F.binary_cross_entropy_with_logits(held, matches.float(), pos_weight=weight)
+
+
+@torch.no_grad()
+def align_lengths(network: Network, sample: torch.Tensor) -> None:
+    """Give the words' embeddings and the visual tokens a root mean square of one, keeping directions.
+
+    sample: visual tokens (V, D) of some pages. The DeepStack mergers are silenced until they are trained.
+    """
+    visual, embeddings = network.model.visual, network.model.language_model.embed_tokens.weight
+    known = embeddings[: len(words())]
+    known.copy_(F.normalize(known, dim=-1) * math.sqrt(known.shape[1]))
+    scale = sample.float().pow(2).mean().rsqrt()
+    for parameter in visual.merger.linear_fc2.parameters():
+        parameter.mul_(scale)
+    for name, parameter in visual.deepstack_merger_list.named_parameters():
+        if "linear_fc2" in name:
+            parameter.zero_()

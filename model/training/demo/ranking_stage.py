@@ -1,0 +1,118 @@
+"""Runs the later stages on lists dealt from a pool: first with features computed once, then with the tower learning too."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from model.dataflow import PageImage, PreparedPage, VisualTokens, no_observation
+from model.reranker import Reranker
+from model.training.demo.optimiser import Optimiser
+from model.training.demo.page_pool import PagePool
+from model.training.demo.ranking import (
+    FeaturesOf,
+    ListShape,
+    Ranker,
+    RankingReport,
+    align_lengths,
+    deal_list,
+)
+from model.training.demo.recipe import Lessons
+from model.training.demo.stage import Stage
+
+_PAGES_AT_ONCE = 16
+_KEEP_RATIOS = (1.0, 0.5, 0.25)
+_QUERY_WORDS = (2, 3, 4)
+_PROMPT_TOKENS = 200  # about
+
+
+class ReadPages:
+    """A pool's pages, encoded when asked for: gradients reach the tower."""
+
+    def __init__(self, reranker: Reranker, pool: PagePool) -> None:
+        self._reranker = reranker
+        self._pool = pool
+
+    def __call__(self, pages: Sequence[int]) -> VisualTokens:
+        return self._reranker.encoder.encode([self.page(number) for number in pages], no_observation)
+
+    def page(self, number: int) -> PreparedPage:
+        return self._reranker.prepare_page(PageImage(pixels=self._pool.colour(number)))
+
+
+class RememberedPages:
+    """A pool's pages, encoded once. Their DeepStack features are left out: zeros stand in their place."""
+
+    def __init__(self, read: ReadPages, count: int) -> None:
+        with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
+            batches = [
+                read(range(start, min(start + _PAGES_AT_ONCE, count))) for start in range(0, count, _PAGES_AT_ONCE)
+            ]
+        main = torch.cat([batch.main.bfloat16() for batch in batches])
+        self._main = main.view(count, -1, main.shape[1])
+        self._deepstack_widths = [features.shape[1] for features in batches[0].deepstack]
+
+    def __call__(self, pages: Sequence[int]) -> VisualTokens:
+        main = self._main[list(pages)].flatten(0, 1).float()
+        deepstack = tuple(main.new_zeros(1, width).expand(len(main), -1) for width in self._deepstack_widths)
+        return VisualTokens(main=main, deepstack=deepstack)
+
+
+def learn_to_rank(reranker: Reranker, pool: PagePool, lessons: Lessons, *, seed: int, state_file: Path) -> None:
+    """Train the decoder in place, on features of the tower as it is."""
+    read = ReadPages(reranker, pool)
+    with torch.no_grad():
+        align_lengths(reranker.network, read(range(min(_PAGES_AT_ONCE, len(pool)))).main)
+    reranker.network.model.visual.requires_grad_(False)
+    remembered = RememberedPages(read, len(pool))
+    _learn("learning to rank", reranker, pool, lessons, remembered, seed=seed, state_file=state_file)
+
+
+def learn_together(reranker: Reranker, pool: PagePool, lessons: Lessons, *, seed: int, state_file: Path) -> None:
+    """Train tower and decoder in place."""
+    reranker.network.requires_grad_(True)
+    read = ReadPages(reranker, pool)
+    _learn("learning together", reranker, pool, lessons, read, seed=seed, state_file=state_file)
+
+
+def _learn(
+    name: str,
+    reranker: Reranker,
+    pool: PagePool,
+    lessons: Lessons,
+    features_of: FeaturesOf,
+    *,
+    seed: int,
+    state_file: Path,
+) -> None:
+    ranker = Ranker(reranker, ReadPages(reranker, pool).page(0))
+    stage = Stage(
+        name=name,
+        module=ranker,
+        optimiser=Optimiser([ranker], lessons.rates, steps=lessons.steps),
+        steps=lessons.steps,
+        seed=seed,
+        state_file=state_file,
+    )
+
+    def rank(step: int, chance: np.random.Generator) -> RankingReport:
+        course = lessons.course(step)
+        shape = random_shape(course.pages, chance)
+        lists = [deal_list(shape, pool, chance) for _ in range(_lists_in(shape, lessons, ranker.page_tokens))]
+        report: RankingReport = ranker(lists, shape, features_of, pool, course.help_share)
+        return report
+
+    stage.run(range(stage.steps_done(), stage.steps), rank)
+
+
+def random_shape(pages: Sequence[int], chance: np.random.Generator) -> ListShape:
+    return ListShape(
+        pages=int(chance.choice(pages)),
+        query_words=int(chance.choice(_QUERY_WORDS)),
+        keep_ratio=float(chance.choice(_KEEP_RATIOS)),
+    )
+
+
+def _lists_in(shape: ListShape, lessons: Lessons, page_tokens: int) -> int:
+    return max(1, int(lessons.tokens / (shape.pages * page_tokens * shape.keep_ratio + _PROMPT_TOKENS)))

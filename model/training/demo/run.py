@@ -1,0 +1,134 @@
+"""`ziprerank train demo`: from nothing to a small checkpoint that ranks pages by the words printed on them.
+
+Three stages, each of which goes on where it was broken off: the tower learns to read, the decoder to find the query's words on
+pages that are read, then both learn together. Knows no command line but its own.
+"""
+
+import argparse
+import ctypes
+import logging
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from safetensors.torch import save_file
+
+from model.checkpoint import load_tokenizer, read_model_config
+from model.config import RerankerConfig
+from model.device import choose_compute
+from model.fonts import installed_fonts
+from model.network import Network
+from model.reranker import Reranker
+from model.training.demo.blank_checkpoint import make_network, write_blank_checkpoint
+from model.training.demo.page_pool import PagePool, draw_pool
+from model.training.demo.pages import Style
+from model.training.demo.ranking_stage import learn_to_rank, learn_together
+from model.training.demo.reading_stage import learn_to_read
+from model.training.demo.recipe import BUNDLED, Recipe, World, read_recipe
+from model.training.errors import RunFileError
+
+RANKING_POOL, JOINT_POOL = 50, 51  # numbers that no phase of reading has
+
+_M_TRIM_THRESHOLD, _M_TOP_PAD, _M_MMAP_MAX = -1, -2, -4  # of mallopt(3)
+
+logger = logging.getLogger(__name__)
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Run the command. Raises: TrainingError."""
+    options = _parse(arguments)
+    recipe = read_recipe(options.recipe)
+    work: Path = options.work
+    work.mkdir(parents=True, exist_ok=True)
+    _log_to(work / "training.log")
+    keep_freed_memory()
+    train(recipe, work)
+    return 0
+
+
+def _parse(arguments: Sequence[str]) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="ziprerank train demo", description=__doc__)
+    parser.add_argument(
+        "--recipe", default="small", help=f"{' or '.join(BUNDLED)} (bundled), or a TOML file (default: small)"
+    )
+    parser.add_argument(
+        "--work",
+        type=Path,
+        default=Path("demo-training"),
+        help="folder for saved states, the log, and the finished checkpoint in `checkpoint` (default: demo-training)",
+    )
+    return parser.parse_args(arguments)
+
+
+def _log_to(path: Path) -> None:
+    logging.basicConfig(
+        level=logging.INFO,
+        format="%(asctime)s %(message)s",
+        handlers=[logging.StreamHandler(), logging.FileHandler(path)],
+    )
+
+
+def train(recipe: Recipe, work: Path) -> Path:
+    """All stages; the finished checkpoint's folder. Stages that are done are not done again."""
+    checkpoint = work / "checkpoint"
+    write_blank_checkpoint(checkpoint, fewest_pixels=recipe.world.fewest_pixels, most_pixels=recipe.world.most_pixels)
+    config = read_model_config(checkpoint)
+    style = style_of(recipe.world)
+    torch.manual_seed(recipe.seed)
+    network = make_network(config)
+    learn_to_read(network, config, recipe, style, work / "reading.pt")
+    reranker = reranker_of(checkpoint, network)
+    learn_to_rank(
+        reranker,
+        _pool(recipe, RANKING_POOL, recipe.ranking.pages, style, reranker),
+        recipe.ranking,
+        seed=recipe.seed,
+        state_file=work / "ranking.pt",
+    )
+    learn_together(
+        reranker,
+        _pool(recipe, JOINT_POOL, recipe.joint.pages, style, reranker),
+        recipe.joint,
+        seed=recipe.seed,
+        state_file=work / "joint.pt",
+    )
+    weights = {name: tensor.bfloat16().contiguous() for name, tensor in network.state_dict().items()}
+    save_file(weights, checkpoint / "model.safetensors", metadata={"format": "pt"})
+    logger.info("the checkpoint is in %s", checkpoint)
+    return checkpoint
+
+
+def _pool(recipe: Recipe, number: int, count: int, style: Style, reranker: Reranker) -> PagePool:
+    return draw_pool(recipe.page_seeds(number, count), style, reranker.model_config.image)
+
+
+def reranker_of(checkpoint: Path, network: Network) -> Reranker:
+    """A reranker around weights that change, so without caches."""
+    return Reranker.assemble(
+        RerankerConfig(device="cpu", feature_cache_gpu_bytes=0, feature_cache_host_bytes=0),
+        read_model_config(checkpoint),
+        choose_compute("cpu", "float32"),
+        load_tokenizer(checkpoint),
+        lambda: network,
+    )
+
+
+def style_of(world: World) -> Style:
+    """With those of the world's fonts that this machine has. Raises: RunFileError where there is none."""
+    installed = {path.stem: path for path in installed_fonts()}
+    fonts = tuple(installed[name] for name in world.fonts if name in installed)
+    if not fonts:
+        raise RunFileError(f"None of the recipe's fonts is installed: {', '.join(world.fonts)}.")
+    logger.info("fonts: %s", ", ".join(path.stem for path in fonts))
+    return Style(fonts=fonts, smallest_print=world.smallest_print, largest_print=world.largest_print)
+
+
+def keep_freed_memory() -> None:
+    """Have glibc keep what torch gives back: new pages from the system for every large tensor cost half of a step's time."""
+    try:
+        mallopt = ctypes.CDLL(None).mallopt
+    except (AttributeError, OSError, TypeError):  # another C library
+        return
+    mallopt(_M_MMAP_MAX, 0)
+    mallopt(_M_TRIM_THRESHOLD, 2**31 - 1)
+    mallopt(_M_TOP_PAD, 512 * 2**20)

@@ -1,0 +1,88 @@
+"""Writes `town-guide.pdf` with a browser: `python tests/data/make_browser_pdfs.py [chromium]`. The text was written for this
+project. Its pages are what the demo model has never seen: sentences, set by a browser, in print of 28 points.
+"""
+
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+TARGET = Path(__file__).parent / "town-guide.pdf"
+
+PAGES = {
+    "school": "The new school stands on the hill behind the church. Every teacher knows the name of each student, and the "
+    "classes are small. In the morning the children read and write, after lunch they learn science and art. Parents are "
+    "welcome on the last Friday of the month. The library is open until six and holds many books in english, french and "
+    "german. The board has asked the council for money to build a second floor.",
+    "hospital": "Our hospital has eighty beds and a modern building for emergency care. A doctor is on duty through the "
+    "night, and a nurse visits patients at home after surgery. The heart department works with the medical college in the "
+    "capital. Treatment of cancer began here five years ago. Visitors should wash their hands and leave their phone "
+    "outside. Blood is collected on the first Monday of each month.",
+    "station": "Trains leave the railway station every hour for the coast and twice a day for the airport. A ticket can be "
+    "bought online or from the driver. The journey takes forty minutes and follows the river most of the way. Bikes travel "
+    "free outside the busy hours. A bus to the village waits in front of the main gate. Please stand behind the yellow line "
+    "until the train has stopped.",
+    "football": "The football club won the league title twice and reached the final of the cup last season. Young players "
+    "train on the east field, the first team on grass. The coach was born in the town and played for the national side. A "
+    "fan may buy a season ticket at half the price before June. When the team scores, the whole street can hear it. The "
+    "stadium holds nine thousand people.",
+    "bank": "The bank on the square gives a loan to any small business with a good plan. Interest rates fell this spring, "
+    "so credit is cheap. A personal account costs nothing for students. Staff explain tax rules and how to invest savings "
+    "in shares or gold. The cash machine outside works day and night. Customers who lose a card should call the security "
+    "number at once.",
+    "kitchen": "The kitchen of the old hotel is famous for fish soup and apple cake. Dinner starts at seven, and there is "
+    "wine from the valley. The chef buys eggs, milk and cheese from a farm down the road. Guests with special needs should "
+    "tell us before they order. On Sunday a long breakfast with fresh bread, fruit and coffee is served in the garden. "
+    "Dogs may sit under the table.",
+    "court": "The court sits in the stone house beside the police station. A judge hears criminal cases on Tuesday and "
+    "civil cases on Thursday. Each party may bring a lawyer, and evidence must be given in writing. The public can watch "
+    "unless the law says otherwise. Last year two men went to prison for the murder of a guard. Appeals go to the supreme "
+    "court in the capital.",
+    "storm": "The storm of that winter is not forgotten. Wind broke windows and took the roof off the market hall. Snow "
+    "closed the bridge for nine days, and the power failed in half of the houses. Fire crews went from door to door with "
+    "hot drinks. Nobody died. The weather service now sends a warning to every mobile phone. Keep candles, water and a "
+    "radio ready at home.",
+    "museum": "The war museum tells how the army crossed the river at night. Its first room shows a weapon, a soldier's "
+    "letters and a map of the battle. A film of twenty minutes explains the history of the region from the roman empire to "
+    "the present. School groups enter free. The collection of coins and royal silver is on the upper level. Photos are "
+    "allowed without flash.",
+    "festival": "The music festival begins in July when a band plays on the open stage. Rock, jazz and dance fill three "
+    "nights. Singers come from africa, india and spain. A pass for all concerts costs less than a new album. Artists sleep "
+    "in family homes, and many return as friends. Sound and light are run by volunteers. Bring a coat, since evenings by "
+    "the lake are cold.",
+    "university": "A university team has its research station on the island. Its scientists study climate, birds and the "
+    "growth of plants under glass. The project is funded by the state and two energy companies. Results appear in a "
+    "scientific journal each autumn. Students can apply for a summer job: count eggs, test soil, or repair computer "
+    "equipment. The director gives a public talk in May.",
+    "election": "In the election next spring the town will vote for a mayor. Four candidates have entered, one of them a "
+    "woman who led the labour union. The campaign is about housing, traffic and the price of water. A debate will be shown "
+    "on local television. Voters over eighteen must register with the council by March. Democrats and republicans of the "
+    "past would smile at how polite it is.",
+}
+
+_STYLE = """
+@page { size: A4; margin: 45pt 50pt }
+body { font-size: 28pt; line-height: 1.25; margin: 0 }
+div { break-after: page; height: 750pt; overflow: hidden }
+"""
+_FONTS = ("serif", "sans-serif")
+
+
+def make_html() -> str:
+    """One page a text, in the browser's two standard kinds of print by turns."""
+    pages = (f'<div style="font-family: {_FONTS[index % 2]}">{text}</div>' for index, text in enumerate(PAGES.values()))
+    return f'<!doctype html><meta charset="utf-8"><style>{_STYLE}</style>{"".join(pages)}'
+
+
+def print_pdf(browser: str) -> None:
+    """Have the browser print it."""
+    with tempfile.TemporaryDirectory() as folder:
+        source = Path(folder, "guide.html")
+        source.write_text(make_html(), encoding="utf-8")
+        flags = ["--headless", "--no-sandbox", "--disable-gpu", "--no-pdf-header-footer", f"--user-data-dir={folder}/p"]
+        command = [browser, *flags, f"--print-to-pdf={TARGET}", source.as_uri()]
+        subprocess.run(command, check=True, capture_output=True)
+
+
+if __name__ == "__main__":
+    print_pdf(sys.argv[1] if len(sys.argv) > 1 else "chromium")

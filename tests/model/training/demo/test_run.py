@@ -1,0 +1,103 @@
+import shutil
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from safetensors.torch import load_file
+from torch import nn
+
+from model import Reranker, RerankerConfig
+from model.training.demo.optimiser import LearningRates, Optimiser
+from model.training.demo.recipe import Course, Lessons, Reading, Recipe, World, read_recipe
+from model.training.demo.run import train
+from model.training.demo.stage import Stage
+from model.training.errors import RunFileError
+from tests.model.training.demo.worlds import small_style
+
+LESSONS = Lessons(
+    pages=6,
+    tokens=700,
+    courses=(Course(pages=(1, 2), steps=2, help_share=1.0), Course(pages=(3,), steps=1, help_share=0.5)),
+    matrix_rate=0.005,
+    other_rate=0.001,
+)
+
+
+def tiny_recipe() -> Recipe:
+    return Recipe(
+        seed=3,
+        world=World(
+            fewest_pixels=65_536,
+            most_pixels=196_608,
+            smallest_print=26,
+            largest_print=30,
+            fonts=tuple(path.stem for path in small_style().fonts),
+        ),
+        reading=Reading(pages=6, phases=2, steps=4, bands=2, band_rows=4, matrix_rate=0.01, other_rate=0.002),
+        ranking=LESSONS,
+        joint=replace(LESSONS, courses=LESSONS.courses[:1]),
+    )
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    work = tmp_path_factory.mktemp("demo-training")
+    train(tiny_recipe(), work)
+    return work
+
+
+def test_all_stages_run_and_the_folder_can_be_ranked_with(trained: Path):
+    reranker = Reranker.from_checkpoint(trained / "checkpoint", RerankerConfig(device="cpu"))
+    ranking = reranker.rank("people number", [Image.new("RGB", (724, 1024), shade) for shade in ("white", "grey")])
+    assert sorted(ranking.order) == [0, 1]
+
+
+def test_a_run_that_was_broken_off_ends_where_an_unbroken_one_does(trained: Path, tmp_path: Path):
+    broken = tmp_path / "broken"
+    shutil.copytree(trained, broken)
+    (broken / "joint.pt").unlink()
+    (broken / "checkpoint" / "model.safetensors").unlink()
+    train(tiny_recipe(), broken)
+    ours, theirs = (load_file(work / "checkpoint" / "model.safetensors") for work in (broken, trained))
+    assert ours.keys() == theirs.keys()
+    assert all(torch.equal(ours[name], theirs[name]) for name in ours)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Report:
+    loss: torch.Tensor
+
+
+def run_stage(state_file: Path, stop: int) -> torch.Tensor:
+    """Weights after steps up to `stop`, going on from the file."""
+    torch.manual_seed(0)
+    linear = nn.Linear(3, 3)
+    optimiser = Optimiser([linear], LearningRates(), steps=4)
+    stage = Stage(name="test", module=linear, optimiser=optimiser, steps=4, seed=1, state_file=state_file)
+
+    def take_step(step: int, chance: np.random.Generator) -> Report:
+        inputs = torch.from_numpy(chance.normal(size=(5, 3))).float()
+        return Report(loss=(linear(inputs) + torch.randn(5, 3)).pow(2).mean())
+
+    stage.run(range(stage.steps_done(), stop), take_step)
+    return linear.weight.detach()
+
+
+def test_a_stage_goes_on_bit_for_bit(tmp_path: Path):
+    whole = run_stage(tmp_path / "whole.pt", 4)
+    run_stage(tmp_path / "parts.pt", 2)
+    assert torch.equal(run_stage(tmp_path / "parts.pt", 4), whole)
+
+
+def test_the_bundled_recipes_can_be_read():
+    assert read_recipe("small").ranking.course(10**9).pages == read_recipe("small").ranking.courses[-1].pages
+
+
+def test_a_misspelt_key_of_a_recipe_is_named(tmp_path: Path):
+    text = (Path(__file__).parents[4] / "model/training/demo/recipes/small.toml").read_text()
+    (tmp_path / "mine.toml").write_text(text.replace("band_rows", "bandrows"))
+    with pytest.raises(RunFileError, match="bandrows"):
+        read_recipe(str(tmp_path / "mine.toml"))
