@@ -1,7 +1,11 @@
-"""Tells one head of the decoder's first layer where to look: from a visual token to the word of the query that lies under it.
+"""Tells one head of three decoder layers where to look, so that finding the right page is learned in hundreds of steps.
 
-A visual token with no word of the query shall look at the prompt's first token. Cross-entropy of the head's attention, over all
-tokens that it can see. Finding a word on a page is then a matter of hundreds of steps. Knows nothing of pages and letters.
+    first layer    from a visual token to the word of the query that lies under it
+    second layer   from a page's end to its visual tokens with a word of the query
+    last layer     from the prompt's end to the end of the right page
+
+Whoever has nothing to look at shall look at its prompt's first token. Cross-entropy of the head's attention, over all tokens
+that it can see. Without it the decoder stays at chance for hours. Knows nothing of letters.
 """
 
 from collections.abc import Sequence
@@ -27,33 +31,73 @@ class LayerInput:
     sin: torch.Tensor
 
 
+class Watcher:
+    """Runs layers, and keeps what went into each and came out of it."""
+
+    def __init__(self) -> None:
+        self.inputs: list[LayerInput] = []
+        self.states: list[torch.Tensor] = []
+
+    def __call__(
+        self, layer: nn.Module, hidden: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor, *rest: object
+    ) -> torch.Tensor:
+        self.inputs.append(LayerInput(layer=cast(DecoderLayer, layer), hidden=hidden, cos=cos, sin=sin))
+        out: torch.Tensor = layer(hidden, cos, sin, *rest)
+        self.states.append(out)
+        return out
+
+    def input_of(self, layer: nn.Module) -> LayerInput:
+        """Of a layer that is run without the watcher, the last one: what the one before it gave."""
+        before = self.inputs[-1]
+        return LayerInput(layer=cast(DecoderLayer, layer), hidden=self.states[-1], cos=before.cos, sin=before.sin)
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Lookout:
-    """K visual tokens and where they may look, in packed sequences of S tokens."""
+    """Some of the S packed tokens, and where each shall look."""
 
-    text_ids: torch.Tensor  # int64 (S,): -1 for visual tokens
-    starts: torch.Tensor  # int64 (S,): where each token's sequence begins
-    slots: torch.Tensor  # int64 (K,)
-    words: torch.Tensor  # int64 (K, n): ids of the words of the query under each, -1 for none
+    slots: torch.Tensor  # int64 (M,)
+    is_target: torch.Tensor  # bool (M, S)
 
 
-def attention_loss(given: LayerInput, lookout: Lookout) -> tuple[torch.Tensor, float]:
-    """The loss over some visual tokens, chosen by torch's random numbers, and how many with a word look at it (a share)."""
-    asked = _choose(lookout)
-    slots, words = lookout.slots[asked], lookout.words[asked]
-    chances = _attention(given, slots, lookout.starts)
-    is_target = (lookout.text_ids[None, :, None] == words[:, None, :]).logical_and(words[:, None, :] >= 0).any(-1)
-    places = torch.arange(len(lookout.text_ids))
-    starts = lookout.starts[slots]
-    is_target &= places[None] >= starts[:, None]
-    nowhere = ~is_target.any(-1)
-    is_target[nowhere, starts[nowhere]] = True
-    found = is_target.gather(1, chances.argmax(-1)[:, None])[~nowhere].float().mean().item()
+def to_words(text_ids: torch.Tensor, slots: torch.Tensor, words: torch.Tensor, starts: torch.Tensor) -> Lookout:
+    """For some visual tokens, chosen by torch's random numbers.
+
+    text_ids: int64 (S,), -1 for visual tokens; slots: int64 (K,); words: int64 (K, n), ids of the words of the query under
+    each, -1 for none; starts: see `sequence_starts`.
+    """
+    asked = _choose((words >= 0).any(-1))
+    slots, words = slots[asked], words[asked, :, None]
+    is_target = ((words == text_ids[None, None]) & (words >= 0)).any(1)
+    return Lookout(slots=slots, is_target=is_target & (starts[None] == starts[slots][:, None]))
+
+
+def to_matches(ends: torch.Tensor, slots: torch.Tensor, is_match: torch.Tensor, token_count: int) -> Lookout:
+    """For all page ends (pages,). slots: int64 (K,), page by page equally many visual tokens; is_match: bool (K,)."""
+    page = torch.arange(len(ends)).repeat_interleave(len(slots) // len(ends))
+    is_target = torch.zeros(len(ends), token_count, dtype=torch.bool)
+    is_target[page[is_match], slots[is_match]] = True
+    return Lookout(slots=ends, is_target=is_target)
+
+
+def to_places(slots: torch.Tensor, places: torch.Tensor, token_count: int) -> Lookout:
+    """One place for each of the slots, both int64 (M,)."""
+    is_target = torch.zeros(len(slots), token_count, dtype=torch.bool)
+    is_target[torch.arange(len(slots)), places] = True
+    return Lookout(slots=slots, is_target=is_target)
+
+
+def attention_loss(given: LayerInput, lookout: Lookout, starts: torch.Tensor) -> tuple[torch.Tensor, float]:
+    """And the share that look at a target more than at anything else, of those that have one."""
+    chances = _attention(given, lookout.slots, starts)
+    has_target = lookout.is_target.any(-1)
+    found = lookout.is_target.gather(1, chances.argmax(-1)[:, None])[has_target].float().mean().item()
+    is_target = lookout.is_target.clone()
+    is_target[~has_target, starts[lookout.slots][~has_target]] = True
     return -chances.masked_fill(~is_target, -torch.inf).logsumexp(-1).mean(), found
 
 
-def _choose(lookout: Lookout) -> torch.Tensor:
-    has_word = (lookout.words >= 0).any(-1)
+def _choose(has_word: torch.Tensor) -> torch.Tensor:
     return torch.cat([_some(has_word), _some(~has_word)])
 
 
@@ -75,24 +119,7 @@ def _attention(given: LayerInput, slots: torch.Tensor, starts: torch.Tensor) -> 
     return chances
 
 
-class Watcher:
-    """Runs layers, and keeps the first one's input and every one's output."""
-
-    def __init__(self) -> None:
-        self.first: LayerInput | None = None
-        self.states: list[torch.Tensor] = []
-
-    def __call__(
-        self, layer: nn.Module, hidden: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor, *rest: object
-    ) -> torch.Tensor:
-        if self.first is None:
-            self.first = LayerInput(layer=cast(DecoderLayer, layer), hidden=hidden, cos=cos, sin=sin)
-        out: torch.Tensor = layer(hidden, cos, sin, *rest)
-        self.states.append(out)
-        return out
-
-
 def sequence_starts(cu_seqlens: Sequence[int]) -> torch.Tensor:
-    """int64 (S,)."""
-    lengths = torch.tensor(cu_seqlens).diff()
-    return torch.tensor(cu_seqlens[:-1]).repeat_interleave(lengths)
+    """int64 (S,): where the sequence of each packed token begins."""
+    bounds = torch.tensor(cu_seqlens)
+    return bounds[:-1].repeat_interleave(bounds.diff())

@@ -23,7 +23,7 @@ from model.dataflow import PackedSequences, PreparedPage, PreparedRequest, Visua
 from model.network import Network
 from model.reranker import Reranker
 from model.sequence_packer import pack_sequences, plan_packing
-from model.training.demo.guidance import Lookout, Watcher, attention_loss, sequence_starts
+from model.training.demo.guidance import Watcher, attention_loss, sequence_starts, to_matches, to_places, to_words
 from model.training.demo.page_pool import PagePool
 from model.training.demo.vocabulary import words
 from model.training.ranking_pass import in_one_dtype
@@ -84,8 +84,11 @@ class RankingReport:
     loss: torch.Tensor
     right: float  # share of lists whose right page came first
     by_chance: float  # what guessing gives
-    attention: float  # loss of the guided head
-    found_words: float  # share of visual tokens with a word of the query at which the guided head found it
+    found_words: (
+        float  # share of visual tokens with a word of the query at which the first layer's guided head found it
+    )
+    found_matches: float  # share of pages with such tokens whose end looked at one, in the second layer
+    found_pages: float  # share of lists whose end looked at the right page's, in the last layer
     match_gap: float  # how much higher tokens of the query's words are held than others: mean difference of logits
     letters: float  # share of pages whose letter was told
 
@@ -119,7 +122,6 @@ class Ranker(nn.Module):
         watcher = Watcher()
         logits = self._letter_logits(packed, watcher)[:, : shape.pages]
         states = watcher.states
-        assert watcher.first is not None, "the decoder has layers"
         query_words = _query_words(lists, pool)
         right = torch.tensor([each.right for each in lists])
         ends = packed.visual_slots.view(len(lists) * shape.pages, -1)[:, -1] + 1
@@ -129,15 +131,17 @@ class Ranker(nn.Module):
         letters = torch.arange(shape.pages).repeat(len(lists))
         told_letters = self.letter(self.norm(states[_MATCH_LAYER][ends])).float()
         counts = self.count(self.norm(states[_COUNT_LAYER][ends])).float()
-        lookout = Lookout(
-            text_ids=text_ids,
-            starts=sequence_starts(packed.cu_seqlens.tolist()),
-            slots=packed.visual_slots,
-            words=found,
-        )
-        attention, found_words = attention_loss(watcher.first, lookout)
+        starts, count = sequence_starts(packed.cu_seqlens.tolist()), len(text_ids)
+        last_layer = self.network.model.language_model.layers[-1]
+        right_ends = ends.view(len(lists), -1).gather(1, right[:, None]).flatten()
+        looks = {
+            "words": (watcher.inputs[0], to_words(text_ids, packed.visual_slots, found, starts)),
+            "matches": (watcher.inputs[1], to_matches(ends, packed.visual_slots, matches, count)),
+            "pages": (watcher.input_of(last_layer), to_places(packed.last_slots, right_ends, count)),
+        }
+        looking = {name: attention_loss(given, lookout, starts) for name, (given, lookout) in looks.items()}
         helpers = (
-            attention
+            sum(loss for loss, _ in looking.values())
             + _match_loss(held, matches)
             + F.cross_entropy(told_letters, letters)
             + F.cross_entropy(counts, torch.from_numpy(_word_counts(lists, pool)).flatten())
@@ -146,8 +150,9 @@ class Ranker(nn.Module):
             loss=F.cross_entropy(logits, right) + help_share * helpers,
             right=(logits.argmax(-1) == right).float().mean().item(),
             by_chance=1 / shape.pages,
-            attention=attention.item(),
-            found_words=found_words,
+            found_words=looking["words"][1],
+            found_matches=looking["matches"][1],
+            found_pages=looking["pages"][1],
             match_gap=(held[matches].mean() - held[~matches].mean()).item(),
             letters=(told_letters.argmax(-1) == letters).float().mean().item(),
         )

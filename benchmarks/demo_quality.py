@@ -1,0 +1,81 @@
+"""How well the demo checkpoint ranks pages that no training has seen, drawn for this from seeds of their own.
+
+Print of 28 points on A4, at least 100 words a page, queries of two to four words that stand together on one page of the list.
+Once in the layouts and fonts of the training, once in a layout and once in fonts that it has never seen.
+
+    python -m benchmarks.demo_quality                                # the bundled checkpoint
+    python -m benchmarks.demo_quality --model demo-training/checkpoint --lists 200
+"""
+
+import argparse
+import sys
+from dataclasses import asdict, replace
+
+from benchmarks import results_file
+from model import Reranker, RerankerConfig
+from model.fonts import installed_fonts
+from model.training.demo.page_pool import draw_pool
+from model.training.demo.pages import HELD_OUT_LAYOUT, Style
+from model.training.demo.quality import HELD_OUT_POOL, Quality, measure
+from model.training.demo.recipe import Recipe, read_recipe
+from model.training.demo.run import style_of
+
+PAGES = (10, 20)
+KEEP_RATIOS = (1.0, 0.5, 0.25)
+PRINT = 28.0
+FEWEST_WORDS = 100
+HELD_OUT_FONTS = ("Roboto-Regular", "Lato-Regular", "FreeSans")
+_DRAWN = 200  # pages, of which those with too few words are left out
+
+
+def main() -> None:
+    options = _parse_options()
+    reranker = Reranker.from_checkpoint(options.model, RerankerConfig(device=options.device))
+    recipe = read_recipe(options.recipe)
+    results = {}
+    for world, style in _worlds(recipe).items():
+        print(f"{world}:", file=sys.stderr)
+        pool = draw_pool(
+            recipe.page_seeds(HELD_OUT_POOL, _DRAWN), style, reranker.model_config.image, fewest_words=FEWEST_WORDS
+        )
+        rows = list(
+            measure(reranker, pool, lists=options.lists, pages=PAGES, keep_ratios=KEEP_RATIOS, seed=recipe.seed)
+        )
+        results[world] = [asdict(row) for row in rows]
+        print(f"\n{world} ({len(pool)} pages)\n\n{_table(rows)}\n")
+    if options.keep:
+        results_file.write("demo_quality", {"model": reranker.name, "print_points": PRINT, "worlds": results})
+
+
+def _parse_options() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--model", default="demo", help="demo, or a folder (default: demo)")
+    parser.add_argument("--device", default="auto")
+    parser.add_argument("--recipe", default="small", help="whose world it is (default: small)")
+    parser.add_argument("--lists", type=int, default=100, help="of each number of pages (default: 100)")
+    parser.add_argument("--keep", action="store_true", help="keep the result")
+    return parser.parse_args()
+
+
+def _worlds(recipe: Recipe) -> dict[str, Style]:
+    known = replace(style_of(recipe.world), smallest_print=PRINT, largest_print=PRINT)
+    installed = {path.stem: path for path in installed_fonts()}
+    strange = tuple(installed[name] for name in HELD_OUT_FONTS if name in installed)
+    worlds = {
+        "layouts and fonts of the training": known,
+        "a layout that it has not seen": replace(known, layouts=(HELD_OUT_LAYOUT,)),
+    }
+    return worlds | ({"fonts that it has not seen": replace(known, fonts=strange)} if strange else {})
+
+
+def _table(rows: list[Quality]) -> str:
+    header = "| pages | keep ratio | lists | Recall@1 | by chance |\n| ---: | ---: | ---: | ---: | ---: |"
+    lines = (
+        f"| {row.pages} | {row.keep_ratio:g} | {row.lists} | {row.recall_at_1:.2f} | {1 / row.pages:.2f} |"
+        for row in rows
+    )
+    return "\n".join([header, *lines])
+
+
+if __name__ == "__main__":
+    main()
