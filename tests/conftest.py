@@ -1,12 +1,19 @@
 """What the tests share: the conformance data, a loaded reranker, and the rule for tests that need a GPU."""
 
 import os
+import signal
 
 import pytest
 import torch
 
 from model import Reranker, RerankerConfig
 from tests.conformance import CHECKPOINT
+
+
+def pytest_configure() -> None:
+    """A shell's background jobs ignore Ctrl-C, and so would every process that a test starts and interrupts."""
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -86,6 +86,7 @@ def _learn(
     seed: int,
     state_file: Path,
 ) -> None:
+    torch.manual_seed(seed)  # the heads start alike, whatever ran before
     ranker = Ranker(reranker, ReadPages(reranker, pool).page(0))
     stage = Stage(
         name=name,
