@@ -114,11 +114,12 @@ def reranker_of(checkpoint: Path, network: Network) -> Reranker:
 
 
 def style_of(world: World) -> Style:
-    """With those of the world's fonts that this machine has. Raises: RunFileError where there is none."""
-    installed = {path.stem: path for path in installed_fonts()}
-    fonts = tuple(installed[name] for name in world.fonts if name in installed)
+    """With those of the world's fonts that this machine has, or what it has instead. Raises: RunFileError: it has none."""
+    installed = installed_fonts()
+    by_name = {path.stem: path for path in installed}
+    fonts = tuple(by_name[name] for name in world.fonts if name in by_name) or installed[: len(world.fonts)]
     if not fonts:
-        raise RunFileError(f"None of the recipe's fonts is installed: {', '.join(world.fonts)}.")
+        raise RunFileError(f"This machine has no fonts. Install some of {', '.join(world.fonts)}.")
     logger.info("fonts: %s", ", ".join(path.stem for path in fonts))
     return Style(fonts=fonts, smallest_print=world.smallest_print, largest_print=world.largest_print)
 
