@@ -121,40 +121,49 @@ class Ranker(nn.Module):
         packed, kept, text_ids = self._pack(lists, shape, features_of)
         watcher = Watcher()
         logits = self._letter_logits(packed, watcher)[:, : shape.pages]
-        states = watcher.states
-        query_words = _query_words(lists, pool)
-        right = torch.tensor([each.right for each in lists])
-        ends = packed.visual_slots.view(len(lists) * shape.pages, -1)[:, -1] + 1
-        found = torch.from_numpy(query_words).flatten(0, 2)[kept]
-        matches = (found >= 0).any(-1)
-        held = self.match(self.norm(states[_MATCH_LAYER][packed.visual_slots])).flatten().float()
-        letters = torch.arange(shape.pages).repeat(len(lists))
-        told_letters = self.letter(self.norm(states[_MATCH_LAYER][ends])).float()
-        counts = self.count(self.norm(states[_COUNT_LAYER][ends])).float()
-        starts, count = sequence_starts(packed.cu_seqlens.tolist()), len(text_ids)
-        last_layer = self.network.model.language_model.layers[-1]
-        right_ends = ends.view(len(lists), -1).gather(1, right[:, None]).flatten()
-        looks = {
-            "words": (watcher.inputs[0], to_words(text_ids, packed.visual_slots, found, starts)),
-            "matches": (watcher.inputs[1], to_matches(ends, packed.visual_slots, matches, count)),
-            "pages": (watcher.input_of(last_layer), to_places(packed.last_slots, right_ends, count)),
-        }
-        looking = {name: attention_loss(given, lookout, starts) for name, (given, lookout) in looks.items()}
-        helpers = (
-            sum(loss for loss, _ in looking.values())
-            + _match_loss(held, matches)
-            + F.cross_entropy(told_letters, letters)
-            + F.cross_entropy(counts, torch.from_numpy(_word_counts(lists, pool)).flatten())
-        )
+        truth = _truth_of(lists, shape, pool, packed, kept)
+        looking = self._look(watcher, packed, text_ids, truth)
+        asked = self._ask(watcher.states, packed, truth)
+        helpers = sum(loss for loss, _ in looking.values()) + asked.loss
         return RankingReport(
-            loss=F.cross_entropy(logits, right) + help_share * helpers,
-            right=(logits.argmax(-1) == right).float().mean().item(),
+            loss=F.cross_entropy(logits, truth.right) + help_share * helpers,
+            right=_share(logits.argmax(-1) == truth.right),
             by_chance=1 / shape.pages,
             found_words=looking["words"][1],
             found_matches=looking["matches"][1],
             found_pages=looking["pages"][1],
-            match_gap=(held[matches].mean() - held[~matches].mean()).item(),
-            letters=(told_letters.argmax(-1) == letters).float().mean().item(),
+            match_gap=asked.match_gap,
+            letters=asked.letters,
+        )
+
+    def _look(
+        self, watcher: Watcher, packed: PackedSequences, text_ids: torch.Tensor, truth: "_Truth"
+    ) -> dict[str, tuple[torch.Tensor, float]]:
+        """Loss and success of the guided heads."""
+        starts, count = sequence_starts(packed.cu_seqlens.tolist()), len(text_ids)
+        last_layer = self.network.model.language_model.layers[-1]
+        right_ends = truth.ends.view(len(truth.right), -1).gather(1, truth.right[:, None]).flatten()
+        looks = {
+            "words": (watcher.inputs[0], to_words(text_ids, packed.visual_slots, truth.words, starts)),
+            "matches": (watcher.inputs[1], to_matches(truth.ends, packed.visual_slots, truth.is_match, count)),
+            "pages": (watcher.input_of(last_layer), to_places(packed.last_slots, right_ends, count)),
+        }
+        return {name: attention_loss(given, lookout, starts) for name, (given, lookout) in looks.items()}
+
+    def _ask(self, states: Sequence[torch.Tensor], packed: PackedSequences, truth: "_Truth") -> "_Answers":
+        """The questions to the inner layers."""
+        held = self.match(self.norm(states[_MATCH_LAYER][packed.visual_slots])).flatten().float()
+        letters = self.letter(self.norm(states[_MATCH_LAYER][truth.ends])).float()
+        counts = self.count(self.norm(states[_COUNT_LAYER][truth.ends])).float()
+        losses = (
+            _match_loss(held, truth.is_match),
+            F.cross_entropy(letters, truth.letters),
+            F.cross_entropy(counts, truth.word_counts),
+        )
+        return _Answers(
+            loss=torch.stack(losses).sum(),
+            match_gap=(held[truth.is_match].mean() - held[~truth.is_match].mean()).item(),
+            letters=_share(letters.argmax(-1) == truth.letters),
         )
 
     @torch.no_grad()
@@ -185,6 +194,43 @@ class Ranker(nn.Module):
     def _request(self, each: PageList, shape: ListShape) -> PreparedRequest:
         query = " ".join(words()[place] for place in each.query)
         return self._reranker.prepare(query, [self._page] * shape.pages, shape.keep_ratio)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Truth:
+    """Of B lists with N pages in all and K kept visual tokens."""
+
+    right: torch.Tensor  # int64 (B,)
+    letters: torch.Tensor  # int64 (N,): each page's place in its list
+    ends: torch.Tensor  # int64 (N,): packed places behind each page's last visual token
+    words: torch.Tensor  # int64 (K, n): words of the query under each visual token, -1 for none
+    is_match: torch.Tensor  # bool (K,): whether there is one
+    word_counts: torch.Tensor  # int64 (N,): different words of the query on each page
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Answers:
+    loss: torch.Tensor
+    match_gap: float
+    letters: float
+
+
+def _truth_of(
+    lists: Sequence[PageList], shape: ListShape, pool: PagePool, packed: PackedSequences, kept: torch.Tensor
+) -> _Truth:
+    found = torch.from_numpy(_query_words(lists, pool)).flatten(0, 2)[kept]
+    return _Truth(
+        right=torch.tensor([each.right for each in lists]),
+        letters=torch.arange(shape.pages).repeat(len(lists)),
+        ends=packed.visual_slots.view(len(lists) * shape.pages, -1)[:, -1] + 1,
+        words=found,
+        is_match=(found >= 0).any(-1),
+        word_counts=torch.from_numpy(_word_counts(lists, pool)).flatten(),
+    )
+
+
+def _share(is_right: torch.Tensor) -> float:
+    return is_right.float().mean().item()
 
 
 def _query_words(lists: Sequence[PageList], pool: PagePool) -> np.ndarray:
