@@ -8,7 +8,7 @@ answer. Everything else is the reranker's own: pages, early interaction, packing
 from collections.abc import Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -18,7 +18,6 @@ from torch import nn
 from torch.utils.checkpoint import checkpoint
 
 from model.attention import AttentionKernel, PackedAttention
-from model.attention_kernels import Attend
 from model.compilation import RunLayer, run_layer
 from model.dataflow import PreparedRequest, VisualTokens, no_observation
 from model.device import upload
@@ -199,20 +198,8 @@ class RankingPass(nn.Module):
 
 def in_one_dtype(kernel: AttentionKernel) -> AttentionKernel:
     """Under autocast the values come in bfloat16 and what was turned by float32 angles in float32; kernels want one dtype."""
-    attend_in_one: Attend = kernel.attend
 
-    def attend(
-        q: torch.Tensor,
-        k: torch.Tensor,
-        v: torch.Tensor,
-        cu_seqlens_q: torch.Tensor,
-        cu_seqlens_k: torch.Tensor,
-        max_seqlen_q: int,
-        max_seqlen_k: int,
-        causal: bool,
-        scale: float,
-    ) -> torch.Tensor:
-        bounds = (cu_seqlens_q, cu_seqlens_k, max_seqlen_q, max_seqlen_k)
-        return attend_in_one(q.to(v.dtype), k.to(v.dtype), v, *bounds, causal=causal, scale=scale)
+    def attend(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, *bounds: Any, **options: Any) -> torch.Tensor:
+        return kernel.attend(q.to(v.dtype), k.to(v.dtype), v, *bounds, **options)
 
     return replace(kernel, attend=attend)

@@ -1,6 +1,6 @@
 """The demo checkpoint before training: its JSON files and tokenizer in a folder, and a network of random weights.
 
-The shape is Qwen3-VL's, scaled down until two CPU cores rank ten pages in a second. Knows nothing of training.
+The shape is Qwen3-VL's, scaled down to what a CPU can train and rank with. Knows nothing of training.
 """
 
 import json
@@ -22,7 +22,7 @@ EARLY_BLOCK = 2
 """The vision block whose output is the one DeepStack feature; what it knows are letters."""
 
 _SHARPNESS = 2.0
-"""Of attention at the start: normed queries and keys could not single out one token of a thousand with 1."""
+"""Of attention at the start: it scales the products of normed queries and keys, which bound how sharply a head can look."""
 
 _VISION: dict[str, Any] = {
     "depth": 6,

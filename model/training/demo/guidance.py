@@ -1,11 +1,12 @@
-"""Tells one head of three decoder layers where to look, so that finding the right page is learned in hundreds of steps.
+"""Tells one head of three decoder layers where to look, so that the decoder learns to find the right page.
 
     first layer    from a visual token to the word of the query that lies under it
     second layer   from a page's end to its visual tokens with a word of the query
     last layer     from the prompt's end to the end of the right page
 
 Whoever has nothing to look at shall look at its prompt's first token. Cross-entropy of the head's attention, over all tokens
-that it can see. Without it the decoder stays at chance for hours. Knows nothing of letters.
+that it can see. Without it the decoder was still at chance after the 200 steps that were
+tried. Knows nothing of letters.
 """
 
 from collections.abc import Sequence

@@ -1,6 +1,6 @@
 """How the demo model's weights are moved: Muon for the matrices, AdamW for all else, one schedule for both.
 
-Muon (torch.optim.Muon; Jordan et al. 2024) needs far fewer steps than AdamW alone on networks of this size. Knows no model.
+Muon is torch.optim.Muon (Jordan et al. 2024); it was not compared with AdamW alone here. Knows no model.
 """
 
 import math

@@ -1,10 +1,8 @@
 """The second stage of the demo's training: the decoder learns to find the page that carries the query's words.
 
 The tower is done with reading, so each page's features are computed once and lists are dealt from them: a step costs the
-decoder alone. Helpers tell its inner layers what to look for: where one head of the first layer shall look (at the query's word
-that lies under a visual token, else at the prompt's first token), which visual tokens match the query, which letter stands for
-a page, how many of the query's words are on it. Without the first of them it stays at chance for hours. Knows nothing of
-drawing.
+decoder alone. Helpers tell its inner layers what to look for: where some heads shall look (`guidance`), which visual tokens
+match the query, which letter stands for a page, how many of the query's words are on it. Knows nothing of drawing.
 """
 
 import math

@@ -3,7 +3,8 @@
 Four questions at once, from easy to hard: which letters lie under a patch (asked halfway up the tower), how the word under it
 is spelled, which word it is, and which words lie under a visual token. The last two are answered by the cosine with the words'
 embeddings, which are learned with them: so a visual token points where the text tokens of its words point, and that is what
-the compressor and the decoder look for. The spelling is what makes it quick: it tells a word half read from one not read.
+the compressor and the decoder look for. The spelling rewards a word that is half read; the question
+for the word itself does not.
 
 Bands of a page are enough, words being local, and cost far less than whole pages. Knows nothing of queries and rankings.
 """

@@ -13,7 +13,7 @@ from model.training.demo.optimiser import LearningRates
 from model.training.errors import RunFileError
 
 BUNDLED = ("small",)
-"""What two CPU cores train in about an hour and a half."""
+"""Recipes in the package, asked for by these names."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

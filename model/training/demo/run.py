@@ -125,7 +125,7 @@ def style_of(world: World) -> Style:
 
 
 def keep_freed_memory() -> None:
-    """Have glibc keep what torch gives back: new pages from the system for every large tensor cost half of a step's time."""
+    """Have glibc keep what torch gives back, rather than ask the system for new pages for every large tensor of a step."""
     try:
         mallopt = ctypes.CDLL(None).mallopt
     except (AttributeError, OSError, TypeError):  # another C library
