@@ -21,3 +21,7 @@ class RunFileError(TrainingError):
 
 class TeacherError(TrainingError):
     """Says what the endpoint answered, without the key."""
+
+
+class RefusedError(TeacherError):
+    """Because of the key, the model name or the quota, or because nobody listens."""

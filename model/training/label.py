@@ -13,7 +13,7 @@ from typing import NoReturn
 from tqdm import tqdm
 from tqdm.contrib.logging import logging_redirect_tqdm
 
-from model.training.errors import TeacherError, TrainingError
+from model.training.errors import RefusedError, TeacherError, TrainingError
 from model.training.label_files import (
     LabelQuestion,
     append_line,
@@ -26,7 +26,7 @@ from model.training.label_files import (
 from model.training.page_images import find_page_images
 from model.training.rate_limit import RateLimit
 from model.training.spending import Prices, Spending, Usage
-from model.training.teacher import RefusedError, Teacher, TeacherConfig
+from model.training.teacher import Teacher, TeacherConfig
 
 logger = logging.getLogger(__name__)
 

@@ -18,7 +18,7 @@ from PIL import Image
 
 from model.prompt import instruction
 from model.training.answers import parse_ranking
-from model.training.errors import TeacherError
+from model.training.errors import RefusedError, TeacherError
 from model.training.examples import OpenPage
 from model.training.rate_limit import RateLimit
 from model.training.spending import Usage
@@ -35,10 +35,6 @@ _QUOTA_CODE = "insufficient_quota"
 
 _Content = list[dict[str, Any]]
 _Temperature = float | openai.Omit
-
-
-class RefusedError(TeacherError):
-    """The endpoint would refuse every other question too: key, model name, quota, or nobody listens."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -13,11 +13,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from model.training.errors import TeacherError, TrainingError
+from model.training.errors import RefusedError, TeacherError, TrainingError
 from model.training.label import LabelJob, LabelSummary, run_label
 from model.training.mmdocir import read_mmdocir_training
 from model.training.spending import Prices
-from model.training.teacher import RefusedError, TeacherConfig
+from model.training.teacher import TeacherConfig
 from tests.documents import make_image
 from tests.servers import eventually
 from tests.teacher_endpoint import Question, Reply, refuses, reversed_order, says, teacher_endpoint

@@ -10,10 +10,10 @@ import pytest
 from PIL import Image
 
 from model.prompt import instruction
-from model.training.errors import DataError, TeacherError
+from model.training.errors import DataError, RefusedError, TeacherError
 from model.training.rate_limit import RateLimit
 from model.training.spending import Usage
-from model.training.teacher import RefusedError, Teacher, TeacherConfig
+from model.training.teacher import Teacher, TeacherConfig
 from tests.teacher_endpoint import (
     Answer,
     Question,
