@@ -30,7 +30,6 @@ from model.training.demo.page_pool import draw_pool
 from model.training.demo.quality import HELD_OUT_POOL, deal_lists
 from model.training.demo.recipe import read_recipe
 from model.training.demo.run import style_of
-from model.training.demo.vocabulary import words
 from model.training.errors import TrainingError
 from model.training.examples import DocumentQuestion
 from model.training.mmdocir import read_mmdocir_evaluation
@@ -109,7 +108,7 @@ def made_up_questions(reranker: Reranker, count: int, candidates: int) -> list[D
     return [
         DocumentQuestion(
             id=f"made-up-{number}",
-            query=" ".join(words()[place] for place in each.query),
+            query=each.text,
             domain="made up",
             pages=tuple(partial(Image.fromarray, pool.colour(page)) for page in each.pages),
             page_ids=tuple(map(str, each.pages)),

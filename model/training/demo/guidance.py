@@ -9,7 +9,6 @@ that it can see. Without it the decoder was still at chance after the 200 steps 
 tried. Knows nothing of letters.
 """
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import cast
 
@@ -75,16 +74,16 @@ def to_words(text_ids: torch.Tensor, slots: torch.Tensor, words: torch.Tensor, s
 
 def to_matches(ends: torch.Tensor, slots: torch.Tensor, is_match: torch.Tensor, token_count: int) -> Lookout:
     """For all page ends (pages,). slots: int64 (K,), page by page equally many visual tokens; is_match: bool (K,)."""
-    page = torch.arange(len(ends)).repeat_interleave(len(slots) // len(ends))
-    is_target = torch.zeros(len(ends), token_count, dtype=torch.bool)
+    page = torch.arange(len(ends), device=ends.device).repeat_interleave(len(slots) // len(ends))
+    is_target = torch.zeros(len(ends), token_count, dtype=torch.bool, device=ends.device)
     is_target[page[is_match], slots[is_match]] = True
     return Lookout(slots=ends, is_target=is_target)
 
 
 def to_places(slots: torch.Tensor, places: torch.Tensor, token_count: int) -> Lookout:
     """One place for each of the slots, both int64 (M,)."""
-    is_target = torch.zeros(len(slots), token_count, dtype=torch.bool)
-    is_target[torch.arange(len(slots)), places] = True
+    is_target = torch.zeros(len(slots), token_count, dtype=torch.bool, device=slots.device)
+    is_target.scatter_(1, places[:, None], True)
     return Lookout(slots=slots, is_target=is_target)
 
 
@@ -104,7 +103,7 @@ def _choose(has_word: torch.Tensor) -> torch.Tensor:
 
 def _some(is_candidate: torch.Tensor) -> torch.Tensor:
     candidates = is_candidate.nonzero().flatten()
-    return candidates[torch.randperm(len(candidates))[: _ASKED // 2]]
+    return candidates[torch.randperm(len(candidates), device=candidates.device)[: _ASKED // 2]]
 
 
 def _attention(given: LayerInput, slots: torch.Tensor, starts: torch.Tensor) -> torch.Tensor:
@@ -113,14 +112,14 @@ def _attention(given: LayerInput, slots: torch.Tensor, starts: torch.Tensor) -> 
     normalised = given.layer.input_layernorm(given.hidden)
     keys = attention.keys_and_values(normalised, given.cos, given.sin)[0][:, _HEAD].float()
     queries = attention.queries(normalised[slots], given.cos[slots], given.sin[slots])[:, _HEAD].float()
-    places = torch.arange(len(keys))
+    places = torch.arange(len(keys), device=keys.device)
     is_seen = (places[None] >= starts[slots][:, None]) & (places[None] <= slots[:, None])
     logits = queries @ keys.T * queries.shape[-1] ** -0.5
     chances: torch.Tensor = logits.masked_fill(~is_seen, -torch.inf).log_softmax(-1)
     return chances
 
 
-def sequence_starts(cu_seqlens: Sequence[int]) -> torch.Tensor:
+def sequence_starts(cu_seqlens: torch.Tensor) -> torch.Tensor:
     """int64 (S,): where the sequence of each packed token begins."""
-    bounds = torch.tensor(cu_seqlens)
+    bounds = cu_seqlens.long()
     return bounds[:-1].repeat_interleave(bounds.diff())

@@ -11,9 +11,8 @@ from tqdm import tqdm
 
 from model.dataflow import PageImage, PreparedPage
 from model.reranker import Reranker
+from model.training.demo.page_lists import ListShape, PageList, deal_list
 from model.training.demo.page_pool import PagePool
-from model.training.demo.ranking import ListShape, PageList, deal_list
-from model.training.demo.vocabulary import words
 
 HELD_OUT_POOL = 90
 """The number of a pool that no stage of training draws."""
@@ -57,6 +56,5 @@ def _prepared(reranker: Reranker, pool: PagePool, number: int) -> PreparedPage:
 
 
 def _is_right(reranker: Reranker, each: PageList, prepared: Sequence[PreparedPage], keep_ratio: float) -> bool:
-    query = " ".join(words()[place] for place in each.query)
-    [answer] = reranker.score([reranker.prepare(query, [prepared[page] for page in each.pages], keep_ratio)])
+    [answer] = reranker.score([reranker.prepare(each.text, [prepared[page] for page in each.pages], keep_ratio)])
     return answer.order[0] == each.right

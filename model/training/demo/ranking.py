@@ -22,6 +22,7 @@ from model.network import Network
 from model.reranker import Reranker
 from model.sequence_packer import pack_sequences, plan_packing
 from model.training.demo.guidance import Watcher, attention_loss, sequence_starts, to_matches, to_places, to_words
+from model.training.demo.page_lists import ListShape, PageList
 from model.training.demo.page_pool import PagePool
 from model.training.demo.vocabulary import words
 from model.training.ranking_pass import in_one_dtype
@@ -29,46 +30,6 @@ from model.training.ranking_pass import in_one_dtype
 MOST_QUERY_WORDS = 4
 _MATCH_LAYER, _COUNT_LAYER = 1, 2
 _HEAVIEST_MATCH = 20.0
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class PageList:
-    """A query made of words of one page, and candidates of which only that page has them all."""
-
-    query: tuple[int, ...]  # places of words
-    pages: tuple[int, ...]  # places in a pool
-    right: int  # index into `pages`
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ListShape:
-    """What all lists of a batch have in common."""
-
-    pages: int
-    query_words: int
-    keep_ratio: float
-
-
-def deal_list(shape: ListShape, pool: PagePool, chance: np.random.Generator) -> PageList:
-    """Any page of the pool may be the right one; pages with too few words are passed over."""
-    while True:
-        right = int(chance.integers(len(pool)))
-        known = sorted(pool.known_words[right])
-        if len(known) < shape.query_words:
-            continue
-        query = tuple(int(place) for place in chance.choice(known, shape.query_words, replace=False))
-        others = _without(pool, query, right, shape.pages - 1, chance)
-        pages = chance.permutation([right, *others])
-        return PageList(query=query, pages=tuple(map(int, pages)), right=int(np.flatnonzero(pages == right)[0]))
-
-
-def _without(
-    pool: PagePool, query: Sequence[int], right: int, count: int, chance: np.random.Generator
-) -> Sequence[int]:
-    """Different pages that lack one of the query's words at least."""
-    candidates = chance.permutation(len(pool))
-    lacking = (int(page) for page in candidates if page != right and not set(query) <= pool.known_words[page])
-    return [page for page, _ in zip(lacking, range(count), strict=False)]
 
 
 FeaturesOf = Callable[[Sequence[int]], VisualTokens]
@@ -112,6 +73,10 @@ class Ranker(nn.Module):
         """Visual tokens of a page."""
         return self._page.visual_token_count
 
+    @property
+    def _device(self) -> torch.device:
+        return self._reranker.compute.device
+
     def forward(
         self, lists: Sequence[PageList], shape: ListShape, features_of: FeaturesOf, pool: PagePool, help_share: float
     ) -> RankingReport:
@@ -138,7 +103,7 @@ class Ranker(nn.Module):
         self, watcher: Watcher, packed: PackedSequences, text_ids: torch.Tensor, truth: "_Truth"
     ) -> dict[str, tuple[torch.Tensor, float]]:
         """Loss and success of the guided heads."""
-        starts, count = sequence_starts(packed.cu_seqlens.tolist()), len(text_ids)
+        starts, count = sequence_starts(packed.cu_seqlens.to(text_ids.device)), len(text_ids)
         last_layer = self.network.model.language_model.layers[-1]
         right_ends = truth.ends.view(len(truth.right), -1).gather(1, truth.right[:, None]).flatten()
         looks = {
@@ -180,18 +145,17 @@ class Ranker(nn.Module):
     ) -> tuple[PackedSequences, torch.Tensor, torch.Tensor]:
         """The lists as the decoder reads them, which visual tokens were kept, and the text's ids (S,), else -1."""
         requests = [self._request(each, shape) for each in lists]
-        plan = plan_packing(requests)
+        plan = plan_packing(requests).upload(self._device)
         visual = features_of([page for each in lists for page in each.pages])
         text = self.network.model.language_model.embed_tokens(plan.text_ids)
-        with torch.no_grad(), torch.autocast("cpu", enabled=False):
+        with torch.no_grad(), torch.autocast(self._device.type, enabled=False):
             kept = self._reranker.choose_tokens(visual, text, requests)
         kept_tokens = self._reranker.encoder.finish(visual.gather(kept), no_observation)
         ids = torch.cat([plan.text_ids, plan.text_ids.new_full((len(kept),), -1)]).index_select(0, plan.sources)
         return pack_sequences(text, kept_tokens, kept, plan), kept, ids
 
     def _request(self, each: PageList, shape: ListShape) -> PreparedRequest:
-        query = " ".join(words()[place] for place in each.query)
-        return self._reranker.prepare(query, [self._page] * shape.pages, shape.keep_ratio)
+        return self._reranker.prepare(each.text, [self._page] * shape.pages, shape.keep_ratio)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -216,14 +180,15 @@ class _Answers:
 def _truth_of(
     lists: Sequence[PageList], shape: ListShape, pool: PagePool, packed: PackedSequences, kept: torch.Tensor
 ) -> _Truth:
-    found = torch.from_numpy(_query_words(lists, pool)).flatten(0, 2)[kept]
+    device = kept.device
+    found = torch.from_numpy(_query_words(lists, pool)).to(device).flatten(0, 2)[kept]
     return _Truth(
-        right=torch.tensor([each.right for each in lists]),
-        letters=torch.arange(shape.pages).repeat(len(lists)),
+        right=torch.tensor([each.right for each in lists], device=device),
+        letters=torch.arange(shape.pages, device=device).repeat(len(lists)),
         ends=packed.visual_slots.view(len(lists) * shape.pages, -1)[:, -1] + 1,
         words=found,
         is_match=(found >= 0).any(-1),
-        word_counts=torch.from_numpy(_word_counts(lists, pool)).flatten(),
+        word_counts=torch.from_numpy(_word_counts(lists, pool)).to(device).flatten(),
     )
 
 

@@ -9,21 +9,16 @@ import torch
 from model.dataflow import PageImage, PreparedPage, VisualTokens, no_observation
 from model.reranker import Reranker
 from model.training.demo.optimiser import Optimiser
+from model.training.demo.page_lists import ListShape, deal_list
 from model.training.demo.page_pool import PagePool
-from model.training.demo.ranking import (
-    FeaturesOf,
-    ListShape,
-    Ranker,
-    RankingReport,
-    align_lengths,
-    deal_list,
-)
-from model.training.demo.recipe import Lessons
+from model.training.demo.ranking import FeaturesOf, Ranker, RankingReport, align_lengths
+from model.training.demo.recipe import Course, Lessons
 from model.training.demo.stage import Stage
 
 _PAGES_AT_ONCE = 16
 _KEEP_RATIOS = (1.0, 0.5, 0.25)
 _QUERY_WORDS = (2, 3, 4)
+_STRANGE_WORDS = (0, 0, 0, 1, 2)
 _PROMPT_TOKENS = 200  # about
 
 
@@ -37,6 +32,10 @@ class ReadPages:
     def __call__(self, pages: Sequence[int]) -> VisualTokens:
         return self._reranker.encoder.encode([self.page(number) for number in pages], no_observation)
 
+    @property
+    def device(self) -> torch.device:
+        return self._reranker.compute.device
+
     def page(self, number: int) -> PreparedPage:
         return self._reranker.prepare_page(PageImage(pixels=self._pool.colour(number)))
 
@@ -45,7 +44,7 @@ class RememberedPages:
     """A pool's pages, encoded once. Their DeepStack features are left out: zeros stand in their place."""
 
     def __init__(self, read: ReadPages, count: int) -> None:
-        with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
+        with torch.no_grad(), torch.autocast(read.device.type, torch.bfloat16):
             batches = [
                 read(range(start, min(start + _PAGES_AT_ONCE, count))) for start in range(0, count, _PAGES_AT_ONCE)
             ]
@@ -87,10 +86,11 @@ def _learn(
     state_file: Path,
 ) -> None:
     torch.manual_seed(seed)  # the heads start alike, whatever ran before
-    ranker = Ranker(reranker, ReadPages(reranker, pool).page(0))
+    ranker = Ranker(reranker, ReadPages(reranker, pool).page(0)).to(reranker.compute.device)
     stage = Stage(
         name=name,
         module=ranker,
+        device=reranker.compute.device,
         optimiser=Optimiser([ranker], lessons.rates, steps=lessons.steps),
         steps=lessons.steps,
         seed=seed,
@@ -99,7 +99,7 @@ def _learn(
 
     def rank(step: int, chance: np.random.Generator) -> RankingReport:
         course = lessons.course(step)
-        shape = random_shape(course.pages, chance)
+        shape = random_shape(course, chance)
         lists = [deal_list(shape, pool, chance) for _ in range(_lists_in(shape, lessons, ranker.page_tokens))]
         report: RankingReport = ranker(lists, shape, features_of, pool, course.help_share)
         return report
@@ -107,11 +107,13 @@ def _learn(
     stage.run(range(stage.steps_done(), stage.steps), rank)
 
 
-def random_shape(pages: Sequence[int], chance: np.random.Generator) -> ListShape:
+def random_shape(course: Course, chance: np.random.Generator) -> ListShape:
     return ListShape(
-        pages=int(chance.choice(pages)),
+        pages=int(chance.choice(course.pages)),
         query_words=int(chance.choice(_QUERY_WORDS)),
         keep_ratio=float(chance.choice(_KEEP_RATIOS)),
+        near_share=course.near_share,
+        strange_words=int(chance.choice(_STRANGE_WORDS)),
     )
 
 

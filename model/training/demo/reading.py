@@ -10,7 +10,7 @@ Bands of a page are enough, words being local, and cost far less than whole page
 """
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 
 import numpy as np
 import torch
@@ -21,6 +21,7 @@ from model.attention import AttentionKernel, PackedAttention, make_kernel
 from model.compilation import RunLayer, run_layer
 from model.config import ModelConfig
 from model.dataflow import PreparedPage
+from model.device import upload
 from model.image_processor import to_patches
 from model.network import Network
 from model.training.demo.blank_checkpoint import EARLY_BLOCK
@@ -46,6 +47,13 @@ class Bands:
     letters: torch.Tensor  # float32 (P, 26)
     token_words: torch.Tensor  # int64 (V, WORDS_IN_TOKEN)
     token_shares: torch.Tensor  # float32 (V, WORDS_IN_TOKEN)
+
+    def upload(self, device: torch.device) -> "Bands":
+        return Bands(**{field.name: _upload(getattr(self, field.name), device) for field in fields(self)})
+
+
+def _upload(part: torch.Tensor | PatchLayout, device: torch.device) -> torch.Tensor | PatchLayout:
+    return part.upload(device) if isinstance(part, PatchLayout) else upload(part, device)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -140,7 +148,7 @@ def _some_patches(truth: torch.Tensor) -> torch.Tensor:
 def _choose(is_candidate: torch.Tensor, most: int) -> torch.Tensor:
     """Indices of at most that many of them."""
     candidates = is_candidate.nonzero().flatten()
-    return candidates[torch.randperm(len(candidates))[:most]]
+    return candidates[torch.randperm(len(candidates), device=candidates.device)[:most]]
 
 
 def _share(is_right: torch.Tensor) -> float:

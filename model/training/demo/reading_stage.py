@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import numpy as np
+import torch
 
 from model.config import ModelConfig
 from model.network import Network
@@ -14,12 +15,15 @@ from model.training.demo.recipe import Recipe
 from model.training.demo.stage import Stage
 
 
-def learn_to_read(network: Network, config: ModelConfig, recipe: Recipe, style: Style, state_file: Path) -> None:
+def learn_to_read(
+    network: Network, config: ModelConfig, recipe: Recipe, style: Style, *, device: torch.device, state_file: Path
+) -> None:
     """Train the tower and the words' embeddings in place; a run that stands in `state_file` is continued."""
-    reader = Reader(network, config)
+    reader = Reader(network, config).to(device)
     stage = Stage(
         name="learning to read",
         module=reader,
+        device=device,
         optimiser=Optimiser([reader], recipe.reading.rates, steps=recipe.reading.steps),
         steps=recipe.reading.steps,
         seed=recipe.seed,
@@ -34,7 +38,7 @@ def learn_to_read(network: Network, config: ModelConfig, recipe: Recipe, style: 
             sampler = BandSampler(pool, config, band_rows=recipe.reading.band_rows)
 
             def ask(step: int, chance: np.random.Generator, sampler: BandSampler = sampler) -> ReadingReport:
-                report: ReadingReport = reader(sampler.sample(recipe.reading.bands, chance))
+                report: ReadingReport = reader(sampler.sample(recipe.reading.bands, chance).upload(device))
                 return report
 
             stage.run(left, ask)

@@ -12,7 +12,7 @@ from typing import Any
 from model.training.demo.optimiser import LearningRates
 from model.training.errors import RunFileError
 
-BUNDLED = ("small",)
+BUNDLED = ("small", "full")
 """Recipes in the package, asked for by these names."""
 
 
@@ -49,6 +49,7 @@ class Course:
     pages: tuple[int, ...]
     steps: int
     help_share: float  # of the helper questions in the loss
+    near_share: float  # of the other pages that have some of the query's words
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -8,6 +8,7 @@ import argparse
 import ctypes
 import logging
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -15,7 +16,7 @@ from safetensors.torch import save_file
 
 from model.checkpoint import load_tokenizer, read_model_config
 from model.config import RerankerConfig
-from model.device import choose_compute
+from model.device import Compute, choose_compute
 from model.fonts import installed_fonts
 from model.network import Network
 from model.reranker import Reranker
@@ -38,11 +39,13 @@ def main(arguments: Sequence[str]) -> int:
     """Run the command. Raises: TrainingError."""
     options = _parse(arguments)
     recipe = read_recipe(options.recipe)
+    if options.seed is not None:
+        recipe = replace(recipe, seed=options.seed)
     work: Path = options.work
     work.mkdir(parents=True, exist_ok=True)
     _log_to(work / "training.log")
     keep_freed_memory()
-    train(recipe, work)
+    train(recipe, work, options.device)
     return 0
 
 
@@ -57,6 +60,12 @@ def _parse(arguments: Sequence[str]) -> argparse.Namespace:
         default=Path("demo-training"),
         help="folder for saved states, the log, and the finished checkpoint in `checkpoint` (default: demo-training)",
     )
+    parser.add_argument(
+        "--seed", type=int, help="instead of the recipe's: other weights at the start, other pages, other lists"
+    )
+    parser.add_argument(
+        "--device", default="auto", help="auto, cpu, cuda or cuda:N (default: auto); not yet run on CUDA"
+    )
     return parser.parse_args(arguments)
 
 
@@ -68,16 +77,17 @@ def _log_to(path: Path) -> None:
     )
 
 
-def train(recipe: Recipe, work: Path) -> Path:
+def train(recipe: Recipe, work: Path, device: str = "cpu") -> Path:
     """All stages; the finished checkpoint's folder. Stages that are done are not done again."""
     checkpoint = work / "checkpoint"
     write_blank_checkpoint(checkpoint, fewest_pixels=recipe.world.fewest_pixels, most_pixels=recipe.world.most_pixels)
     config = read_model_config(checkpoint)
     style = style_of(recipe.world)
     torch.manual_seed(recipe.seed)
-    network = make_network(config)
-    learn_to_read(network, config, recipe, style, work / "reading.pt")
-    reranker = reranker_of(checkpoint, network)
+    compute = choose_compute(device, "float32")
+    network = make_network(config).to(compute.device)
+    learn_to_read(network, config, recipe, style, device=compute.device, state_file=work / "reading.pt")
+    reranker = reranker_of(checkpoint, network, compute)
     learn_to_rank(
         reranker,
         _pool(recipe, RANKING_POOL, recipe.ranking.pages, style, reranker),
@@ -92,7 +102,7 @@ def train(recipe: Recipe, work: Path) -> Path:
         seed=recipe.seed,
         state_file=work / "joint.pt",
     )
-    weights = {name: tensor.bfloat16().contiguous() for name, tensor in network.state_dict().items()}
+    weights = {name: tensor.bfloat16().cpu().contiguous() for name, tensor in network.state_dict().items()}
     save_file(weights, checkpoint / "model.safetensors", metadata={"format": "pt"})
     logger.info("the checkpoint is in %s", checkpoint)
     return checkpoint
@@ -102,12 +112,12 @@ def _pool(recipe: Recipe, number: int, count: int, style: Style, reranker: Reran
     return draw_pool(recipe.page_seeds(number, count), style, reranker.model_config.image)
 
 
-def reranker_of(checkpoint: Path, network: Network) -> Reranker:
+def reranker_of(checkpoint: Path, network: Network, compute: Compute) -> Reranker:
     """A reranker around weights that change, so without caches."""
     return Reranker.assemble(
-        RerankerConfig(device="cpu", feature_cache_gpu_bytes=0, feature_cache_host_bytes=0),
+        RerankerConfig(device=str(compute.device), feature_cache_gpu_bytes=0, feature_cache_host_bytes=0),
         read_model_config(checkpoint),
-        choose_compute("cpu", "float32"),
+        compute,
         load_tokenizer(checkpoint),
         lambda: network,
     )

@@ -42,6 +42,7 @@ TakeStep = Callable[[int, np.random.Generator], Report]
 class Stage:
     name: str
     module: nn.Module  # all that is trained
+    device: torch.device  # where it is
     optimiser: Optimiser
     steps: int
     seed: int
@@ -51,7 +52,7 @@ class Stage:
         """Of a run that was broken off, whose weights are taken over; 0 where there was none."""
         if not self.state_file.exists():
             return 0
-        state = torch.load(self.state_file, weights_only=True)
+        state = torch.load(self.state_file, map_location=self.device, weights_only=True)
         self.module.load_state_dict(state["module"])
         self.optimiser.load_state_dict(state["optimiser"])
         return int(state["steps"])
@@ -62,7 +63,7 @@ class Stage:
         started = time.monotonic()
         for step in tqdm(steps, desc=self.name, initial=steps.start, total=self.steps):
             torch.manual_seed(self.seed * 1_000_003 + step)
-            with torch.autocast("cpu", torch.bfloat16):
+            with torch.autocast(self.device.type, torch.bfloat16):
                 report = take_step(step, np.random.default_rng((self.seed, step)))
             self.optimiser.step(report.loss, step)
             reports.append(report)

@@ -20,7 +20,10 @@ from tests.model.training.demo.worlds import small_style
 LESSONS = Lessons(
     pages=6,
     tokens=700,
-    courses=(Course(pages=(1, 2), steps=2, help_share=1.0), Course(pages=(3,), steps=1, help_share=0.5)),
+    courses=(
+        Course(pages=(1, 2), steps=2, help_share=1.0, near_share=0.0),
+        Course(pages=(3,), steps=1, help_share=0.5, near_share=0.5),
+    ),
     matrix_rate=0.005,
     other_rate=0.001,
 )
@@ -76,7 +79,15 @@ def run_stage(state_file: Path, stop: int) -> torch.Tensor:
     torch.manual_seed(0)
     linear = nn.Linear(3, 3)
     optimiser = Optimiser([linear], LearningRates(), steps=4)
-    stage = Stage(name="test", module=linear, optimiser=optimiser, steps=4, seed=1, state_file=state_file)
+    stage = Stage(
+        name="test",
+        module=linear,
+        device=torch.device("cpu"),
+        optimiser=optimiser,
+        steps=4,
+        seed=1,
+        state_file=state_file,
+    )
 
     def take_step(step: int, chance: np.random.Generator) -> Report:
         inputs = torch.from_numpy(chance.normal(size=(5, 3))).float()

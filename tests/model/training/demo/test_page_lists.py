@@ -1,12 +1,9 @@
 import numpy as np
-import pytest
-import torch
-from torch import nn
 
-from model.training.demo.optimiser import LearningRates, Optimiser
+from model.training.demo.page_lists import ListShape, deal_list
 from model.training.demo.page_pool import PagePool
-from model.training.demo.ranking import ListShape, deal_list
 from model.training.demo.reading_labels import ReadingLabels
+from model.training.demo.vocabulary import words
 
 
 def pool(*known: set[int]) -> PagePool:
@@ -33,18 +30,25 @@ def test_a_page_with_too_few_words_is_never_the_right_one():
         assert dealt.pages[dealt.right] == 1
 
 
-def test_the_learning_rate_rises_stays_and_falls():
-    optimiser = Optimiser([nn.Linear(4, 4)], LearningRates(), steps=1000)
-    shares = [optimiser.share(step) for step in (0, 24, 49, 600, 800, 1000)]
-    assert shares == pytest.approx([0.02, 0.5, 1, 1, 0.525, 0.05])
+def test_near_pages_have_some_words_of_the_query():
+    pages = pool({1, 2}, *[{1, 100 + number} for number in range(10)], *[{200 + number} for number in range(200)])
+    shape = ListShape(pages=11, query_words=2, keep_ratio=1, near_share=0.5)
+    for seed in range(300):
+        dealt = deal_list(shape, pages, np.random.default_rng(seed))
+        if dealt.pages[dealt.right] == 0:
+            near = [page for page in dealt.pages if 1 in pages.known_words[page]]
+            assert len(near) >= 1 + 5
+            assert len(set(dealt.pages)) == 11
+            return
+    raise AssertionError("no list was about the page in question")
 
 
-def test_matrices_move_by_muon_and_tables_by_adamw():
-    table, matrix = nn.Embedding(3, 4), nn.Linear(4, 4)
-    optimiser = Optimiser([table, matrix], LearningRates(), steps=10)
-    muon, adamw = optimiser.state_dict()
-    assert [len(group["params"]) for group in muon["param_groups"]] == [1]
-    assert [len(group["params"]) for group in adamw["param_groups"]] == [2]  # the table and the bias
-    before = matrix.weight.detach().clone()
-    optimiser.step(matrix(table(torch.tensor([0]))).sum(), 9)
-    assert not torch.equal(before, matrix.weight)
+def test_strange_words_stand_among_the_known_ones():
+    pages = pool(set(range(50)), set(range(50, 100)))
+    shape = ListShape(pages=2, query_words=3, keep_ratio=1, strange_words=2)
+    dealt = deal_list(shape, pages, np.random.default_rng(0))
+    text = dealt.text.split()
+    assert len(text) == 5
+    assert [word for word in text if word in [words()[place] for place in dealt.query]] == [
+        words()[place] for place in dealt.query
+    ]
