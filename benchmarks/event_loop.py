@@ -11,8 +11,10 @@ import asyncio
 import json
 import subprocess
 import sys
+import tempfile
 import time
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -20,6 +22,7 @@ import pymupdf
 
 from benchmarks import results_file
 from benchmarks.service_under_test import running_service
+from benchmarks.workloads import write_checkpoint_for_full_pages
 from service.settings import Settings
 
 PAGES = 20
@@ -77,19 +80,20 @@ def _parse_options() -> argparse.Namespace:
 
 def measure(pdf: bytes, form: str, requests: int, concurrency: int) -> list[Step]:
     """Every step of the loop while the client's requests are answered, start-up left out."""
-    settings = Settings(
-        model="demo",
-        device="cpu",
-        port=0,
-        max_file_bytes=30 * 2**20,
-        drain_grace_seconds=5,
-        page_cache_bytes=0,  # every request is rendered
-        document_store="memory://event-loop",
-    )
-    with timed_steps() as steps, running_service(settings) as service:
-        steps.clear()
-        _send(service.url, pdf, form, requests, concurrency)
-        return list(steps)
+    with tempfile.TemporaryDirectory() as folder:
+        settings = Settings(
+            model=str(write_checkpoint_for_full_pages(Path(folder, "checkpoint"))),
+            device="cpu",
+            port=0,
+            max_file_bytes=30 * 2**20,
+            drain_grace_seconds=5,
+            page_cache_bytes=0,  # every request is rendered
+            document_store="memory://event-loop",
+        )
+        with timed_steps() as steps, running_service(settings) as service:
+            steps.clear()
+            _send(service.url, pdf, form, requests, concurrency)
+            return list(steps)
 
 
 class timed_steps:

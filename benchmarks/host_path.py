@@ -33,7 +33,7 @@ from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLIm
 
 from benchmarks import results_file
 from benchmarks.service_under_test import ServiceUnderTest, running_service
-from model.checkpoint import BUNDLED, read_model_config
+from benchmarks.workloads import PUBLISHED_IMAGE, write_checkpoint_for_full_pages
 from service.settings import Settings
 
 PAGES = 20
@@ -142,7 +142,8 @@ def measure(page_sets: PageSets, requests: int) -> dict[str, list[Cost]]:
         documents = [requests_folder.document(f"page-{number}", page) for number, page in enumerate(page_sets.next())]
         references = requests_folder.references(documents)
         store = str(Path(folder) / "documents")
-        settings = Settings(model="demo", device="cpu", port=0, document_store=store, page_cache_bytes=PAGE_CACHE_BYTES)
+        model = str(write_checkpoint_for_full_pages(Path(folder) / "checkpoint"))
+        settings = Settings(model=model, device="cpu", port=0, document_store=store, page_cache_bytes=PAGE_CACHE_BYTES)
         with running_service(settings) as service, Client(service) as client:
             cases = {"cold": client.send_all(cold), "again": client.send_all([cold[-1]] * count)}
             register(client, service, documents)
@@ -257,7 +258,7 @@ def medians(costs: Sequence[Cost]) -> dict[str, float]:
 
 def published_path(pages: Sequence[bytes]) -> dict[str, float]:
     """CPU milliseconds of the library's way from the same JPEG bytes to float32 patches."""
-    image = read_model_config(BUNDLED["demo"]).image
+    image = PUBLISHED_IMAGE
     processor = Qwen2VLImageProcessorPil(
         size={"shortest_edge": image.min_pixels, "longest_edge": image.max_pixels},
         patch_size=image.patch_size,

@@ -1,8 +1,11 @@
 """Pages, weights and sizes that several benchmarks share. Random weights are never zero: products of zeros run faster."""
 
+import json
 import math
+import shutil
 from collections.abc import Sequence
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -35,6 +38,10 @@ PUBLISHED_TEXT = TextConfig(
     num_key_value_heads=8, head_dim=128, rms_norm_eps=1e-6, rope_theta=5e6, mrope_section=(24, 20, 20),
 )  # fmt: skip
 
+PUBLISHED_IMAGE = ImageConfig(
+    patch_size=16, merge_size=2, temporal_patch_size=2, min_pixels=65_536, max_pixels=16_777_216
+)
+
 SMALL_VISION = VisionConfig(
     depth=4, hidden_size=256, intermediate_size=960, num_heads=4, in_channels=3, patch_size=16, spatial_merge_size=2,
     temporal_patch_size=2, out_hidden_size=512, num_position_embeddings=2304, deepstack_visual_indexes=(1, 2, 3),
@@ -52,11 +59,21 @@ def model_shape(name: str) -> ModelConfig:
     """
     demo = read_model_config(BUNDLED["demo"])
     shapes = {
-        "published": replace(demo, vision=PUBLISHED_VISION, text=PUBLISHED_TEXT),
-        "small": replace(demo, vision=SMALL_VISION, text=SMALL_TEXT),
+        "published": replace(demo, vision=PUBLISHED_VISION, text=PUBLISHED_TEXT, image=PUBLISHED_IMAGE),
+        "small": replace(demo, vision=SMALL_VISION, text=SMALL_TEXT, image=PUBLISHED_IMAGE),
         "demo": demo,
     }
     return shapes[name]
+
+
+def write_checkpoint_for_full_pages(folder: Path) -> Path:
+    """The bundled checkpoint in `folder`, but for pages of the published size: 1024 px, where the bundled one shrinks them."""
+    shutil.copytree(BUNDLED["demo"], folder)
+    path = folder / "preprocessor_config.json"
+    settings = json.loads(path.read_text())
+    settings["size"] = {"shortest_edge": PUBLISHED_IMAGE.min_pixels, "longest_edge": PUBLISHED_IMAGE.max_pixels}
+    path.write_text(json.dumps(settings))
+    return folder
 
 
 def with_fewer_layers(config: ModelConfig, layers: int) -> ModelConfig:
