@@ -10,7 +10,7 @@ Bands of a page are enough, words being local, and cost far less than whole page
 """
 
 import math
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -49,11 +49,15 @@ class Bands:
     token_shares: torch.Tensor  # float32 (V, WORDS_IN_TOKEN)
 
     def upload(self, device: torch.device) -> "Bands":
-        return Bands(**{field.name: _upload(getattr(self, field.name), device) for field in fields(self)})
-
-
-def _upload(part: torch.Tensor | PatchLayout, device: torch.device) -> torch.Tensor | PatchLayout:
-    return part.upload(device) if isinstance(part, PatchLayout) else upload(part, device)
+        return Bands(
+            patches=upload(self.patches, device),
+            layout=self.layout.upload(device),
+            words=upload(self.words, device),
+            spelling=upload(self.spelling, device),
+            letters=upload(self.letters, device),
+            token_words=upload(self.token_words, device),
+            token_shares=upload(self.token_shares, device),
+        )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
