@@ -1,12 +1,12 @@
-"""Tells one head of three decoder layers where to look, so that the decoder learns to find the right page.
+"""Tells some heads of three decoder layers where to look, so that the decoder learns to find the right page.
 
     first layer    from a visual token to the word of the query that lies under it
     second layer   from a page's end to its visual tokens with a word of the query
     last layer     from the prompt's end to the end of the right page
 
-Whoever has nothing to look at shall look at its prompt's first token. Cross-entropy of the head's attention, over all tokens
-that it can see. Without it the decoder was still at chance after the 200 steps that were
-tried. Knows nothing of letters.
+Whoever has nothing to look at shall look at its prompt's first token. Cross-entropy of the heads' attention, over all tokens
+that they can see: of the first query head on each key head, so that all keys are of use. Without guidance the decoder was
+still at chance after the 200 steps that were tried. Knows nothing of letters.
 """
 
 from dataclasses import dataclass
@@ -18,7 +18,6 @@ from torch import nn
 from model.language_model import DecoderLayer
 
 _ASKED = 256  # visual tokens a step, half of them with a word of the query
-_HEAD = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -60,13 +59,16 @@ class Lookout:
     is_target: torch.Tensor  # bool (M, S)
 
 
-def to_words(text_ids: torch.Tensor, slots: torch.Tensor, words: torch.Tensor, starts: torch.Tensor) -> Lookout:
+def to_words(
+    text_ids: torch.Tensor, slots: torch.Tensor, words: torch.Tensor, is_clear: torch.Tensor, starts: torch.Tensor
+) -> Lookout:
     """For some visual tokens, chosen by torch's random numbers.
 
     text_ids: int64 (S,), -1 for visual tokens; slots: int64 (K,); words: int64 (K, n), ids of the words of the query under
-    each, -1 for none; starts: see `sequence_starts`.
+    each, -1 for none; is_clear: bool (K,), which of them may be asked; starts: see `sequence_starts`.
     """
-    asked = _choose((words >= 0).any(-1))
+    has_word = (words >= 0).any(-1)
+    asked = torch.cat([_some(has_word & is_clear), _some(~has_word & is_clear)])
     slots, words = slots[asked], words[asked, :, None]
     is_target = ((words == text_ids[None, None]) & (words >= 0)).any(1)
     return Lookout(slots=slots, is_target=is_target & (starts[None] == starts[slots][:, None]))
@@ -91,14 +93,11 @@ def attention_loss(given: LayerInput, lookout: Lookout, starts: torch.Tensor) ->
     """And the share that look at a target more than at anything else, of those that have one."""
     chances = _attention(given, lookout.slots, starts)
     has_target = lookout.is_target.any(-1)
-    found = lookout.is_target.gather(1, chances.argmax(-1)[:, None])[has_target].float().mean().item()
+    looked_at = chances.exp().mean(0).argmax(-1)
+    found = lookout.is_target.gather(1, looked_at[:, None])[has_target].float().mean().item()
     is_target = lookout.is_target.clone()
     is_target[~has_target, starts[lookout.slots][~has_target]] = True
     return -chances.masked_fill(~is_target, -torch.inf).logsumexp(-1).mean(), found
-
-
-def _choose(has_word: torch.Tensor) -> torch.Tensor:
-    return torch.cat([_some(has_word), _some(~has_word)])
 
 
 def _some(is_candidate: torch.Tensor) -> torch.Tensor:
@@ -107,14 +106,15 @@ def _some(is_candidate: torch.Tensor) -> torch.Tensor:
 
 
 def _attention(given: LayerInput, slots: torch.Tensor, starts: torch.Tensor) -> torch.Tensor:
-    """Logarithms of the head's attention from `slots` to all S tokens: -inf for those that it cannot see."""
+    """(heads, M, S): logarithms of the guided heads' attention from `slots` to all S tokens, -inf for what they cannot see."""
     attention = given.layer.self_attn
     normalised = given.layer.input_layernorm(given.hidden)
-    keys = attention.keys_and_values(normalised, given.cos, given.sin)[0][:, _HEAD].float()
-    queries = attention.queries(normalised[slots], given.cos[slots], given.sin[slots])[:, _HEAD].float()
+    keys = attention.keys_and_values(normalised, given.cos, given.sin)[0].float()  # one head for every group of queries
+    queries = attention.queries(normalised[slots], given.cos[slots], given.sin[slots]).float()
+    first_of_group = queries[:, :: queries.shape[1] // keys.shape[1]]
     places = torch.arange(len(keys), device=keys.device)
     is_seen = (places[None] >= starts[slots][:, None]) & (places[None] <= slots[:, None])
-    logits = queries @ keys.T * queries.shape[-1] ** -0.5
+    logits = first_of_group.transpose(0, 1) @ keys.permute(1, 2, 0) * queries.shape[-1] ** -0.5
     chances: torch.Tensor = logits.masked_fill(~is_seen, -torch.inf).log_softmax(-1)
     return chances
 

@@ -31,6 +31,9 @@ MOST_QUERY_WORDS = 4
 _MATCH_LAYER, _COUNT_LAYER = 1, 2
 _HEAVIEST_MATCH = 20.0
 
+_LEAST_SHARE = 0.3
+"""Of a visual token's print, for a word to be looked for in it. Nearly every word fills as much of one token at least."""
+
 
 FeaturesOf = Callable[[Sequence[int]], VisualTokens]
 """The visual tokens of pages, given by their places in a pool, end to end."""
@@ -107,7 +110,7 @@ class Ranker(nn.Module):
         last_layer = self.network.model.language_model.layers[-1]
         right_ends = truth.ends.view(len(truth.right), -1).gather(1, truth.right[:, None]).flatten()
         looks = {
-            "words": (watcher.inputs[0], to_words(text_ids, packed.visual_slots, truth.words, starts)),
+            "words": (watcher.inputs[0], to_words(text_ids, packed.visual_slots, truth.words, truth.is_clear, starts)),
             "matches": (watcher.inputs[1], to_matches(truth.ends, packed.visual_slots, truth.is_match, count)),
             "pages": (watcher.input_of(last_layer), to_places(packed.last_slots, right_ends, count)),
         }
@@ -119,7 +122,7 @@ class Ranker(nn.Module):
         letters = self.letter(self.norm(states[_MATCH_LAYER][truth.ends])).float()
         counts = self.count(self.norm(states[_COUNT_LAYER][truth.ends])).float()
         losses = (
-            _match_loss(held, truth.is_match),
+            _match_loss(held[truth.is_clear], truth.is_match[truth.is_clear]),
             F.cross_entropy(letters, truth.letters),
             F.cross_entropy(counts, truth.word_counts),
         )
@@ -165,8 +168,9 @@ class _Truth:
     right: torch.Tensor  # int64 (B,)
     letters: torch.Tensor  # int64 (N,): each page's place in its list
     ends: torch.Tensor  # int64 (N,): packed places behind each page's last visual token
-    words: torch.Tensor  # int64 (K, n): words of the query under each visual token, -1 for none
+    words: torch.Tensor  # int64 (K, n): words of the query that fill much of each visual token, -1 for none
     is_match: torch.Tensor  # bool (K,): whether there is one
+    is_clear: torch.Tensor  # bool (K,): whether there is one, or no trace of one
     word_counts: torch.Tensor  # int64 (N,): different words of the query on each page
 
 
@@ -181,13 +185,15 @@ def _truth_of(
     lists: Sequence[PageList], shape: ListShape, pool: PagePool, packed: PackedSequences, kept: torch.Tensor
 ) -> _Truth:
     device = kept.device
-    found = torch.from_numpy(_query_words(lists, pool)).to(device).flatten(0, 2)[kept]
+    found, traces = (torch.from_numpy(part).to(device).flatten(0, 2)[kept] for part in _query_words(lists, pool))
+    is_match = (found >= 0).any(-1)
     return _Truth(
         right=torch.tensor([each.right for each in lists], device=device),
         letters=torch.arange(shape.pages, device=device).repeat(len(lists)),
         ends=packed.visual_slots.view(len(lists) * shape.pages, -1)[:, -1] + 1,
         words=found,
-        is_match=(found >= 0).any(-1),
+        is_match=is_match,
+        is_clear=is_match | ~traces.any(-1),
         word_counts=torch.from_numpy(_word_counts(lists, pool)).to(device).flatten(),
     )
 
@@ -196,10 +202,14 @@ def _share(is_right: torch.Tensor) -> float:
     return is_right.float().mean().item()
 
 
-def _query_words(lists: Sequence[PageList], pool: PagePool) -> np.ndarray:
-    """int64 (lists, pages, V, n): the words of the query under each visual token, -1 elsewhere."""
-    under = [pool.labels.token_words[list(each.pages)].astype(np.int64) for each in lists]
-    return np.stack([np.where(np.isin(each, query.query), each, -1) for each, query in zip(under, lists, strict=True)])
+def _query_words(lists: Sequence[PageList], pool: PagePool) -> tuple[np.ndarray, np.ndarray]:
+    """int64 (lists, pages, V, n), the words of the query that fill much of each visual token, -1 elsewhere; and, as bool, where
+    any word of the query is."""
+    pages = [list(each.pages) for each in lists]
+    under = np.stack([pool.labels.token_words[each] for each in pages]).astype(np.int64)
+    shares = np.stack([pool.labels.token_shares[each] for each in pages])
+    is_asked_for = np.stack([np.isin(each, query.query) for each, query in zip(under, lists, strict=True)])
+    return np.where(is_asked_for & (shares >= _LEAST_SHARE), under, -1), is_asked_for
 
 
 def _word_counts(lists: Sequence[PageList], pool: PagePool) -> np.ndarray:

@@ -16,7 +16,7 @@ from model.training.demo.recipe import Course, Lessons
 from model.training.demo.stage import Stage
 
 _PAGES_AT_ONCE = 16
-_KEEP_RATIOS = (1.0, 0.5, 0.25)
+_KEEP_RATIOS = (1.0, 0.5, 0.25, 0.25)
 _QUERY_WORDS = (2, 3, 4)
 _STRANGE_WORDS = (0, 0, 0, 1, 2)
 _PROMPT_TOKENS = 200  # about
@@ -59,11 +59,12 @@ class RememberedPages:
 
 
 def learn_to_rank(reranker: Reranker, pool: PagePool, lessons: Lessons, *, seed: int, state_file: Path) -> None:
-    """Train the decoder in place, on features of the tower as it is."""
+    """Train the decoder in place, on features of the tower and embeddings of the words as they are: pages of a pool are few."""
     read = ReadPages(reranker, pool)
     with torch.no_grad():
         align_lengths(reranker.network, read(range(min(_PAGES_AT_ONCE, len(pool)))).main)
     reranker.network.model.visual.requires_grad_(False)
+    reranker.network.model.language_model.embed_tokens.requires_grad_(False)
     remembered = RememberedPages(read, len(pool))
     _learn("learning to rank", reranker, pool, lessons, remembered, seed=seed, state_file=state_file)
 

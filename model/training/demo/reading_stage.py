@@ -1,5 +1,10 @@
-"""Runs the first stage: pages are drawn, phase by phase anew, and the tower is asked about them."""
+"""Runs the first stage: pages are drawn, phase by phase anew, and the tower is asked about them; small pages first.
 
+A word on a small page is seen by few patches, so more words fit a step; larger pages then part the words that shared a visual
+token.
+"""
+
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -11,39 +16,49 @@ from model.training.demo.optimiser import Optimiser
 from model.training.demo.page_pool import draw_pool
 from model.training.demo.pages import Style
 from model.training.demo.reading import BandSampler, Reader, ReadingReport
-from model.training.demo.recipe import Recipe
+from model.training.demo.recipe import Reading, Recipe
 from model.training.demo.stage import Stage
+
+_POOLS_A_COURSE = 10
 
 
 def learn_to_read(
-    network: Network, config: ModelConfig, recipe: Recipe, style: Style, *, device: torch.device, state_file: Path
+    network: Network, config: ModelConfig, recipe: Recipe, style: Style, *, device: torch.device, work: Path
 ) -> None:
-    """Train the tower and the words' embeddings in place; a run that stands in `state_file` is continued."""
+    """Train the tower and the words' embeddings in place; what was broken off is continued from its state in `work`."""
     reader = Reader(network, config).to(device)
-    stage = Stage(
-        name="learning to read",
-        module=reader,
-        device=device,
-        optimiser=Optimiser([reader], recipe.reading.rates, steps=recipe.reading.steps),
-        steps=recipe.reading.steps,
-        seed=recipe.seed,
-        state_file=state_file,
-    )
+    for number, course in enumerate(recipe.reading, start=1):
+        stage = Stage(
+            name=f"learning to read {number}",
+            module=reader,
+            device=device,
+            optimiser=Optimiser([reader], course.rates, steps=course.steps),
+            steps=course.steps,
+            seed=recipe.seed,
+            state_file=work / f"reading-{number}.pt",
+        )
+        _run(stage, reader, config, recipe, style, course, first_pool=(number - 1) * _POOLS_A_COURSE)
+
+
+def _run(
+    stage: Stage, reader: Reader, config: ModelConfig, recipe: Recipe, style: Style, course: Reading, *, first_pool: int
+) -> None:
+    config = replace(config, image=replace(config.image, max_pixels=course.most_pixels))
     done = stage.steps_done()
-    for phase in range(recipe.reading.phases):
-        steps = _steps_of(phase, recipe)
+    for phase in range(course.phases):
+        steps = _steps_of(phase, course)
         left = range(max(done, steps.start), steps.stop)
         if left:
-            pool = draw_pool(recipe.page_seeds(phase, recipe.reading.pages), style, config.image)
-            sampler = BandSampler(pool, config, band_rows=recipe.reading.band_rows)
+            pool = draw_pool(recipe.page_seeds(first_pool + phase, course.pages), style, config.image)
+            sampler = BandSampler(pool, config, band_rows=course.band_rows)
 
             def ask(step: int, chance: np.random.Generator, sampler: BandSampler = sampler) -> ReadingReport:
-                report: ReadingReport = reader(sampler.sample(recipe.reading.bands, chance).upload(device))
+                report: ReadingReport = reader(sampler.sample(course.bands, chance).upload(stage.device))
                 return report
 
             stage.run(left, ask)
 
 
-def _steps_of(phase: int, recipe: Recipe) -> range:
-    length = -(-recipe.reading.steps // recipe.reading.phases)
-    return range(phase * length, min((phase + 1) * length, recipe.reading.steps))
+def _steps_of(phase: int, course: Reading) -> range:
+    length = -(-course.steps // course.phases)
+    return range(phase * length, min((phase + 1) * length, course.steps))

@@ -29,6 +29,9 @@ class World:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Reading:
+    """A course of reading."""
+
+    most_pixels: int  # a page is resized to at most this area
     pages: int  # drawn anew in each phase
     phases: int
     steps: int  # over all phases
@@ -86,7 +89,7 @@ _SEEDS_A_POOL = 1_000_000
 class Recipe:
     seed: int
     world: World
-    reading: Reading
+    reading: tuple[Reading, ...]
     ranking: Lessons  # of the decoder, on pages that are read already
     joint: Lessons  # of tower and decoder together
 
@@ -109,7 +112,7 @@ def read_recipe(name: str) -> Recipe:
     return Recipe(
         seed=content.pop("seed", 0),
         world=_section(content, "world", World, name),
-        reading=_section(content, "reading", Reading, name),
+        reading=tuple(_section({"reading": course}, "reading", Reading, name) for course in content.get("reading", [])),
         ranking=_lessons(content, "ranking", name),
         joint=_lessons(content, "joint", name),
     )

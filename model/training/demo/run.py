@@ -86,7 +86,7 @@ def train(recipe: Recipe, work: Path, device: str = "cpu") -> Path:
     torch.manual_seed(recipe.seed)
     compute = choose_compute(device, "float32")
     network = make_network(config).to(compute.device)
-    learn_to_read(network, config, recipe, style, device=compute.device, state_file=work / "reading.pt")
+    learn_to_read(network, config, recipe, style, device=compute.device, work=work)
     reranker = reranker_of(checkpoint, network, compute)
     learn_to_rank(
         reranker,

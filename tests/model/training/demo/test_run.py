@@ -1,6 +1,7 @@
 import shutil
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -28,6 +29,10 @@ LESSONS = Lessons(
     other_rate=0.001,
 )
 
+READING: dict[str, Any] = {
+    "pages": 6, "phases": 2, "bands": 2, "band_rows": 4, "matrix_rate": 0.01, "other_rate": 0.002,
+}  # fmt: skip
+
 
 def tiny_recipe() -> Recipe:
     return Recipe(
@@ -39,7 +44,10 @@ def tiny_recipe() -> Recipe:
             largest_print=30,
             fonts=tuple(path.stem for path in small_style().fonts),
         ),
-        reading=Reading(pages=6, phases=2, steps=4, bands=2, band_rows=4, matrix_rate=0.01, other_rate=0.002),
+        reading=(
+            Reading(most_pixels=65_536, steps=2, **READING),
+            Reading(most_pixels=196_608, steps=4, **READING),
+        ),
         ranking=LESSONS,
         joint=replace(LESSONS, courses=LESSONS.courses[:1]),
     )
