@@ -169,7 +169,7 @@ class Access:
         seconds = time.perf_counter() - exchange.started
         outcome = "ok" if status < 400 else "client_error" if status < 500 else "server_error"
         self._metrics.requests.labels(route, "ziprerank", str(status)).inc()
-        self._metrics.request_duration.labels(route, outcome).observe(seconds)
+        self._metrics.observe_request(route, outcome, seconds)
         logger.info(
             fields_line(
                 {"id": exchange.request_id, "path": route, "status": status, "seconds": seconds, **exchange.facts}

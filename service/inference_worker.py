@@ -14,7 +14,7 @@ from concurrent.futures import Future
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from queue import SimpleQueue
-from threading import Semaphore, Thread
+from threading import Lock, Semaphore, Thread
 from typing import Protocol
 
 from model import DeviceLostError, DeviceMemoryError, Observe, PageScores, PreparedPage, PreparedRequest
@@ -73,6 +73,8 @@ class InferenceWorker:
         self._started: SimpleQueue[tuple[_Running, Pending] | None] = SimpleQueue()
         self._on_device: list[_Running] = []
         self._last_end = -math.inf
+        self._busy_since = -math.inf  # until when the busy time is counted; means something while work is on the device
+        self._device_lock = Lock()
         self.is_lost = False
 
     def start(self, scorer: Scorer) -> "Future[float]":
@@ -243,16 +245,21 @@ class InferenceWorker:
             self._vacate(running)
 
     def _occupy(self, batch: Sequence[Entry], clock: Clock) -> _Running:
-        running = _Running(batch=batch, clock=clock, started_at=self._clock())
-        self._on_device.append(running)
-        return running
+        with self._device_lock:
+            running = _Running(batch=batch, clock=clock, started_at=self._clock())
+            if not self._on_device:
+                self._busy_since = running.started_at
+            self._on_device.append(running)
+            return running
 
     def _vacate(self, running: _Running) -> None:
-        self._on_device.remove(running)
-        now = self._clock()
-        if running.batch:
-            self._batcher.record_rate(_tokens(running.batch), now - max(running.started_at, self._last_end))
-        self._last_end = now
+        with self._device_lock:
+            self._on_device.remove(running)
+            now = self._clock()
+            if running.batch:
+                self._batcher.record_rate(_tokens(running.batch), now - max(running.started_at, self._last_end))
+            self._metrics.device_busy.inc(now - self._busy_since)
+            self._last_end = self._busy_since = now
 
     def _record_batch(self, batch: Sequence[Entry]) -> None:
         self._metrics.batch_requests.observe(len(batch))

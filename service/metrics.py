@@ -3,8 +3,9 @@
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Metric, generate_latest
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Metric
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
+from prometheus_client.exposition import choose_encoder
 from prometheus_client.gc_collector import GCCollector
 from prometheus_client.platform_collector import PlatformCollector
 from prometheus_client.process_collector import ProcessCollector
@@ -35,6 +36,9 @@ REJECTION_REASONS = {
     "draining": "draining",
 }
 """Why a request was refused, by the code of its error. Codes that are missing are no refusals but faults of the request."""
+
+Exemplar = Mapping[str, str]
+"""The trace that an observation comes from: `{"trace_id": …}`. Shown in the OpenMetrics format alone."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -109,6 +113,9 @@ class Metrics:
         self.documents_processed = self._counter(
             "documents_processed", "Registered documents whose processing ended", "state"
         )
+        self.device_busy = self._counter(
+            "gpu_busy_seconds", "Time with work on the device, added as each batch ends; a CPU counts like a card"
+        )
         self.device_memory = self._gauge("gpu_memory_bytes", "Memory of the device", "device", "kind")
         self.out_of_memory = self._counter("oom", "Batches that ran out of device memory")
         self.engine_errors = self._counter("engine_errors", "Batches that failed")
@@ -120,12 +127,14 @@ class Metrics:
         self.info = self._gauge("info", "Always 1", "version", "model", "revision", "dtype", "gpu")
         self._caches = _CacheSeries()
         self.registry.register(self._caches)
-        for stage in STAGES:
-            self.stage_duration.labels(stage)  # every stage is there from the first scrape
+        self._show_from_the_start()
 
-    def observe_stages(self, seconds_by_stage: Mapping[str, float]) -> None:
+    def observe_stages(self, seconds_by_stage: Mapping[str, float], exemplar: Exemplar | None = None) -> None:
         for stage, seconds in seconds_by_stage.items():
-            self.stage_duration.labels(stage).observe(seconds)
+            self.stage_duration.labels(stage).observe(seconds, _own(exemplar))
+
+    def observe_request(self, route: str, outcome: str, seconds: float, exemplar: Exemplar | None = None) -> None:
+        self.request_duration.labels(route, outcome).observe(seconds, _own(exemplar))
 
     def export_cache(self, cache: str, counts: Callable[[], CacheCounts]) -> None:
         """Show a cache (`image`: rendered pages, `vision`: page features) under its name."""
@@ -136,9 +145,23 @@ class Metrics:
         if reason := REJECTION_REASONS.get(code):
             self.rejections.labels(reason).inc()
 
-    def exposition(self) -> bytes:
-        """The text format of all series."""
-        return generate_latest(self.registry)
+    def exposition(self, accept: str) -> tuple[bytes, str]:
+        """All series in the format that an Accept header asks for, and its content type: text, or OpenMetrics with exemplars."""
+        try:
+            encode, content_type = choose_encoder(accept)
+        except (TypeError, ValueError):  # what it raises for a version that is no number
+            encode, content_type = choose_encoder("")
+        return encode(self.registry), content_type
+
+    def _show_from_the_start(self) -> None:
+        """Series with labels from a closed set begin at 0: a rate does not see the first event of a series that begins at 1."""
+        for stage in STAGES:
+            self.stage_duration.labels(stage)
+            self.cancellations.labels(stage)
+        for reason in REJECTION_REASONS.values():
+            self.rejections.labels(reason)
+        for state in ("input", "kept"):
+            self.visual_tokens.labels(state)
 
     def _counter(self, name: str, help_text: str, *labels: str) -> Counter:
         return Counter(f"ziprerank_{name}", help_text, labels, registry=self.registry)
@@ -148,3 +171,7 @@ class Metrics:
 
     def _histogram(self, name: str, help_text: str, buckets: tuple[float, ...], *labels: str) -> Histogram:
         return Histogram(f"ziprerank_{name}", help_text, labels, buckets=buckets, registry=self.registry)
+
+
+def _own(exemplar: Exemplar | None) -> dict[str, str] | None:
+    return dict(exemplar) if exemplar else None

@@ -8,7 +8,6 @@ from importlib.metadata import version
 from typing import Any
 
 from fastapi import APIRouter, Request
-from prometheus_client import CONTENT_TYPE_LATEST
 from starlette.requests import ClientDisconnect
 from starlette.responses import Response
 
@@ -198,9 +197,10 @@ def _add_probes(router: APIRouter, components: Components) -> None:
         return error_response(UnavailableError(*obstacle), request.state.request_id)
 
     @router.get("/metrics", tags=["operation"])
-    async def metrics() -> Response:
-        """Prometheus series."""
-        return Response(components.metrics.exposition(), media_type=CONTENT_TYPE_LATEST)
+    async def metrics(request: Request) -> Response:
+        """Prometheus series, in the text format or (by the Accept header) in OpenMetrics with exemplars."""
+        text, content_type = components.metrics.exposition(request.headers.get("accept", ""))
+        return Response(text, media_type=content_type)
 
 
 def readiness_obstacle(components: Components) -> tuple[str, str] | None:

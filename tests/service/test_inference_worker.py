@@ -1,7 +1,7 @@
 """The device's thread: whatever a batch does, every member is answered."""
 
 from collections.abc import Callable, Sequence
-from threading import Event
+from threading import Event, Semaphore
 
 import pytest
 
@@ -215,5 +215,76 @@ def test_pages_are_encoded_ahead_and_a_failure_harms_nobody() -> None:
     assert isinstance(failing.exception(timeout=5), RuntimeError)
     assert fine.result(timeout=5) is None
     assert batcher.submit(request(10)).result(timeout=5).scores.prompt_tokens == 10
+    batcher.close()
+    assert worker.join(5)
+
+
+class SteppedClock:
+    """A clock that a test sets."""
+
+    def __init__(self) -> None:
+        self.now = 100.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+def test_busy_time_grows_by_what_the_device_works_and_not_while_it_waits() -> None:
+    clock = SteppedClock()
+    batcher, metrics = MicroBatcher(BUDGET), Metrics()
+
+    def work() -> None:
+        clock.now += 3
+
+    worker = InferenceWorker(batcher, metrics, clock=clock)
+    worker.start(FakeScorer(wait=work))
+    assert value(metrics, "ziprerank_gpu_busy_seconds_total") == 0
+    assert batcher.submit(request(10)).result(timeout=5)
+    clock.now += 1000  # nothing to do
+    assert batcher.submit(request(10)).result(timeout=5)
+    assert value(metrics, "ziprerank_gpu_busy_seconds_total") == 6
+    batcher.close()
+    assert worker.join(5)
+
+
+def test_busy_time_counts_two_batches_on_the_device_once_and_pages_encoded_ahead_too() -> None:
+    clock, ends = SteppedClock(), Semaphore(0)
+    batcher, metrics = MicroBatcher(BUDGET), Metrics()
+
+    def work() -> None:
+        assert ends.acquire(timeout=5)
+        clock.now += 2
+
+    def encode(tokens: list[int]) -> None:
+        if not tokens:
+            clock.now += 5
+
+    scorer = FakeScorer(fault=encode, wait=work)
+    worker = InferenceWorker(batcher, metrics, clock=clock)
+    worker.start(scorer)
+    futures = [batcher.submit(request(900)) for _ in range(2)]
+    eventually(lambda: worker.running_entries == 2)
+    ends.release(2)
+    assert all(future.result(timeout=5) for future in futures)
+    assert value(metrics, "ziprerank_gpu_busy_seconds_total") == 4
+    assert batcher.submit_background(request(10).pages).result(timeout=5) is None
+    batcher.close()
+    assert worker.join(5)
+    assert value(metrics, "ziprerank_gpu_busy_seconds_total") == 9
+
+
+def test_a_batch_that_fails_was_busy_time_too() -> None:
+    clock = SteppedClock()
+    batcher, metrics = MicroBatcher(BUDGET), Metrics()
+
+    def fault(tokens: list[int]) -> None:
+        clock.now += 7
+        raise RuntimeError("broken")
+
+    worker = InferenceWorker(batcher, metrics, clock=clock)
+    failing = batcher.submit(request(10))
+    worker.start(FakeScorer(fault))
+    assert isinstance(failing.exception(timeout=5), InternalError)
+    assert value(metrics, "ziprerank_gpu_busy_seconds_total") == 7
     batcher.close()
     assert worker.join(5)

@@ -7,6 +7,8 @@ from concurrent.futures import ThreadPoolExecutor
 
 import httpx
 import pytest
+from prometheus_client.openmetrics.parser import text_string_to_metric_families
+from prometheus_client.parser import text_string_to_metric_families as plain_text_to_metric_families
 
 from model import DeviceLostError, PageScores, PreparedRequest, Reranker
 from service.metrics import STAGES
@@ -121,6 +123,52 @@ def test_a_request_moves_the_metrics(service: RunningService) -> None:
     assert kept == given / 2
     assert service.metric("ziprerank_info", model="fake", dtype="float32") == 1
     assert service.metric("process_resident_memory_bytes") > 0
+
+
+def test_metrics_are_text_or_openmetrics_as_the_client_accepts(service: RunningService) -> None:
+    assert rerank(service).status_code == 200
+    text = service.client.get("/metrics", headers={"Accept": "text/plain;version=0.0.4"})
+    assert text.headers["content-type"] == "text/plain; version=0.0.4; charset=utf-8"
+    assert not text.text.endswith("# EOF\n")
+    scrape = "application/openmetrics-text;version=1.0.0,application/openmetrics-text;version=0.0.1;q=0.75,*/*;q=0.1"
+    openmetrics = service.client.get("/metrics", headers={"Accept": scrape})  # what Prometheus 2 sends
+    assert openmetrics.headers["content-type"].startswith("application/openmetrics-text; version=1.0.0;")
+    families = {family.name: family for family in text_string_to_metric_families(openmetrics.text)}
+    assert families["ziprerank_gpu_busy_seconds"].type == "counter"
+    in_text = {family.name for family in plain_text_to_metric_families(text.text)}
+    assert {name for name in in_text if name.endswith("_created")} | set(families) >= in_text
+    unreadable = service.client.get("/metrics", headers={"Accept": "application/openmetrics-text;version=abc"})
+    assert unreadable.headers["content-type"].startswith("text/plain")
+
+
+def test_what_may_be_alerted_on_is_there_before_it_happens(reranker: Reranker) -> None:
+    with running_service(fake_loader(reranker)) as fresh:
+        text = fresh.client.get("/metrics").text
+    for series in (
+        'rejections_total{reason="queue_full"}', 'rejections_total{reason="draining"}', 'cancellations_total{stage="queue"}',
+        'visual_tokens_total{state="kept"}', "oom_total", "engine_errors_total", "gpu_busy_seconds_total",
+    ):  # fmt: skip
+        assert f"ziprerank_{series} 0.0\n" in text, series
+
+
+def test_the_estimated_wait_rises_with_the_queue_and_falls_to_nothing(reranker: Reranker) -> None:
+    gate = Gate()
+    with running_service(fake_loader(reranker, gate)) as service, ThreadPoolExecutor(3) as threads:
+        gate.opened.set()
+        assert rerank(service).status_code == 200  # a rate is measured
+        gate.opened.clear()
+        gate.entered.clear()
+        running = threads.submit(rerank, service)
+        assert gate.entered.wait(30)
+        waiting = [threads.submit(rerank, service)]
+        eventually(lambda: service.metric("ziprerank_requests_waiting") == 1)
+        one = service.metric("ziprerank_estimated_wait_seconds")
+        waiting.append(threads.submit(rerank, service))
+        eventually(lambda: service.metric("ziprerank_requests_waiting") == 2)
+        assert service.metric("ziprerank_estimated_wait_seconds") == pytest.approx(2 * one) and one > 0
+        gate.opened.set()
+        assert {future.result().status_code for future in (running, *waiting)} == {200}
+        assert service.metric("ziprerank_estimated_wait_seconds") == 0
 
 
 def test_one_log_line_a_request_with_sizes_and_times_and_without_content(
