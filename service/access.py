@@ -17,13 +17,14 @@ from dataclasses import dataclass
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from service.affinity import REPLICA_HEADER, affinity_mark
 from service.error_responses import error_response, plain_error_response
 from service.errors import OverloadedError, ServiceError, TooLargeError, UnauthorizedError
 from service.lifecycle import Lifecycle
 from service.logs import fields_line
 from service.metrics import Metrics
 
-_DOCUMENT_PATH = re.compile(r"/documents/[^/]+")
+_DOCUMENT_PATH = re.compile(r"/documents/[^/]+(/rerank)?")
 _OPEN_PATHS = ("/livez", "/readyz")
 _LINGER_BYTES = 128 * 1024 * 1024
 _LINGER_SECONDS = 5.0
@@ -39,6 +40,7 @@ _ADMITTED = frozenset(
         ("PUT", "/documents/{id}"),
         ("GET", "/documents/{id}"),
         ("DELETE", "/documents/{id}"),
+        ("POST", "/documents/{id}/rerank"),
     }
 )
 """What is admitted, counted and logged; each also under /v1. All else is small and answered at once."""
@@ -74,6 +76,7 @@ class Access:
         limits: AccessLimits,
         lifecycle: Lifecycle,
         metrics: Metrics,
+        replica: str,
         cache_scope: CacheScope = shared_scope,
     ) -> None:
         self._app = app
@@ -81,6 +84,7 @@ class Access:
         self._cache_scope = cache_scope
         self._lifecycle = lifecycle
         self._metrics = metrics
+        self._replica = replica
         self._requests = 0
         self._bytes = 0
 
@@ -88,7 +92,7 @@ class Access:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        exchange = _Exchange(scope, receive, send)
+        exchange = _Exchange(scope, receive, send, replica=self._replica)
         route = admitted_route(scope["method"], scope["path"])
         if route is not None:
             await self._admit(exchange, route)
@@ -117,6 +121,7 @@ class Access:
             await answer(exchange.scope, exchange.receive, exchange.send)
 
     async def _admit(self, exchange: "_Exchange", route: str) -> None:
+        self._tell_of_affinity(exchange)
         body_bytes = _declared_length(exchange.headers)
         if body_bytes is None:  # chunked: count on the worst
             body_bytes = self._limits.max_body_bytes
@@ -138,6 +143,13 @@ class Access:
             self._bytes -= body_bytes
             self._metrics.requests_in_flight.dec()
             self._finish(exchange, route)
+
+    def _tell_of_affinity(self, exchange: "_Exchange") -> None:
+        """To the log line."""
+        mark = affinity_mark(exchange.headers, exchange.scope["path"])
+        exchange.facts["replica"] = self._replica
+        if mark is not None:
+            exchange.facts["affinity"] = mark
 
     def _check(self, headers: Headers, body_bytes: int) -> None:
         self._check_key(headers)
@@ -178,9 +190,9 @@ class Access:
 
 
 class _Exchange:
-    """One request and its answer: gives it an id, remembers the status, adds the id to the answer's headers."""
+    """One request and its answer: gives it an id, remembers the status, adds id and replica to the answer's headers."""
 
-    def __init__(self, scope: Scope, receive: Receive, send: Send) -> None:
+    def __init__(self, scope: Scope, receive: Receive, send: Send, *, replica: str) -> None:
         self.headers = Headers(scope=scope)
         sent_id = self.headers.get("x-request-id", "")
         self.request_id = sent_id if _REQUEST_ID.fullmatch(sent_id) else f"rerank-{uuid.uuid4().hex}"
@@ -191,6 +203,7 @@ class _Exchange:
         }
         self.status: int | None = None
         self.started = time.perf_counter()
+        self._replica = replica
         self._receive = receive
         self._send = send
         self._is_body_pending = scope["method"] not in ("GET", "HEAD")
@@ -205,7 +218,9 @@ class _Exchange:
             if self._is_body_pending and self.headers.get("connection", "").lower() == "close":
                 await self._discard_body()
             self.status = message["status"]
-            MutableHeaders(scope=message)["X-Request-Id"] = self.request_id
+            headers = MutableHeaders(scope=message)
+            headers["X-Request-Id"] = self.request_id
+            headers[REPLICA_HEADER] = self._replica
         await self._send(message)
 
     async def _discard_body(self) -> None:
@@ -222,8 +237,8 @@ def admitted_route(method: str, path: str) -> str | None:
     """The route's name from a closed set, such as `/v1/documents/{id}`; None for what is not admitted but just answered."""
     prefix = "/v1" if path.startswith("/v1/") else ""
     route = path.removeprefix(prefix)
-    if _DOCUMENT_PATH.fullmatch(route):
-        route = "/documents/{id}"
+    if found := _DOCUMENT_PATH.fullmatch(route):
+        route = "/documents/{id}" + (found[1] or "")
     return prefix + route if (method, route) in _ADMITTED else None
 
 

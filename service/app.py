@@ -33,7 +33,7 @@ from service.page_loader import PageLoader
 from service.raster.pool import Rasterizer, RasterLimits
 from service.rerank_flow import RerankFlow
 from service.routes import Components, build_router
-from service.schemas import RerankRequest
+from service.schemas import DocumentRerankRequest, RerankRequest
 from service.settings import Settings
 
 EXIT_LOAD_FAILED = 1
@@ -108,6 +108,7 @@ def build_app(
         ),
         lifecycle=components.lifecycle,
         metrics=components.metrics,
+        replica=settings.replica,
         cache_scope=_CACHE_SCOPES[settings.cache_scope],
     )
     return app
@@ -339,10 +340,11 @@ def _describe_request(app: FastAPI) -> None:
     def openapi() -> dict[str, Any]:
         if app.openapi_schema is None:
             description = generate()
-            schema = RerankRequest.model_json_schema(ref_template="#/components/schemas/{model}")
             schemas = description["components"]["schemas"]
-            schemas.update(schema.pop("$defs", {}))
-            schemas[RerankRequest.__name__] = schema
+            for body in (RerankRequest, DocumentRerankRequest):
+                schema = body.model_json_schema(ref_template="#/components/schemas/{model}")
+                schemas.update(schema.pop("$defs", {}))
+                schemas[body.__name__] = schema
         assert app.openapi_schema is not None
         return app.openapi_schema
 

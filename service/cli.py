@@ -88,6 +88,7 @@ def _build_parser() -> argparse.ArgumentParser:
 
 
 def _help(field: FieldInfo) -> str:
-    default = "by the number of cores" if field.default is PydanticUndefined else field.default
+    is_made = field.default is PydanticUndefined  # at the start: the description tells from what
+    default = None if is_made else field.default
     shown = f" (default: {default})" if default is not None else ""
     return f"{field.description}{shown}".replace("%", "%%")

@@ -146,7 +146,7 @@ class Metrics:
             self.rejections.labels(reason).inc()
 
     def exposition(self, accept: str) -> tuple[bytes, str]:
-        """All series in the format that an Accept header asks for, and its content type: text, or OpenMetrics with exemplars."""
+        """All series in the format that an Accept header asks for, text or OpenMetrics with exemplars, and its content type."""
         try:
             encode, content_type = choose_encoder(accept)
         except (TypeError, ValueError):  # what it raises for a version that is no number

@@ -12,6 +12,7 @@ from starlette.requests import ClientDisconnect
 from starlette.responses import Response
 
 from model import Reranker
+from service.affinity import AFFINITY_HEADER, REPLICA_HEADER
 from service.body import read_body
 from service.document_registry import DocumentRegistry
 from service.document_routes import DocumentComponents, add_document_routes
@@ -24,7 +25,7 @@ from service.micro_batcher import MicroBatcher
 from service.page_cache import PageCache
 from service.raster.pool import Rasterizer
 from service.rerank_flow import RequestClock, RerankFlow
-from service.schemas import ErrorBody, RerankRequest, RerankResponse
+from service.schemas import DocumentRerankRequest, ErrorBody, RerankInput, RerankRequest, RerankResponse
 from service.settings import Settings
 from service.submission import Parse, choose_parser
 
@@ -72,23 +73,29 @@ def _add_rerank(router: APIRouter, components: Components) -> None:
         status: {"model": ErrorBody} for status in (400, 401, 404, 408, 413, 415, 422, 429, 500, 503, 504)
     }
 
-    @router.post("/rerank", responses={200: {"model": RerankResponse}, **errors}, openapi_extra=_request_body())
-    @router.post("/v1/rerank", responses={200: {"model": RerankResponse}, **errors}, openapi_extra=_request_body())
+    answers = {200: {"model": RerankResponse}, **errors}
+    described = _request_body(RerankRequest, required=["query", "file"])
+    of_document = _request_body(DocumentRerankRequest, required=["query"])
+
+    @router.post("/rerank", responses=answers, openapi_extra=described)
+    @router.post("/v1/rerank", responses=answers, openapi_extra=described)
     async def rerank(request: Request) -> Response:
         """Rank the pages of PDFs and images by relevance to a query, best first."""
-        clock = RequestClock()
-        try:
-            return JsonResponse(await _rerank(request, components, clock))
-        except ClientDisconnect:
-            components.metrics.cancellations.labels(clock.stage).inc()
-            return Response(status_code=499)  # nobody reads it; the log and the metrics do
+        return await _answer_rerank(request, components, path_id=None)
+
+    @router.post("/documents/{id}/rerank", responses=answers, openapi_extra=of_document)
+    @router.post("/v1/documents/{id}/rerank", responses=answers, openapi_extra=of_document)
+    async def rerank_document(request: Request, id: str) -> Response:
+        """Rank the pages of one registered document; or, where the body names documents, those. Either way a load balancer
+        sees in the path whose pages they are, and can send all such requests to the replica that has them in its caches."""
+        return await _answer_rerank(request, components, path_id=id)
 
 
-def _request_body() -> dict[str, Any]:
-    """Both request forms for the API description."""
+def _request_body(body: type[RerankInput], *, required: list[str]) -> dict[str, Any]:
+    """Both request forms, and the header, for the API description."""
     form = {
         "type": "object",
-        "required": ["query", "file"],
+        "required": required,
         "properties": {
             "query": {"type": "string"},
             "file": {"type": "array", "items": {"type": "string", "format": "binary"}},
@@ -100,17 +107,39 @@ def _request_body() -> dict[str, Any]:
             "ziprerank": {"type": "string", "description": "the ziprerank group as a JSON string"},
         },
     }
-    json_schema = {"$ref": f"#/components/schemas/{RerankRequest.__name__}"}
+    json_schema = {"$ref": f"#/components/schemas/{body.__name__}"}
     content = {"application/json": {"schema": json_schema}, "multipart/form-data": {"schema": form}}
-    return {"requestBody": {"required": True, "content": content}}
+    return {"requestBody": {"required": True, "content": content}, "parameters": [_AFFINITY_PARAMETER]}
 
 
-async def _rerank(request: Request, components: Components, clock: RequestClock) -> dict[str, Any]:
+_AFFINITY_PARAMETER = {
+    "name": AFFINITY_HEADER,
+    "in": "header",
+    "required": False,
+    "schema": {"type": "string"},
+    "description": "id of the document (or of the collection) that the pages are from; requests with the same one meet the "
+    f"same replica and its caches. The answer's {REPLICA_HEADER} names it. Never changes a score.",
+}
+
+
+async def _answer_rerank(request: Request, components: Components, *, path_id: str | None) -> Response:
+    clock = RequestClock()
+    try:
+        return JsonResponse(await _rerank(request, components, clock, path_id=path_id))
+    except ClientDisconnect:
+        components.metrics.cancellations.labels(clock.stage).inc()
+        return Response(status_code=499)  # nobody reads it; the log and the metrics do
+
+
+async def _rerank(
+    request: Request, components: Components, clock: RequestClock, *, path_id: str | None
+) -> dict[str, Any]:
     settings = components.settings
     parse = choose_parser(
         request.headers.get("content-type", ""),
         request.headers.get("content-encoding", ""),
         max_files=settings.max_files,
+        path_id=path_id,
     )
     body = await read_body(
         request,
@@ -245,6 +274,7 @@ def describe(components: Components) -> dict[str, Any]:
     return {
         "model": reranker.name if reranker else settings.model,
         "revision": reranker.revision if reranker else settings.revision,
+        "replica": settings.replica,
         "state": components.lifecycle.phase,
         "device": reranker and str(reranker.compute.device),
         "gpu": reranker and reranker.compute.description,

@@ -4,7 +4,7 @@ Field names are those of the other rerank APIs, so that clients need no change. 
 `meta.warnings`, except in our own group `ziprerank`, where a typing error must not pass unseen.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, ValidationInfo, model_validator
@@ -107,17 +107,47 @@ class RerankInput(BaseModel):
         yield from (_shortened(name) for name in self.model_extra or ())
 
 
+Documents = Annotated[list[DocumentInput], BeforeValidator(_bounded_documents), Field(min_length=1)]
+
+
 class RerankRequest(RerankInput):
     """Body of `POST /rerank` as JSON."""
 
-    documents: Annotated[list[DocumentInput], BeforeValidator(_bounded_documents), Field(min_length=1)] = Field(
-        description="documents whose pages are ranked together"
-    )
+    documents: Documents = Field(description="documents whose pages are ranked together")
 
     def ignored_fields(self) -> Iterator[str]:
         yield from RerankInput.ignored_fields(self)
-        for index, document in enumerate(self.documents):
-            yield from (f"documents[{index}].{_shortened(name)}" for name in document.model_extra or ())
+        yield from _ignored_in(self.documents)
+
+
+class DocumentRerankRequest(RerankInput):
+    """Body of `POST /documents/{id}/rerank` as JSON."""
+
+    documents: Documents | None = Field(
+        None,
+        description="absent: the registered document of the path is ranked. Given: these are ranked, as by `POST /rerank`, "
+        "and the path's id (of a document or a collection, registered or not) only tells a load balancer where to send them",
+    )
+    pages: str | None = Field(
+        None, description="without documents: 1-based page numbers of the registered document; absent: all"
+    )
+
+    @model_validator(mode="after")
+    def _pages_of_one_document(self) -> Self:
+        if self.documents is not None and self.pages is not None:
+            raise ValueError(
+                "pages belongs to the document of the path; give each of documents a pages field of its own"
+            )
+        return self
+
+    def ignored_fields(self) -> Iterator[str]:
+        yield from RerankInput.ignored_fields(self)
+        yield from _ignored_in(self.documents or ())
+
+
+def _ignored_in(documents: Sequence[DocumentInput]) -> Iterator[str]:
+    for index, document in enumerate(documents):
+        yield from (f"documents[{index}].{_shortened(name)}" for name in document.model_extra or ())
 
 
 class ResultDocument(BaseModel):
@@ -229,6 +259,14 @@ def parse_json(body: bytes, *, max_files: int) -> RerankRequest:
     """Raises: MalformedBodyError, InvalidRequestError, TooLargeError."""
     try:
         return RerankRequest.model_validate_json(body, context={"max_files": max_files})
+    except ValidationError as error:
+        raise _translated(error) from error
+
+
+def parse_document_json(body: bytes, *, max_files: int) -> DocumentRerankRequest:
+    """Raises: MalformedBodyError, InvalidRequestError, TooLargeError."""
+    try:
+        return DocumentRerankRequest.model_validate_json(body, context={"max_files": max_files})
     except ValidationError as error:
         raise _translated(error) from error
 

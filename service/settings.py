@@ -6,6 +6,8 @@ refused, because a misspelt limit that is silently ignored is no limit.
 
 import difflib
 import os
+import re
+import socket
 from collections.abc import Mapping
 from typing import Annotated, Literal, Self
 
@@ -26,6 +28,11 @@ _DEFAULT_DOCUMENT_STORE = os.path.join(os.environ.get("XDG_CACHE_HOME") or "~/.c
 def _default_rasterizer_processes() -> int:
     """One a core: a worker and the thread that prepares its pages take turns. More than 8 would outrun any card."""
     return min(8, os.cpu_count() or 2)
+
+
+def _default_replica() -> str:
+    """In a container or a pod its name."""
+    return re.sub(r"[^A-Za-z0-9._:-]", "-", socket.gethostname()) or "replica"
 
 
 class Settings(BaseSettings):
@@ -62,6 +69,11 @@ class Settings(BaseSettings):
     host: str = Field("127.0.0.1", description="address to listen on")
     port: int = Field(8000, ge=0, le=65535, description="port to listen on; 0 takes a free one")
     api_key: SecretStr | None = Field(None, description="key that clients must send as 'Authorization: Bearer …'")
+    replica: str = Field(
+        default_factory=_default_replica,
+        pattern=r"^[A-Za-z0-9._:-]{1,253}$",
+        description="name of this process in answers (X-ZipRerank-Replica) and log lines; absent: the host's name",
+    )
     log_level: str = Field("info", pattern="^(debug|info|warning|error)$", description="debug, info, warning or error")
 
     document_store: str = Field(
@@ -100,7 +112,8 @@ class Settings(BaseSettings):
         description="rendered pages kept in memory; 0: none; absent: a tenth of the feature caches, at least 1 GiB",
     )
     rasterizer_processes: Count = Field(
-        default_factory=_default_rasterizer_processes, description="worker processes that decode PDFs and images"
+        default_factory=_default_rasterizer_processes,
+        description="worker processes that decode PDFs and images; absent: by the number of cores",
     )
     drain_delay_seconds: float = Field(5.0, ge=0, description="after SIGTERM: not ready, but still accepting")
     drain_grace_seconds: float = Field(30.0, ge=0, description="then: time for what is in flight")

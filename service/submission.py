@@ -5,7 +5,7 @@ still undecoded, or names of registered ones: `page_loader` turns both into page
 """
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import PurePosixPath
 from typing import Any, Literal
@@ -16,6 +16,7 @@ from service.schemas import (
     DocumentInput,
     RerankInput,
     check_document_count,
+    parse_document_json,
     parse_fields,
     parse_json,
     parse_options,
@@ -61,17 +62,18 @@ class Submission:
 Parse = Callable[[Sequence[bytes]], Submission]
 
 
-def choose_parser(content_type: str, content_encoding: str, *, max_files: int) -> Parse:
+def choose_parser(content_type: str, content_encoding: str, *, max_files: int, path_id: str | None = None) -> Parse:
     """The parser for a content type, chosen before the body is read.
 
+    path_id: the registered document that is meant by a body without documents; None: there must be some.
     Raises: UnsupportedMediaTypeError.
     """
     _refuse_encoding(content_encoding)
     media_type = _media_type(content_type)
     if media_type == _JSON:
-        return lambda body: _from_json(body, max_files)
+        return lambda body: _from_json(body, max_files, path_id)
     if media_type == _MULTIPART:
-        return lambda body: _from_multipart(body, content_type, max_files)
+        return lambda body: _from_multipart(body, content_type, max_files, path_id)
     raise UnsupportedMediaTypeError(
         "unsupported_media_type",
         f"Content-Type must be {_JSON} or {_MULTIPART}.",
@@ -123,10 +125,31 @@ def _only_file(parts: Sequence[Part]) -> bytearray:
     return parts[0].data
 
 
-def _from_json(body: Sequence[bytes], max_files: int) -> Submission:
+def _from_json(body: Sequence[bytes], max_files: int, path_id: str | None) -> Submission:
+    if path_id is not None:
+        return _from_document_json(b"".join(body), max_files, path_id)
     request = parse_json(b"".join(body), max_files=max_files)
-    documents = tuple(_json_document(index, document) for index, document in enumerate(request.documents))
+    return _json_submission(request, _json_documents(request.documents))
+
+
+def _from_document_json(body: bytes, max_files: int, path_id: str) -> Submission:
+    request = parse_document_json(body, max_files=max_files)
+    if request.documents is not None:
+        return _json_submission(request, _json_documents(request.documents))
+    return _json_submission(request, (_path_reference(path_id, request.pages),))
+
+
+def _json_submission(request: RerankInput, documents: tuple[SubmittedDocument | DocumentReference, ...]) -> Submission:
     return Submission(options=request, documents=documents, warnings=_warnings(list(request.ignored_fields())))
+
+
+def _json_documents(documents: Sequence[DocumentInput]) -> tuple[SubmittedDocument | DocumentReference, ...]:
+    return tuple(_json_document(index, document) for index, document in enumerate(documents))
+
+
+def _path_reference(path_id: str, pages: str | None) -> DocumentReference:
+    check_document_id(path_id)
+    return DocumentReference(field="id", id=path_id, pages=pages)
 
 
 def _json_document(index: int, document: DocumentInput) -> SubmittedDocument | DocumentReference:
@@ -158,23 +181,39 @@ def _reference(index: int, document: DocumentInput) -> DocumentReference:
     return DocumentReference(field=field, id=found[1], pages=found[2] or document.pages)
 
 
-def _from_multipart(body: Sequence[bytes], content_type: str, max_files: int) -> Submission:
+def _from_multipart(body: Sequence[bytes], content_type: str, max_files: int, path_id: str | None) -> Submission:
     parts = parse_multipart(body, content_type)
     files = [part for part in parts if part.file_name is not None]
     _check_file_names(files)
     check_document_count(len(files), max_files)
-    if not files:
+    if not files and path_id is None:
         raise InvalidRequestError("invalid_request", "file: no document was sent; add a file part.", param="file")
     repeated, options = _form_fields([part for part in parts if part.file_name is None])
+    documents: tuple[SubmittedDocument | DocumentReference, ...]
+    documents = _file_documents(files, repeated) if files else (_only_reference(path_id, repeated),)
+    return Submission(options=options, documents=documents, warnings=_warnings(list(options.ignored_fields())))
+
+
+def _file_documents(files: Sequence[Part], repeated: Mapping[str, Sequence[str]]) -> tuple[SubmittedDocument, ...]:
     for name, values in repeated.items():
         if len(values) > len(files):
             message = f"{name}: {len(values)} fields for {len(files)} file parts; send one a file, in the same order."
             raise InvalidRequestError("invalid_request", message, param=name)
-    documents = tuple(
+    return tuple(
         _file_document(index, part, _nth(repeated["id"], index), _nth(repeated["pages"], index))
         for index, part in enumerate(files)
     )
-    return Submission(options=options, documents=documents, warnings=_warnings(list(options.ignored_fields())))
+
+
+def _only_reference(path_id: str | None, repeated: Mapping[str, Sequence[str]]) -> DocumentReference:
+    assert path_id is not None, "a form without files is read only where the path names a document"
+    if repeated["id"] or len(repeated["pages"]) > 1:
+        name = "id" if repeated["id"] else "pages"
+        message = (
+            f"{name}: without file parts the document of the path is ranked; send one pages field at most, and no id."
+        )
+        raise InvalidRequestError("invalid_request", message, param=name)
+    return _path_reference(path_id, _nth(repeated["pages"], 0) or None)
 
 
 def _check_file_names(files: Sequence[Part]) -> None:

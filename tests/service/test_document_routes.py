@@ -460,3 +460,66 @@ def test_a_damaged_document_is_a_500_of_its_own_and_skipped_in_lists(reranker: R
         assert [document["id"] for document in service.client.get("/documents").json()["data"]] == ["whole"]
         register(service, "broken", FIVE_PAGES)
         assert len(ranked_ids(rerank(service, [{"id": "broken"}]))) == 5
+
+
+# The path form
+
+
+def rank(service: RunningService, id: str, **body: Any) -> httpx.Response:
+    return service.client.post(f"/v1/documents/{id}/rerank", json={"query": "locks", **body})
+
+
+def test_the_path_form_ranks_the_registered_document(service: RunningService) -> None:
+    register(service, "report", FIVE_PAGES)
+    everything = ranked_ids(rank(service, "report"))
+    assert everything == [f"report#page={number}" for number in range(1, 6)]
+    assert ranked_ids(rank(service, "report", documents=None)) == everything
+    assert ranked_ids(rank(service, "report", pages="2-3", top_n=1)) == ["report#page=2"]
+    form = service.client.post("/documents/report/rerank", files={"query": (None, "locks"), "pages": (None, "4")})
+    assert ranked_ids(form) == ["report#page=4"]
+
+
+def test_documents_in_the_body_are_ranked_whatever_the_path_says(service: RunningService) -> None:
+    register(service, "report", FIVE_PAGES)
+    picture = {"image": base64.b64encode(make_image(64, 64)).decode(), "id": "photo"}
+    answer = rank(service, "a collection", documents=[{"id": "report", "pages": "5"}, picture])
+    assert ranked_ids(answer) == ["report#page=5", "photo"]
+    upload = [("file", ("scan.png", make_image(64, 64), "image/png"))]
+    form = service.client.post("/documents/report/rerank", data={"query": "locks"}, files=upload)
+    assert ranked_ids(form) == ["scan.png"]
+
+
+def test_the_path_form_counts_as_a_route_of_its_own(service: RunningService) -> None:
+    register(service, "report", FIVE_PAGES)
+    labels = {"route": "/v1/documents/{id}/rerank", "code": "200"}
+    before = service.metric("ziprerank_requests_total", **labels)
+    assert rank(service, "report").status_code == 200
+    assert service.metric("ziprerank_requests_total", **labels) == before + 1
+
+
+@pytest.mark.parametrize(
+    ("id", "body", "status", "param"),
+    [
+        ("nowhere", {}, 404, "id"),
+        ("two words", {}, 400, "id"),
+        ("report", {"documents": []}, 400, "documents"),
+        ("report", {"pages": "9"}, 400, "pages"),
+        ("report", {"pages": "1", "documents": [{"id": "report"}]}, 400, None),
+    ],
+)
+def test_the_path_form_says_what_is_wrong(
+    service: RunningService, id: str, body: dict[str, Any], status: int, param: str | None
+) -> None:
+    register(service, "report", FIVE_PAGES)
+    refusal = rank(service, id, **body)
+    assert (refusal.status_code, refusal.json()["error"]["param"]) == (status, param), refusal.text
+    ErrorBody.model_validate(refusal.json())
+
+
+@pytest.mark.parametrize(("field", "count"), [("id", 1), ("pages", 2)])
+def test_a_form_without_files_takes_no_ids_and_one_page_selection(
+    service: RunningService, field: str, count: int
+) -> None:
+    parts: list[tuple[str, tuple[None, str]]] = [("query", (None, "locks")), *[(field, (None, "1"))] * count]
+    refusal = service.client.post("/documents/report/rerank", files=parts)
+    assert (refusal.status_code, refusal.json()["error"]["param"]) == (400, field)
