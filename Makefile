@@ -17,7 +17,7 @@ install: $(INSTALLED) ## create .venv with everything that the project needs
 $(INSTALLED): pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed; name one with PYTHON=")'
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[bench,dev,train]'
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[bench,dev,otel,train]'
 	@touch $@
 
 demo: $(INSTALLED) ## start the service, rank a bundled PDF over HTTP, stop it

@@ -9,7 +9,7 @@ Plain PyTorch; knows no web server, no environment variables, no threads.
 
 from model.config import LONGEST_PAGE_EDGE, MAX_WINDOW_SIZE, RerankerConfig
 from model.dataflow import Observe, PageImage, PageScores, PreparedPage, PreparedRequest, Ranking, no_observation
-from model.device import StageClock
+from model.device import StageClock, StageInterval
 from model.errors import (
     CheckpointError,
     ConfigurationError,
@@ -53,6 +53,7 @@ __all__ = [
     "RerankerError",
     "ScoreError",
     "StageClock",
+    "StageInterval",
     "WindowError",
     "WindowStrategy",
     "Windows",

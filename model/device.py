@@ -202,6 +202,15 @@ def memory_bytes(device: torch.device) -> dict[str, int]:
     }
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StageInterval:
+    """One run of a stage."""
+
+    stage: str
+    started: float  # on the clock of `time.perf_counter`
+    seconds: float
+
+
 class StageClock:
     """Measures stages without slowing them: CUDA events on a card, wall time on a CPU.
 
@@ -210,8 +219,8 @@ class StageClock:
 
     def __init__(self, device: torch.device) -> None:
         self._device = device
-        self._spans: list[tuple[str, torch.cuda.Event, torch.cuda.Event]] = []
-        self._seconds: dict[str, float] = {}
+        self._events: list[tuple[str, torch.cuda.Event, torch.cuda.Event]] = []  # not yet read
+        self._intervals: list[StageInterval] = []
 
     @contextmanager
     def observe(self, stage: str) -> Iterator[None]:
@@ -221,22 +230,32 @@ class StageClock:
             start.record(stream)
             yield
             end.record(stream)
-            self._spans.append((stage, start, end))
+            self._events.append((stage, start, end))
             return
         started = time.perf_counter()
         yield
-        self._add(stage, time.perf_counter() - started)
+        self._intervals.append(StageInterval(stage=stage, started=started, seconds=time.perf_counter() - started))
 
     def seconds(self) -> dict[str, float]:
-        """Seconds by stage. Waits for the last span's end."""
-        for stage, start, end in self._spans:
-            end.synchronize()
-            self._add(stage, start.elapsed_time(end) / 1000)
-        self._spans.clear()
-        return dict(self._seconds)
+        """Seconds by stage. Waits for the end of the last."""
+        seconds: dict[str, float] = {}
+        for interval in self.intervals():
+            seconds[interval.stage] = seconds.get(interval.stage, 0.0) + interval.seconds
+        return seconds
 
-    def _add(self, stage: str, seconds: float) -> None:
-        self._seconds[stage] = self._seconds.get(stage, 0.0) + seconds
+    def intervals(self) -> tuple[StageInterval, ...]:
+        """Each time that a stage ran. Waits for the end of the last; a card's times count back from when that was seen."""
+        if self._events:
+            last = self._events[-1][2]
+            last.synchronize()
+            now = time.perf_counter()
+            for stage, start, end in self._events:
+                started = now - start.elapsed_time(last) / 1000
+                self._intervals.append(
+                    StageInterval(stage=stage, started=started, seconds=start.elapsed_time(end) / 1000)
+                )
+            self._events.clear()
+        return tuple(self._intervals)
 
 
 def _timed_event() -> torch.cuda.Event:

@@ -23,6 +23,7 @@ from service.errors import OverloadedError, ServiceError, TooLargeError, Unautho
 from service.lifecycle import Lifecycle
 from service.logs import fields_line
 from service.metrics import Metrics
+from service.tracing import Tracing
 
 _DOCUMENT_PATH = re.compile(r"/documents/[^/]+(/rerank)?")
 _OPEN_PATHS = ("/livez", "/readyz")
@@ -76,6 +77,7 @@ class Access:
         limits: AccessLimits,
         lifecycle: Lifecycle,
         metrics: Metrics,
+        tracing: Tracing,
         replica: str,
         cache_scope: CacheScope = shared_scope,
     ) -> None:
@@ -84,6 +86,7 @@ class Access:
         self._cache_scope = cache_scope
         self._lifecycle = lifecycle
         self._metrics = metrics
+        self._tracing = tracing
         self._replica = replica
         self._requests = 0
         self._bytes = 0
@@ -121,7 +124,7 @@ class Access:
             await answer(exchange.scope, exchange.receive, exchange.send)
 
     async def _admit(self, exchange: "_Exchange", route: str) -> None:
-        self._tell_of_affinity(exchange)
+        self._tell_of_affinity(exchange, route)
         body_bytes = _declared_length(exchange.headers)
         if body_bytes is None:  # chunked: count on the worst
             body_bytes = self._limits.max_body_bytes
@@ -144,12 +147,15 @@ class Access:
             self._metrics.requests_in_flight.dec()
             self._finish(exchange, route)
 
-    def _tell_of_affinity(self, exchange: "_Exchange") -> None:
-        """To the log line."""
-        mark = affinity_mark(exchange.headers, exchange.scope["path"])
+    def _tell_of_affinity(self, exchange: "_Exchange", route: str) -> None:
+        """To the log line and the server span."""
+        scope = exchange.scope
+        mark = affinity_mark(exchange.headers, scope["path"])
         exchange.facts["replica"] = self._replica
         if mark is not None:
             exchange.facts["affinity"] = mark
+        has_query = bool(scope.get("query_string"))
+        self._tracing.describe_server_span(scope["method"], route, has_query=has_query, affinity=mark)
 
     def _check(self, headers: Headers, body_bytes: int) -> None:
         self._check_key(headers)
@@ -181,7 +187,7 @@ class Access:
         seconds = time.perf_counter() - exchange.started
         outcome = "ok" if status < 400 else "client_error" if status < 500 else "server_error"
         self._metrics.requests.labels(route, "ziprerank", str(status)).inc()
-        self._metrics.observe_request(route, outcome, seconds)
+        self._metrics.observe_request(route, outcome, seconds, self._tracing.exemplar())
         logger.info(
             fields_line(
                 {"id": exchange.request_id, "path": route, "status": status, "seconds": seconds, **exchange.facts}

@@ -10,9 +10,10 @@ from contextlib import asynccontextmanager
 from functools import partial
 from importlib.metadata import version
 from threading import Thread
-from typing import Any
+from typing import Any, cast
 
 from fastapi import FastAPI, Request
+from fastapi.telemetry import TelemetryConfig
 from starlette.exceptions import HTTPException
 from starlette.responses import Response
 
@@ -35,6 +36,7 @@ from service.rerank_flow import RerankFlow
 from service.routes import Components, build_router
 from service.schemas import DocumentRerankRequest, RerankRequest
 from service.settings import Settings
+from service.tracing import Tracing
 
 EXIT_LOAD_FAILED = 1
 EXIT_DEVICE_LOST = 70
@@ -91,6 +93,7 @@ def build_app(
     app = FastAPI(
         title="ZipRerank",
         version=version("ziprerank"),
+        telemetry=cast(TelemetryConfig, components.tracing.telemetry()),
         description="Ranks the pages of documents by relevance to a query. Scores compare within one answer only.",
         lifespan=lifespan,
         redoc_url=None,
@@ -108,6 +111,7 @@ def build_app(
         ),
         lifecycle=components.lifecycle,
         metrics=components.metrics,
+        tracing=components.tracing,
         replica=settings.replica,
         cache_scope=_CACHE_SCOPES[settings.cache_scope],
     )
@@ -148,6 +152,7 @@ def _build_components(settings: Settings, lifecycle: Lifecycle, stop: Callable[[
     components = Components(
         settings=settings,
         metrics=metrics,
+        tracing=Tracing(settings.tracing, replica=settings.replica, takes_documents=settings.tracing_documents),
         lifecycle=lifecycle,
         rasterizer=rasterizer,
         batcher=batcher,
@@ -208,6 +213,7 @@ def _build_routes(app: FastAPI) -> None:
 async def _start(components: Components, load: LoadReranker, stop: Callable[[int], None]) -> "asyncio.Task[None]":
     """Start the raster workers, and the loading of the model in the background, so that probes are answered meanwhile."""
     await asyncio.to_thread(components.rasterizer.start)
+    components.tracing.start()
     return asyncio.create_task(_load(components, load, stop))
 
 
@@ -312,6 +318,7 @@ async def _close(components: Components, loading: "asyncio.Task[None]") -> None:
     components.batcher.fail_waiting(UnavailableError("draining", "The service is shutting down. Try another replica."))
     await asyncio.to_thread(components.rasterizer.close)
     components.threads.shutdown(wait=False, cancel_futures=True)
+    await asyncio.to_thread(components.tracing.close)
 
 
 def _handle_errors(app: FastAPI, metrics: Metrics) -> None:

@@ -67,8 +67,9 @@ def _complaint(fault: Any) -> str:
 def _serve(settings: Settings) -> int:
     from service.logs import configure_logging
     from service.server import serve  # here, so that --help needs no torch
+    from service.tracing import current_ids
 
-    configure_logging(settings.log_level)
+    configure_logging(settings.log_level, more_fields=current_ids)
     return serve(settings)
 
 

@@ -193,7 +193,9 @@ class DocumentProcessor:
         return await asyncio.get_running_loop().run_in_executor(self._threads, function, *arguments)
 
 
-def source_of(manifest: Manifest, pages: PageSelection | None, *, read: Callable[[], bytes]) -> PageSource:
+def source_of(
+    manifest: Manifest, pages: PageSelection | None, *, read: Callable[[], bytes], is_stored: bool = False
+) -> PageSource:
     """A version's pages as something to load."""
     return PageSource(
         label=manifest.id,
@@ -202,6 +204,7 @@ def source_of(manifest: Manifest, pages: PageSelection | None, *, read: Callable
         read=read,
         pages=pages,
         outline=DocumentOutline(page_count=manifest.page_count, is_paged=manifest.is_paged),
+        is_stored=is_stored,
     )
 
 

@@ -99,7 +99,7 @@ class DocumentRegistry:
         manifest = self._store.manifest(key)
         if manifest is None:
             raise _not_found(key)
-        return source_of(manifest, pages, read=lambda: self._store.read(key, manifest))
+        return source_of(manifest, pages, read=lambda: self._store.read(key, manifest), is_stored=True)
 
     async def close(self) -> None:
         """Stop what goes on in the background."""

@@ -17,10 +17,11 @@ from queue import SimpleQueue
 from threading import Lock, Semaphore, Thread
 from typing import Protocol
 
-from model import DeviceLostError, DeviceMemoryError, Observe, PageScores, PreparedPage, PreparedRequest
+from model import DeviceLostError, DeviceMemoryError, Observe, PageScores, PreparedPage, PreparedRequest, StageInterval
 from service.errors import InternalError, ServiceError, UnavailableError
 from service.metrics import Metrics
 from service.micro_batcher import Encoding, Entry, MicroBatcher, Scored
+from service.tracing import Trace, record_batch, wall_ns
 
 _BATCHES_ON_DEVICE = 2
 
@@ -30,6 +31,7 @@ logger = logging.getLogger(__name__)
 class Clock(Protocol):
     def observe(self, stage: str) -> AbstractContextManager[None]: ...
     def seconds(self) -> dict[str, float]: ...
+    def intervals(self) -> Sequence[StageInterval]: ...
 
 
 class Pending(Protocol):
@@ -202,10 +204,37 @@ class InferenceWorker:
 
     def _resolve(self, running: _Running, answers: Sequence[PageScores], seconds: dict[str, float]) -> None:
         assert len(answers) == len(running.batch), "a scorer answers every request of its batch"
-        self._metrics.observe_stages(seconds)
+        traces = [entry.trace for entry in running.batch if entry.trace is not None]
+        self._metrics.observe_stages(seconds, traces[0].exemplar if traces else None)
         self._metrics.last_forward.set(time.time())
         for entry, scores in zip(running.batch, answers, strict=True):
             self._resolve_entry(entry, scores, running.started_at, seconds)
+        if traces:
+            self._record_spans(running, traces)
+
+    def _record_spans(self, running: _Running, traces: Sequence[Trace]) -> None:
+        """The batch, and in each of its requests' traces the wait for it and its stages."""
+        now, now_ns = time.perf_counter(), wall_ns()
+        started_ns = wall_ns(self._clock() - running.started_at)
+        batch = record_batch(
+            traces,
+            began_ns=started_ns,
+            ended_ns=now_ns,
+            attributes={
+                "ziprerank.batch.requests": len(running.batch),
+                "ziprerank.batch.pages": sum(len(entry.request.pages) for entry in running.batch),
+                "ziprerank.batch.tokens": _tokens(running.batch),
+            },
+        )
+        for entry in running.batch:
+            if (trace := entry.trace) is None:
+                continue
+            queued_ns = started_ns - round((running.started_at - entry.queued_at) * 1e9)
+            trace.stage("queue", began_ns=queued_ns, ended_ns=started_ns, batch=batch)
+            for interval in running.clock.intervals():
+                began_ns = now_ns - round((now - interval.started) * 1e9)
+                ended_ns = began_ns + round(interval.seconds * 1e9)
+                trace.stage(interval.stage, began_ns=began_ns, ended_ns=ended_ns, batch=batch)
 
     def _resolve_entry(self, entry: Entry, scores: PageScores, started_at: float, seconds: dict[str, float]) -> None:
         if not scores.is_finite:

@@ -14,6 +14,7 @@ from threading import Condition
 
 from model import PageScores, PreparedPage, PreparedRequest
 from service.errors import OverloadedError, UnavailableError
+from service.tracing import Trace
 
 _RATE_MEMORY = 0.8  # weight of the past in the measured rate of tokens per second
 
@@ -35,6 +36,7 @@ class Entry:
     future: "Future[Scored]" = field(default_factory=Future)
     queued_at: float
     expires_at: float
+    trace: Trace | None = None  # of the request that the window is of
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -86,7 +88,9 @@ class MicroBatcher:
         if self.waiting_tokens >= self._budget.queue_limit_tokens:
             raise self._overloaded()
 
-    def submit(self, request: PreparedRequest, *, admitted: bool = False) -> "Future[Scored]":
+    def submit(
+        self, request: PreparedRequest, *, admitted: bool = False, trace: Trace | None = None
+    ) -> "Future[Scored]":
         """Queue one window. An empty queue takes any; `admitted` requests are not refused half-way through their windows.
 
         Raises: OverloadedError, UnavailableError once closed.
@@ -98,7 +102,7 @@ class MicroBatcher:
             if too_much and self._entries and not admitted:
                 raise self._overloaded()
             now = self._clock()
-            entry = Entry(request=request, queued_at=now, expires_at=now + self._budget.queue_seconds)
+            entry = Entry(request=request, queued_at=now, expires_at=now + self._budget.queue_seconds, trace=trace)
             self._entries.append(entry)
             self._count(entry, 1)
             self._changed.notify()

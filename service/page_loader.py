@@ -21,6 +21,7 @@ from service.page_cache import CachedPage, ContentKey, PageCache
 from service.page_sources import PageSource
 from service.raster.page import DocumentOutline
 from service.raster.pool import RasterDocument, Rasterizer, RasterPage
+from service.tracing import Trace
 
 FindSources = Callable[[], Sequence[PageSource]]
 Prepare = Callable[[np.ndarray], PreparedPage]
@@ -61,19 +62,23 @@ class PageLoader:
         scope: bytes,
         background: bool = False,
         observe: Observe = _observe_nothing,
+        trace: Trace | None = None,
     ) -> list[LoadedPage]:
         """The selected pages in document order, then in the order of the selection. Cancelling drops what is left.
 
         find_sources: called in a thread, and may block.
         prepare: called in the raster pool's threads, page by page as they come.
         scope: nothing is shared between scopes. background: yields to all other requests.
-        observe: gets the seconds of render, decode and prepare, where there was any.
+        observe: gets the seconds of fetch, render, decode and prepare, where there was any.
+        trace: gets a span for each of them and each page.
         Raises: UnusableDocumentError, PageOutOfRangeError, TooLargeError about the documents; OverloadedError,
         UnavailableError about the pool; what `find_sources` and a source's `read` raise.
         """
 
         def begin() -> tuple[_Loading, list[RasterDocument]]:
-            loading = _Loading(find_sources(), prepare, self._cache, scope=scope, max_pages=self._max_pages)
+            loading = _Loading(
+                find_sources(), prepare, self._cache, scope=scope, max_pages=self._max_pages, trace=trace
+            )
             return loading, loading.begin()
 
         loading, documents = await self._in_thread(begin)
@@ -125,11 +130,19 @@ class _Loading:
     """The pages of one request as they come together. The raster pool's threads call `plan` once, and then `deliver`."""
 
     def __init__(
-        self, sources: Sequence[PageSource], prepare: Prepare, cache: PageCache, *, scope: bytes, max_pages: int
+        self,
+        sources: Sequence[PageSource],
+        prepare: Prepare,
+        cache: PageCache,
+        *,
+        scope: bytes,
+        max_pages: int,
+        trace: Trace | None,
     ) -> None:
         self._prepare = prepare
         self._cache = cache
         self._max_pages = max_pages
+        self._trace = trace
         self._started = time.perf_counter()
         self._seconds: dict[str, float] = defaultdict(float)
         self._lock = threading.Lock()
@@ -145,7 +158,7 @@ class _Loading:
             if outline := document.source.outline or self._cache.outline(document.key):
                 self._find_pages(document, outline)
         self._incomplete = [document for document in self._documents if document.is_incomplete]
-        return [_with_bytes(document) for document in self._incomplete]
+        return [self._with_bytes(document) for document in self._incomplete]
 
     def plan(self, outlines: Sequence[DocumentOutline]) -> list[tuple[int, ...]]:
         """The missing pages of the incomplete documents. Raises: PageOutOfRangeError, TooLargeError, about all documents."""
@@ -163,9 +176,15 @@ class _Loading:
         cached = CachedPage(prepared=self._prepared(document, page), degraded=page.degraded)
         document.pages[page.number] = cached
         self._cache.put_page(document.key, page.number, cached)
+        prepare_seconds = time.perf_counter() - started
+        stage = "render" if document.source.kind == "pdf" else "decode"
         with self._lock:
-            self._seconds["render" if document.source.kind == "pdf" else "decode"] += page.seconds
-            self._seconds["prepare"] += time.perf_counter() - started
+            self._seconds[stage] += page.seconds
+            self._seconds["prepare"] += prepare_seconds
+        if self._trace is not None:
+            of_page = {"ziprerank.document": document.index, "ziprerank.page": page.number}
+            self._trace.stage(stage, began_ns=page.began_ns, ended_ns=page.ended_ns, attributes=of_page)
+            self._trace.stage_ended("prepare", prepare_seconds, of_page)
 
     def share_out(self) -> dict[str, float]:
         """The time since the beginning, by stage in proportion to the work: pages are rendered and prepared side by side."""
@@ -184,6 +203,26 @@ class _Loading:
                 document.numbers = tuple(number for span in spans for number in span)
         found = ((number, self._cache.page(document.key, number)) for number in document.numbers)
         document.pages = {number: page for number, page in found if page is not None}
+
+    def _with_bytes(self, document: _Document) -> RasterDocument:
+        source = document.source
+        return RasterDocument(
+            index=document.index,
+            data=self._fetch(document) if source.is_stored else _read_source(document),
+            sha256=source.sha256,
+            kind=source.kind,
+            outline=document.outline,
+        )
+
+    def _fetch(self, document: _Document) -> bytes | bytearray:
+        started = time.perf_counter()
+        data = _read_source(document)
+        seconds = time.perf_counter() - started
+        self._seconds["fetch"] += seconds
+        if self._trace is not None:
+            of_document = {"ziprerank.document": document.index}
+            self._trace.stage_ended("fetch", seconds, of_document)
+        return data
 
     def _prepared(self, document: _Document, page: RasterPage) -> PreparedPage:
         try:
@@ -227,17 +266,6 @@ def _loaded(document: _Document, number: int) -> LoadedPage:
 
 def _shown_number(document: _Document, number: int) -> int | None:
     return number if document.outline is not None and document.outline.is_paged else None
-
-
-def _with_bytes(document: _Document) -> RasterDocument:
-    source = document.source
-    return RasterDocument(
-        index=document.index,
-        data=_read_source(document),
-        sha256=source.sha256,
-        kind=source.kind,
-        outline=document.outline,
-    )
 
 
 def _read_source(document: _Document) -> bytes | bytearray:

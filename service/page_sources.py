@@ -41,6 +41,7 @@ class PageSource:
     read: Callable[[], bytes | bytearray]  # may block: called in a thread, and only when a page must be rendered
     pages: PageSelection | None  # None: all
     outline: DocumentOutline | None = None  # None: not known before the document is opened
+    is_stored: bool = False  # `read` gets the bytes from the document store
 
 
 FindDocument = Callable[[str, PageSelection | None], PageSource]

@@ -30,13 +30,14 @@ from model import (
 from service.document_registry import DocumentRegistry
 from service.document_store import DocumentKey, DocumentReplaced
 from service.errors import InvalidRequestError
-from service.metrics import Metrics
+from service.metrics import Exemplar, Metrics
 from service.micro_batcher import MicroBatcher
 from service.page_loader import LoadedPage, PageLoader
 from service.page_selection import PageSelection
 from service.page_sources import PageSource, decode_documents
 from service.settings import Settings
 from service.submission import Submission
+from service.tracing import Attributes, RankedDocuments, Trace
 
 _WINDOWS_AT_ONCE = 2  # one on the device, one behind it
 
@@ -51,9 +52,10 @@ class Preparer(Protocol):
 
 
 class RequestClock:
-    """Seconds by stage of one request, the stage it is in, and its sizes as they become known (for the log)."""
+    """Seconds by stage of one request, the stage it is in, its sizes as they become known (for the log), and its trace."""
 
-    def __init__(self) -> None:
+    def __init__(self, trace: Trace | None = None) -> None:
+        self.trace = trace  # None: no spans are kept of it
         self.started = time.perf_counter()
         self.seconds: dict[str, float] = {}
         self.sizes: dict[str, int] = {}
@@ -64,11 +66,23 @@ class RequestClock:
         self.stage = stage
         started = time.perf_counter()
         yield
-        self.add({stage: time.perf_counter() - started})
+        seconds = time.perf_counter() - started
+        self.add({stage: seconds})
+        if self.trace is not None:
+            self.trace.stage_ended(stage, seconds)
 
     def add(self, seconds_by_stage: Mapping[str, float]) -> None:
         for stage, seconds in seconds_by_stage.items():
             self.seconds[stage] = self.seconds.get(stage, 0.0) + seconds
+
+    @property
+    def exemplar(self) -> Exemplar | None:
+        return self.trace.exemplar if self.trace is not None else None
+
+    def describe(self, attributes: Attributes) -> None:
+        """Say in the trace, if there is one, what has become known."""
+        if self.trace is not None:
+            self.trace.describe(attributes)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -131,6 +145,8 @@ class RerankFlow:
             body = build_response(submission, pages, ranking, request_id=request_id, model=preparer.name)
         if submission.options.ziprerank.include_timings:
             body["ziprerank"] = measurements(clock, ranking)
+        if clock.trace is not None:
+            _describe(clock.trace, job, submission, pages, body)
         return body
 
     async def _load_pages(self, job: Job, submission: Submission) -> list[LoadedPage]:
@@ -146,6 +162,7 @@ class RerankFlow:
                     prepare,
                     scope=job.scope,
                     observe=lambda stage, seconds: job.clock.add({stage: seconds}),
+                    trace=job.clock.trace,
                 )
 
     def _find_sources(self, job: Job, submission: Submission) -> list[PageSource]:
@@ -197,8 +214,8 @@ class RerankFlow:
         with job.clock.observe("prepare"):
             prepared = await loop.run_in_executor(self._threads, _prepare, job, pages)
         job.clock.stage = "queue"
-        scored = await asyncio.wrap_future(self._batcher.submit(prepared, admitted=admitted))
-        self._metrics.observe_stages({"queue": scored.queue_seconds})
+        scored = await asyncio.wrap_future(self._batcher.submit(prepared, admitted=admitted, trace=job.clock.trace))
+        self._metrics.observe_stages({"queue": scored.queue_seconds}, job.clock.exemplar)
         job.clock.add({"queue": scored.queue_seconds, **scored.stage_seconds})
         return scored.scores
 
@@ -288,6 +305,23 @@ def _result(page: LoadedPage, score: float, with_document: bool) -> dict[str, An
     if with_document:
         result["document"] = {"text": "", "id": page.label, "page": page.number, "sha256": page.document_sha256}
     return result
+
+
+def _describe(
+    trace: Trace, job: Job, submission: Submission, pages: Sequence[LoadedPage], body: Mapping[str, Any]
+) -> None:
+    trace.describe_ranking(
+        model=job.preparer.name,
+        top_n=submission.options.top_n,
+        counts=job.clock.sizes,
+        keep_ratio=job.options.keep_ratio,
+    )
+    trace.describe_documents(
+        lambda: RankedDocuments(
+            candidates=[page.label for page in pages],
+            results=[(result["id"], result["relevance_score"]) for result in body["results"]],
+        )
+    )
 
 
 def measurements(clock: RequestClock, ranking: Ranking) -> dict[str, Any]:

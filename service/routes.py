@@ -28,8 +28,9 @@ from service.rerank_flow import RequestClock, RerankFlow
 from service.schemas import DocumentRerankRequest, ErrorBody, RerankInput, RerankRequest, RerankResponse
 from service.settings import Settings
 from service.submission import Parse, choose_parser
+from service.tracing import Tracing
 
-_REQUEST_STAGES = ("parse", "render", "decode", "prepare", "respond")
+_REQUEST_STAGES = ("parse", "fetch", "render", "decode", "prepare", "respond")
 
 
 @dataclass(slots=True, kw_only=True)
@@ -38,6 +39,7 @@ class Components:
 
     settings: Settings
     metrics: Metrics
+    tracing: Tracing
     lifecycle: Lifecycle
     rasterizer: Rasterizer
     batcher: MicroBatcher
@@ -123,12 +125,14 @@ _AFFINITY_PARAMETER = {
 
 
 async def _answer_rerank(request: Request, components: Components, *, path_id: str | None) -> Response:
-    clock = RequestClock()
-    try:
-        return JsonResponse(await _rerank(request, components, clock, path_id=path_id))
-    except ClientDisconnect:
-        components.metrics.cancellations.labels(clock.stage).inc()
-        return Response(status_code=499)  # nobody reads it; the log and the metrics do
+    with components.tracing.rerank() as trace:
+        clock = RequestClock(trace)
+        try:
+            return JsonResponse(await _rerank(request, components, clock, path_id=path_id))
+        except ClientDisconnect:
+            components.metrics.cancellations.labels(clock.stage).inc()
+            clock.describe({"error.type": "client_disconnected", "ziprerank.stage": clock.stage})
+            return Response(status_code=499)  # nobody reads it; the log and the metrics do
 
 
 async def _rerank(
@@ -181,7 +185,7 @@ async def _answer(
     )
     # The worker observes the other stages, once a batch.
     own = {stage: seconds for stage, seconds in clock.seconds.items() if stage in _REQUEST_STAGES}
-    components.metrics.observe_stages(own)
+    components.metrics.observe_stages(own, clock.exemplar)
     return answer
 
 

@@ -5,6 +5,7 @@ refused, because a misspelt limit that is silently ignored is no limit.
 """
 
 import difflib
+import importlib.util
 import os
 import re
 import socket
@@ -72,7 +73,15 @@ class Settings(BaseSettings):
     replica: str = Field(
         default_factory=_default_replica,
         pattern=r"^[A-Za-z0-9._:-]{1,253}$",
-        description="name of this process in answers (X-ZipRerank-Replica) and log lines; absent: the host's name",
+        description="name of this process in answers (X-ZipRerank-Replica), log lines and traces; absent: the host's name",
+    )
+    tracing: str = Field(
+        "off",
+        pattern=r"^(off|otlp|file:.+)$",
+        description="where spans go: off; otlp, to OTEL_EXPORTER_OTLP_ENDPOINT; or file:PATH, one line of JSON each",
+    )
+    tracing_documents: bool = Field(
+        False, description="spans also carry the ids and scores of documents; never a query or a page"
     )
     log_level: str = Field("info", pattern="^(debug|info|warning|error)$", description="debug, info, warning or error")
 
@@ -127,6 +136,16 @@ class Settings(BaseSettings):
             raise ValueError(f"{url} needs a package that is not installed; for s3 it is ziprerank[s3]") from error
         return url
 
+    @field_validator("tracing")
+    @classmethod
+    def _spans_can_be_sent(cls, destination: str) -> str:
+        if destination != "off" and not _is_installed("opentelemetry.sdk", "opentelemetry.exporter.otlp.proto.http"):
+            raise ValueError(f"{destination} needs packages that are not installed; they are ziprerank[otel]")
+        path = destination.removeprefix("file:")
+        if path != destination and not os.path.isdir(os.path.dirname(os.path.abspath(path))):
+            raise ValueError(f"there is no folder for {path}")
+        return destination
+
     @model_validator(mode="after")
     def _stride_fits_window(self) -> Self:
         if self.stride > self.window_size:
@@ -134,6 +153,13 @@ class Settings(BaseSettings):
         if self.max_file_bytes > self.max_in_flight_bytes or self.max_body_bytes > self.max_in_flight_bytes:
             raise ValueError("max_in_flight_bytes must be at least max_body_bytes and max_file_bytes")
         return self
+
+
+def _is_installed(*modules: str) -> bool:
+    try:
+        return all(importlib.util.find_spec(module) for module in modules)
+    except ModuleNotFoundError:  # not even the package above it
+        return False
 
 
 def unknown_variables(environment: Mapping[str, str]) -> list[str]:

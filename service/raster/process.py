@@ -47,6 +47,8 @@ class ProcessSettings:
 class RenderedPage:
     pixels: np.ndarray  # uint8 (height, width, 3), owned
     degraded: bool
+    began_ns: int  # in `time.time_ns`; as the process says, but within the call
+    ended_ns: int
 
 
 class ProcessDied(Exception):
@@ -107,7 +109,7 @@ class RasterProcess:
     def render(self, key: int, number: int, *, seconds: float) -> RenderedPage:
         """Raises: RasterFailure, ProcessDied."""
         self._open.move_to_end(key)
-        return self._rendered(self._call({"verb": "page", "document": key, "number": number}, seconds=seconds))
+        return self._call_for_page({"verb": "page", "document": key, "number": number}, seconds=seconds)
 
     def render_only_page(self, data: bytes | bytearray, *, kind: str, seconds: float) -> RenderedPage:
         """`open`, `render` and `forget` in one call, for a document of which one page is all there is.
@@ -116,13 +118,23 @@ class RasterProcess:
         """
         self.documents_opened += 1
         message = {"verb": "only_page", "kind": kind, "bytes": len(data)}
-        return self._rendered(self._call(message, payload=data, seconds=seconds))
+        return self._call_for_page(message, payload=data, seconds=seconds)
 
-    def _rendered(self, reply: dict[str, Any]) -> RenderedPage:
+    def _call_for_page(
+        self, message: dict[str, Any], *, seconds: float, payload: bytes | bytearray = b""
+    ) -> RenderedPage:
         """The page in the slot, copied: the next call overwrites it, and the worker could at any time."""
+        sent_ns = time.time_ns()
+        reply = self._call(message, payload=payload, seconds=seconds)
+        got_ns = time.time_ns()
         width, height = (self._integer(reply, name, most=1024) for name in ("width", "height"))
+        began_ns, ended_ns = (
+            min(max(self._integer(reply, name, most=2**63), sent_ns), got_ns) for name in ("began_ns", "ended_ns")
+        )
         pixels = np.frombuffer(self._slot, np.uint8, count=width * height * 3).reshape(height, width, 3).copy()
-        return RenderedPage(pixels=pixels, degraded=reply.get("degraded") is True)
+        return RenderedPage(
+            pixels=pixels, degraded=reply.get("degraded") is True, began_ns=began_ns, ended_ns=max(began_ns, ended_ns)
+        )
 
     def forget(self, keys: tuple[int, ...], *, seconds: float) -> None:
         """Raises: ProcessDied."""

@@ -36,6 +36,8 @@ class RasterPage:
     pixels: np.ndarray  # uint8 (height, width, 3), longest edge at most 1024, owned
     degraded: bool  # the engine warned that content is missing from the page
     seconds: float  # in the worker process
+    began_ns: int  # there, in `time.time_ns`, which one host's processes share
+    ended_ns: int
 
 
 Plan = Callable[[Sequence[DocumentOutline]], Sequence[Sequence[int]]]

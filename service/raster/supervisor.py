@@ -221,6 +221,8 @@ class RasterSupervisor:
             pixels=page.pixels,
             degraded=page.degraded,
             seconds=elapsed,
+            began_ns=page.began_ns,
+            ended_ns=page.ended_ns,
         )
 
     def _call_for_page(self, state: DocumentState, number: int, seconds: float) -> RenderedPage:

@@ -7,7 +7,7 @@ standard library only, never torch or the web framework, and knows neither reque
     > {"ticket": 1, "verb": "open", "document": 7, "kind": "pdf", "bytes": 5120}  and then 5,120 bytes
     < {"ticket": 1, "page_count": 28, "is_paged": true, "rss_bytes": 60000000}
     > {"ticket": 2, "verb": "page", "document": 7, "number": 3}
-    < {"ticket": 2, "width": 725, "height": 1024, "degraded": false, "rss_bytes": 61000000}
+    < {"ticket": 2, "width": 725, "height": 1024, "degraded": false, "began_ns": …, "ended_ns": …, "rss_bytes": 61000000}
     > {"ticket": 3, "verb": "close", "documents": [7]}
     < {"ticket": 3, "rss_bytes": 61000000}
     > {"ticket": 4, "verb": "only_page", "kind": "image", "bytes": 512}  and then 512 bytes
@@ -23,6 +23,7 @@ import resource
 import signal
 import socket
 import sys
+import time
 from collections.abc import Callable
 from contextlib import closing
 from typing import Any, BinaryIO, Protocol
@@ -125,15 +126,18 @@ class RasterWorker:
         return ImageDocument(data, max_pixels=max_pixels, max_edge=max_edge)
 
     def _page(self, message: dict[str, Any], stream: BinaryIO) -> dict[str, Any]:
-        return self._show(self._documents[message["document"]].render(message["number"]))
+        began_ns = time.time_ns()
+        return self._show(self._documents[message["document"]].render(message["number"]), began_ns)
 
     def _only_page(self, message: dict[str, Any], stream: BinaryIO) -> dict[str, Any]:
+        began_ns = time.time_ns()
         with closing(self._read(message, stream)) as document:
-            return self._show(document.render(1))
+            return self._show(document.render(1), began_ns)
 
-    def _show(self, page: PagePixels) -> dict[str, Any]:
+    def _show(self, page: PagePixels, began_ns: int) -> dict[str, Any]:
         self._slot[: page.width * page.height * 3] = page.data
-        return {"width": page.width, "height": page.height, "degraded": page.degraded}
+        times = {"began_ns": began_ns, "ended_ns": time.time_ns()}
+        return {"width": page.width, "height": page.height, "degraded": page.degraded, **times}
 
     def _close(self, message: dict[str, Any], stream: BinaryIO) -> dict[str, Any]:
         for key in message["documents"]:

@@ -1,5 +1,6 @@
 """What only a card can show. `make test-gpu` runs these with REQUIRE_GPU=1, so that nothing passes by being skipped."""
 
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -199,7 +200,12 @@ def test_stages_are_timed_on_the_card(half: Reranker) -> None:
     case = next(case for case in CASES if case.name == "five_small-0.25")
     clock = half.stage_clock()
     half.score([half.prepare(case.query, case.pages(), case.keep_ratio)], observe=clock.observe)
-    assert all(0 < seconds < 10 for seconds in clock.seconds().values())
+    before = time.perf_counter()
+    seconds, intervals, after = clock.seconds(), clock.intervals(), time.perf_counter()
+    assert all(0 < value < 10 for value in seconds.values())
+    ends = [interval.started + interval.seconds for interval in intervals]
+    assert [interval.stage for interval in intervals][-1] == "language" and ends == sorted(ends)
+    assert all(before - 10 < interval.started for interval in intervals) and ends[-1] <= after
 
 
 def test_device_memory_is_reported(half: Reranker) -> None:

@@ -1,3 +1,5 @@
+import time
+
 import pytest
 import torch
 
@@ -39,6 +41,20 @@ def test_a_stage_that_occurs_twice_is_added_up() -> None:
             pass
     assert set(clock.seconds()) == {"vision", "language"}
     assert all(seconds >= 0 for seconds in clock.seconds().values())
+
+
+def test_intervals_tell_when_each_stage_ran() -> None:
+    clock = StageClock(CPU)
+    before = time.perf_counter()
+    for stage in ("vision", "compress", "vision"):
+        with clock.observe(stage):
+            time.sleep(0.001)
+    after = time.perf_counter()
+    intervals = clock.intervals()
+    assert [interval.stage for interval in intervals] == ["vision", "compress", "vision"]
+    edges = [edge for interval in intervals for edge in (interval.started, interval.started + interval.seconds)]
+    assert edges == sorted(edges) and before <= edges[0] and edges[-1] <= after
+    assert clock.seconds()["vision"] == pytest.approx(intervals[0].seconds + intervals[2].seconds)
 
 
 def test_out_of_memory_and_lost_devices_get_our_names() -> None:

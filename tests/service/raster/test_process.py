@@ -192,6 +192,29 @@ def test_hostile_worker_is_killed_and_not_believed(reply: bytes, monkeypatch: py
     process.close()
 
 
+def test_a_worker_cannot_claim_to_have_worked_outside_of_the_call(monkeypatch: pytest.MonkeyPatch) -> None:
+    claims = b'"began_ns": 1, "ended_ns": 9000000000000000000'
+    reply = b'{"ticket": 1, "rss_bytes": 1, "width": 1, "height": 1, "degraded": false, ' + claims + b"}\n"
+
+    def start(settings: ProcessSettings, *, control_fd: int, slot_fd: int) -> Any:
+        code = f"import socket, time; s = socket.socket(fileno={control_fd}); s.sendall({reply!r}); time.sleep(60)"
+        return subprocess.Popen([sys.executable, "-S", "-E", "-c", code], pass_fds=(control_fd,))
+
+    monkeypatch.setattr(process_module, "_start", start)
+    process = RasterProcess(settings())
+    before = time.time_ns()
+    page = process.render_only_page(b"", kind="image", seconds=20)
+    assert before <= page.began_ns <= page.ended_ns <= time.time_ns()
+    process.close()
+
+
+def test_a_page_tells_when_it_was_rendered(process: RasterProcess) -> None:
+    process.open(1, make_pdf(1), kind="pdf", seconds=20)
+    before = time.time_ns()
+    page = process.render(1, 1, seconds=20)
+    assert before < page.began_ns < page.ended_ns < time.time_ns()
+
+
 def test_slot_cannot_be_cut_short(process: RasterProcess) -> None:
     fd = process_module._make_slot()
     try:

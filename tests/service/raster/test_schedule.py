@@ -68,7 +68,13 @@ def make_page(task: RasterTask) -> RasterPage:
     assert task.number
     pixels = np.zeros((1, 1, 3), np.uint8)
     return RasterPage(
-        document_index=task.state.document.index, number=task.number, pixels=pixels, degraded=False, seconds=0.0
+        document_index=task.state.document.index,
+        number=task.number,
+        pixels=pixels,
+        degraded=False,
+        seconds=0.0,
+        began_ns=0,
+        ended_ns=0,
     )
 
 
