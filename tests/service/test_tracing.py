@@ -139,6 +139,25 @@ def test_requests_of_one_batch_are_linked_to_it_and_it_to_them(reranker: Reranke
     assert {span.linked_ids for span in queued} == {(batch.span_id,)}
 
 
+def test_reading_a_registered_documents_bytes_is_a_stage_of_its_own(reranker: Reranker, tmp_path: Path) -> None:
+    def use(service: RunningService) -> None:
+        image = make_image(64, 64)
+        assert (
+            service.client.put("/documents/a", content=image, headers={"content-type": "image/png"}).status_code == 202
+        )
+        eventually(lambda: service.client.get("/documents/a").json()["state"] == "ready")
+        body = {"query": "a", "documents": [{"id": "a"}], "ziprerank": {"include_timings": True}}
+        answer = service.client.post("/rerank", json=body)
+        assert answer.json()["ziprerank"]["timings_ms"]["fetch"] > 0
+        service.client.get("/readyz")  # the series follow the answer
+        eventually(lambda: service.metric("ziprerank_stage_duration_seconds_count", stage="fetch") == 1)
+
+    spans = spans_after(reranker, tmp_path / "spans", use, page_cache_bytes=0)
+    [request] = [span for span in spans if span.name == "rerank ziprerank"]
+    stages = [span.name for span in spans if span.parent_id == request.span_id]
+    assert list(dict.fromkeys(stages))[:4] == ["parse", "fetch", "decode", "prepare"]
+
+
 class Collector(BaseHTTPRequestHandler):
     """Takes what a real OTLP exporter posts."""
 
