@@ -1,0 +1,197 @@
+"""A real Prometheus on live services: what it records, what the dashboard would draw, and that a fault raises its alert.
+
+Prometheus reads the project's own configuration and rules. Filled in: addresses, a faster pace, `for: 5s` for minutes.
+"""
+
+import re
+import socket
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+import yaml
+
+from tests.deploy.expressions import RULES, dashboard_queries, recordings, series_in
+from tests.deploy.processes import free_port, replica, request_of_one_page, tool_process, wait_for_replica
+from tests.deploy.tools import DEPLOY
+from tests.documents import make_endless_pdf, make_pdf, make_tiff
+from tests.servers import eventually
+
+CONFIGURATION = DEPLOY / "prometheus" / "prometheus.yml"
+CARD_ONLY = {"ziprerank_gpu_memory_bytes"}  # a CPU has no such memory
+PACE = {"scrape_interval": "2s", "scrape_timeout": "2s", "evaluation_interval": "1s"}
+RATE_INTERVAL = "30s"
+
+
+@dataclass
+class Monitored:
+    """Two replicas and the Prometheus that watches them. The second one takes a single request at a time."""
+
+    ports: list[int]
+    url: str
+    running: list[Any] = field(default_factory=list)
+
+    def values(self, expression: str) -> list[float]:
+        """The samples of an instant query that are numbers."""
+        answer = httpx.get(f"{self.url}/api/v1/query", params={"query": expression}, timeout=60).json()
+        assert answer["status"] == "success", answer
+        values = [float(sample["value"][1]) for sample in answer["data"]["result"]]
+        return [value for value in values if value == value]
+
+    def firing(self) -> set[str]:
+        alerts = httpx.get(f"{self.url}/api/v1/alerts", timeout=60).json()["data"]["alerts"]
+        return {alert["labels"]["alertname"] for alert in alerts if alert["state"] == "firing"}
+
+
+@pytest.fixture(scope="module")
+def monitored(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Monitored]:
+    folder = tmp_path_factory.mktemp("monitored")
+    ports, port = [free_port(), free_port()], free_port()
+    monitored = Monitored(ports=ports, url=f"http://127.0.0.1:{port}")
+    with ExitStack() as stack:
+        flags: list[tuple[str, ...]] = [(), ("--max-concurrent-requests", "1")]
+        for number, own in zip(ports, flags, strict=True):
+            monitored.running.append(stack.enter_context(replica(number, folder / "documents", *own)))
+        for number in ports:
+            wait_for_replica(number)
+        stack.enter_context(
+            tool_process(
+                "prometheus",
+                f"--config.file={filled_in(folder, ports)}",
+                f"--storage.tsdb.path={folder / 'data'}",
+                f"--web.listen-address=127.0.0.1:{port}",
+                "--enable-feature=exemplar-storage",
+                log=folder / "prometheus.log",
+            )
+        )
+        eventually(lambda: is_listening(monitored.url))
+        yield monitored
+
+
+def filled_in(folder: Path, ports: list[int]) -> Path:
+    """The project's configuration, on this machine's ports."""
+    rules = folder / "rules" / RULES.name
+    rules.parent.mkdir()
+    rules.write_text(re.sub(r"^( +for:) \d+m$", r"\1 5s", RULES.read_text(), flags=re.MULTILINE))
+    configuration = yaml.safe_load(CONFIGURATION.read_text())
+    configuration["global"] |= PACE
+    service = configuration["scrape_configs"][0]
+    for by_name in ("dns_sd_configs", "relabel_configs"):
+        del service[by_name]
+    service["static_configs"] = [{"targets": [f"127.0.0.1:{port}" for port in ports]}]
+    configuration["scrape_configs"] = [service]
+    written = folder / "prometheus.yml"
+    written.write_text(yaml.safe_dump(configuration))
+    return written
+
+
+def is_listening(url: str) -> bool:
+    try:
+        return httpx.get(f"{url}/-/ready", timeout=60).status_code == 200
+    except httpx.TransportError:
+        return False
+
+
+class Clients:
+    """Threads that send until the block ends: work for every panel, or too much for one replica."""
+
+    def __init__(self, *senders: Callable[[httpx.Client, int], object], port: int) -> None:
+        self._enough = threading.Event()
+        self._url = f"http://127.0.0.1:{port}"
+        self._threads = [threading.Thread(target=self._send, args=(send,)) for send in senders]
+
+    def __enter__(self) -> "Clients":
+        for thread in self._threads:
+            thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._enough.set()
+        for thread in self._threads:
+            thread.join()
+
+    def _send(self, send: Callable[[httpx.Client, int], object]) -> None:
+        with httpx.Client(base_url=self._url, timeout=60) as client:
+            number = 0
+            while not self._enough.is_set():
+                send(client, number)
+                number += 1
+
+
+def send_an_image(client: httpx.Client, number: int) -> None:
+    client.post("/rerank", json=request_of_one_page(number % 6))  # six pages, again and again
+
+
+def send_a_document(client: httpx.Client, number: int) -> None:
+    files = [("file", ("report.pdf", make_pdf(1 + number % 3, width=64, height=64), "application/pdf"))]
+    client.post("/rerank", data={"query": "locks"}, files=files)
+
+
+def send_an_odd_document(client: httpx.Client) -> None:
+    """One that the raster process does not survive."""
+    answer = client.post(
+        "/rerank", data={"query": "a"}, files=[("file", ("a.pdf", make_endless_pdf(), "application/pdf"))]
+    )
+    assert answer.status_code == 422, answer.text
+
+
+def register_a_document(client: httpx.Client) -> None:
+    sent = client.put("/documents/report", content=make_tiff([(64, 64)] * 2), headers={"content-type": "image/tiff"})
+    assert sent.status_code == 202, sent.text
+
+
+def hang_up(port: int) -> None:
+    """Send a request and go away before it is answered."""
+    body = httpx.Request("POST", "http://replica/rerank", json=request_of_one_page(999_999)).content
+    head = f"POST /rerank HTTP/1.1\r\nHost: a\r\nContent-Type: application/json\r\nContent-Length: {len(body)}\r\n\r\n"
+    with socket.create_connection(("127.0.0.1", port)) as connection:
+        connection.sendall(head.encode() + body)
+
+
+def test_recordings_panels_and_alerts_live(monitored: Monitored) -> None:
+    """One test, because each part needs the load and the time of the part before."""
+    calm, narrow = monitored.ports
+    eventually(lambda: monitored.values('sum(up{job="ziprerank"})') == [2])
+    with Clients(send_an_image, send_a_document, port=calm):
+        with httpx.Client(base_url=f"http://127.0.0.1:{calm}", timeout=60) as client:
+            register_a_document(client)
+            send_an_odd_document(client)
+        assert not {"ZipRerankRefusing", "ZipRerankReplicaUnreachable"} & monitored.firing()
+
+        with Clients(send_an_image, send_an_image, send_a_document, port=narrow):
+            eventually(lambda: hangs_up_and_is_counted(monitored, calm))
+            eventually(lambda: "ZipRerankRefusing" in monitored.firing())
+            assert missing_values(monitored, [(name, name) for name in recordings()]) == []
+            queries = list(dashboard_queries(interval=RATE_INTERVAL))
+            empty = missing_values(monitored, queries)
+            assert [title for title, query in empty if not series_in(query) <= CARD_ONLY] == []
+
+        assert "ZipRerankReplicaUnreachable" not in monitored.firing()
+        monitored.running[1].kill()
+        monitored.running[1].wait()
+        eventually(lambda: "ZipRerankReplicaUnreachable" in monitored.firing())
+
+
+def hangs_up_and_is_counted(monitored: Monitored, port: int) -> bool:
+    """Whether a client that goes away has been seen: one may be too late, after its answer."""
+    hang_up(port)
+    return bool(monitored.values("sum(ziprerank_cancellations_total) > 0"))
+
+
+def missing_values(monitored: Monitored, queries: list[tuple[str, str]]) -> list[tuple[str, str]]:
+    """Titles and expressions that give no number, after a few scrapes at the most."""
+    missing = queries
+
+    def nothing_is_missing() -> bool:
+        nonlocal missing
+        missing = [(title, query) for title, query in missing if not monitored.values(query)]
+        return all(series_in(query) <= CARD_ONLY for _, query in missing)
+
+    with suppress(AssertionError):
+        eventually(nothing_is_missing)
+    return missing
