@@ -3,14 +3,15 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
+DEPLOY_TOOLS := $(VENV)/.deploy-tools
 COLD_LOAD ?= --pages 4 --requests 40 --long-requests 100
 WARM_LOAD ?= --pages 4 --corpus-pages 40
 NO_CACHES := --feature-cache-gpu-bytes 0 --feature-cache-host-bytes 0 --page-cache-bytes 0
 
-.PHONY: install format check test test-gpu bench bench-smoke demo clean help
+.PHONY: install format check check-deploy test test-gpu bench bench-smoke demo clean help
 
 help: ## show this list
-	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
 
 install: $(INSTALLED) ## create .venv with everything that the project needs
 
@@ -34,6 +35,14 @@ check: $(INSTALLED) ## format, lint, types, import rules
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+
+check-deploy: $(DEPLOY_TOOLS) ## image, compose, Kubernetes, rules, dashboard: read by their own tools, and tried on live services
+	deploy/install_check_tools
+	REQUIRE_DEPLOY_TOOLS=1 $(BIN)/python -m pytest tests/deploy
+
+$(DEPLOY_TOOLS): $(INSTALLED)
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[deploy]'
+	@touch $@
 
 format: $(INSTALLED) ## format and fix what can be fixed
 	$(BIN)/ruff format .

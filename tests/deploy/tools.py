@@ -1,5 +1,6 @@
 """The real tools that will read the files: found in the project's environment first, then on the machine."""
 
+import os
 import shutil
 import subprocess
 import sys
@@ -26,7 +27,7 @@ _FROM = {
 
 def tool(name: str) -> str:
     """The tool's path; fails the test where it is missing, because a check that did not run is no check."""
-    found = shutil.which(name, path=str(_ENVIRONMENT)) or shutil.which(name)
+    found = shutil.which(name, path=os.pathsep.join([str(_ENVIRONMENT), os.environ["PATH"], "/usr/sbin"]))
     if found is None:
         pytest.fail(f"{name} is missing: {_FROM[name]}. make check-deploy installs it where it can.")
     return found
