@@ -3,7 +3,8 @@
 import base64
 import socket
 import subprocess
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -13,7 +14,9 @@ from prometheus_client.parser import text_string_to_metric_families
 from tests.deploy.tools import tool
 from tests.documents import make_image
 from tests.end_to_end.test_service_process import listening_url, process
-from tests.servers import wait_until_ready
+
+PATIENCE_SECONDS = 600  # several processes start at once, also on a machine that is busy with something else
+_TICK_SECONDS = 0.1
 
 
 def free_port() -> int:
@@ -31,9 +34,24 @@ def replica(port: int, store: Path, *flags: str) -> Iterator["subprocess.Popen[s
         yield running
 
 
+def eventually(is_true: Callable[[], bool]) -> None:
+    """Wait for a state that another process brings about; a test that waits in vain fails."""
+    deadline = time.monotonic() + PATIENCE_SECONDS
+    while not is_true():
+        assert time.monotonic() < deadline, "waited in vain"
+        time.sleep(_TICK_SECONDS)
+
+
+def answers(url: str) -> bool:
+    """Whether a GET is answered with 200."""
+    try:
+        return httpx.get(url, timeout=PATIENCE_SECONDS).status_code == 200
+    except httpx.TransportError:
+        return False
+
+
 def wait_for_replica(port: int) -> None:
-    with httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=60) as client:
-        wait_until_ready(client)
+    eventually(lambda: answers(f"http://127.0.0.1:{port}/readyz"))
 
 
 @contextmanager
@@ -57,7 +75,7 @@ def request_of_one_page(number: int) -> dict[str, object]:
 
 def metric(port: int, name: str, **labels: str) -> float:
     """A sample of the replica on `port`."""
-    text = httpx.get(f"http://127.0.0.1:{port}/metrics", timeout=60).text
+    text = httpx.get(f"http://127.0.0.1:{port}/metrics", timeout=PATIENCE_SECONDS).text
     for family in text_string_to_metric_families(text):
         for sample in family.samples:
             if sample.name == name and labels.items() <= sample.labels.items():

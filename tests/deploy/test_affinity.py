@@ -15,9 +15,18 @@ from typing import Any
 import httpx
 import pytest
 
-from tests.deploy.processes import free_port, metric, replica, request_of_one_page, tool_process, wait_for_replica
+from tests.deploy.processes import (
+    PATIENCE_SECONDS,
+    answers,
+    eventually,
+    free_port,
+    metric,
+    replica,
+    request_of_one_page,
+    tool_process,
+    wait_for_replica,
+)
 from tests.deploy.tools import HAPROXY
-from tests.servers import eventually
 
 REPLICAS = 3
 KEYS = [f"document-{number}" for number in range(12)]
@@ -38,7 +47,9 @@ class Fleet:
     def ask(self, key: str | None = None, *, page: int = 0, **headers: str) -> httpx.Response:
         if key is not None:
             headers["X-ZipRerank-Affinity"] = key
-        return httpx.post(f"{self.url}/rerank", json=request_of_one_page(page), headers=headers, timeout=60)
+        return httpx.post(
+            f"{self.url}/rerank", json=request_of_one_page(page), headers=headers, timeout=PATIENCE_SECONDS
+        )
 
     def server_of(self, key: str) -> str:
         answer = self.ask(key, page=KEYS.index(key))
@@ -51,7 +62,9 @@ class Fleet:
 
     def status(self, server: str) -> str:
         """UP, DOWN, … as HAProxy's health check sees it."""
-        rows = csv.DictReader(httpx.get(f"{self.statistics_url}/;csv", timeout=60).text.lstrip("# ").splitlines())
+        rows = csv.DictReader(
+            httpx.get(f"{self.statistics_url}/;csv", timeout=PATIENCE_SECONDS).text.lstrip("# ").splitlines()
+        )
         return next(row["status"] for row in rows if (row["pxname"], row["svname"]) == ("replicas", server))
 
     def count(self, name: str) -> float:
@@ -76,7 +89,7 @@ def fleet(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Fleet]:
         for port in ports:
             wait_for_replica(port)
         stack.enter_context(tool_process("haproxy", "-db", "-f", configuration, log=folder / "haproxy.log"))
-        eventually(lambda: is_listening(fleet.url))
+        eventually(lambda: answers(f"{fleet.url}/readyz"))
         yield fleet
 
 
@@ -89,13 +102,6 @@ def filled_in(ports: list[int], *, front: int, statistics: int) -> str:
     return re.sub(
         r"^backend replicas$", rf"\g<0>\n    http-response set-header {SERVED_BY} %s", text, flags=re.MULTILINE
     )
-
-
-def is_listening(url: str) -> bool:
-    try:
-        return httpx.get(f"{url}/readyz", timeout=60).status_code == 200
-    except httpx.TransportError:
-        return False
 
 
 def test_requests_without_a_key_take_turns(fleet: Fleet) -> None:
@@ -116,7 +122,7 @@ def test_a_key_meets_one_replica_and_its_pages_are_encoded_once_in_the_fleet(fle
 def test_the_id_in_the_path_is_the_same_key(fleet: Fleet) -> None:
     for key in KEYS[:4]:
         paths = (f"/v1/documents/{key}", f"/documents/{key}", f"/v1/documents/{key}/rerank")
-        servers = {httpx.get(fleet.url + path, timeout=60).headers[SERVED_BY] for path in paths}
+        servers = {httpx.get(fleet.url + path, timeout=PATIENCE_SECONDS).headers[SERVED_BY] for path in paths}
         assert servers == {fleet.server_of(key)}
 
 
@@ -133,8 +139,8 @@ def test_a_hot_key_is_helped_by_other_replicas(fleet: Fleet) -> None:
 
 
 def test_the_balancer_answers_for_no_replica_at_metrics(fleet: Fleet) -> None:
-    assert httpx.get(f"{fleet.url}/metrics", timeout=60).status_code == 404
-    assert "haproxy_server_status" in httpx.get(f"{fleet.statistics_url}/metrics", timeout=60).text
+    assert httpx.get(f"{fleet.url}/metrics", timeout=PATIENCE_SECONDS).status_code == 404
+    assert "haproxy_server_status" in httpx.get(f"{fleet.statistics_url}/metrics", timeout=PATIENCE_SECONDS).text
 
 
 def test_a_killed_replica_loses_only_its_own_keys_and_gets_them_back(fleet: Fleet) -> None:

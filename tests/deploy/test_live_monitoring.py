@@ -17,10 +17,18 @@ import pytest
 import yaml
 
 from tests.deploy.expressions import RULES, dashboard_queries, recordings, series_in
-from tests.deploy.processes import free_port, replica, request_of_one_page, tool_process, wait_for_replica
+from tests.deploy.processes import (
+    PATIENCE_SECONDS,
+    answers,
+    eventually,
+    free_port,
+    replica,
+    request_of_one_page,
+    tool_process,
+    wait_for_replica,
+)
 from tests.deploy.tools import DEPLOY
 from tests.documents import make_endless_pdf, make_pdf, make_tiff
-from tests.servers import eventually
 
 CONFIGURATION = DEPLOY / "prometheus" / "prometheus.yml"
 CARD_ONLY = {"ziprerank_gpu_memory_bytes"}  # a CPU has no such memory
@@ -38,13 +46,13 @@ class Monitored:
 
     def values(self, expression: str) -> list[float]:
         """The samples of an instant query that are numbers."""
-        answer = httpx.get(f"{self.url}/api/v1/query", params={"query": expression}, timeout=60).json()
+        answer = httpx.get(f"{self.url}/api/v1/query", params={"query": expression}, timeout=PATIENCE_SECONDS).json()
         assert answer["status"] == "success", answer
         values = [float(sample["value"][1]) for sample in answer["data"]["result"]]
         return [value for value in values if value == value]
 
     def firing(self) -> set[str]:
-        alerts = httpx.get(f"{self.url}/api/v1/alerts", timeout=60).json()["data"]["alerts"]
+        alerts = httpx.get(f"{self.url}/api/v1/alerts", timeout=PATIENCE_SECONDS).json()["data"]["alerts"]
         return {alert["labels"]["alertname"] for alert in alerts if alert["state"] == "firing"}
 
 
@@ -69,7 +77,7 @@ def monitored(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Monitored]:
                 log=folder / "prometheus.log",
             )
         )
-        eventually(lambda: is_listening(monitored.url))
+        eventually(lambda: answers(f"{monitored.url}/-/ready"))
         yield monitored
 
 
@@ -88,13 +96,6 @@ def filled_in(folder: Path, ports: list[int]) -> Path:
     written = folder / "prometheus.yml"
     written.write_text(yaml.safe_dump(configuration))
     return written
-
-
-def is_listening(url: str) -> bool:
-    try:
-        return httpx.get(f"{url}/-/ready", timeout=60).status_code == 200
-    except httpx.TransportError:
-        return False
 
 
 class Clients:
@@ -116,7 +117,7 @@ class Clients:
             thread.join()
 
     def _send(self, send: Callable[[httpx.Client, int], object]) -> None:
-        with httpx.Client(base_url=self._url, timeout=60) as client:
+        with httpx.Client(base_url=self._url, timeout=PATIENCE_SECONDS) as client:
             number = 0
             while not self._enough.is_set():
                 send(client, number)
@@ -158,7 +159,7 @@ def test_recordings_panels_and_alerts_live(monitored: Monitored) -> None:
     calm, narrow = monitored.ports
     eventually(lambda: monitored.values('sum(up{job="ziprerank"})') == [2])
     with Clients(send_an_image, send_a_document, port=calm):
-        with httpx.Client(base_url=f"http://127.0.0.1:{calm}", timeout=60) as client:
+        with httpx.Client(base_url=f"http://127.0.0.1:{calm}", timeout=PATIENCE_SECONDS) as client:
             register_a_document(client)
             send_an_odd_document(client)
         assert not {"ZipRerankRefusing", "ZipRerankReplicaUnreachable"} & monitored.firing()
