@@ -6,6 +6,7 @@ from collections.abc import Iterator
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
+from tests.deploy.processes import answers, eventually
 from tests.servers import RunningService, running_service
 
 _SUFFIXES = {"counter": ("_total",), "histogram": ("_bucket", "_sum", "_count"), "summary": ("_sum", "_count")}
@@ -22,7 +23,8 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 @pytest.fixture(scope="session")
 def live_service() -> Iterator[RunningService]:
-    with running_service() as service:
+    with running_service(wait=False) as service:
+        eventually(lambda: answers(f"{service.url}/readyz"))
         yield service
 
 

@@ -104,9 +104,9 @@ def filled_in(ports: list[int], *, front: int, statistics: int) -> str:
     )
 
 
-def test_requests_without_a_key_take_turns(fleet: Fleet) -> None:
-    servers = Counter(fleet.ask().headers[SERVED_BY] for _ in range(4 * REPLICAS))
-    assert servers == {f"replica-{number}": 4 for number in range(REPLICAS)}
+def test_requests_without_a_key_spread(fleet: Fleet) -> None:
+    servers = Counter(fleet.ask().headers[SERVED_BY] for _ in range(8 * REPLICAS))
+    assert len(servers) == REPLICAS and min(servers.values()) >= 4, servers
 
 
 def test_a_key_meets_one_replica_and_its_pages_are_encoded_once_in_the_fleet(fleet: Fleet) -> None:
@@ -127,8 +127,8 @@ def test_the_id_in_the_path_is_the_same_key(fleet: Fleet) -> None:
 
 
 def test_a_client_cannot_set_the_balancers_own_header(fleet: Fleet) -> None:
-    servers = {fleet.ask(**{"X-Affinity-Key": KEYS[0]}).headers[SERVED_BY] for _ in range(REPLICAS)}
-    assert len(servers) == REPLICAS
+    servers = {fleet.ask(**{"X-Affinity-Key": KEYS[0]}).headers[SERVED_BY] for _ in range(8)}
+    assert len(servers) > 1
 
 
 def test_a_hot_key_is_helped_by_other_replicas(fleet: Fleet) -> None:
