@@ -3,11 +3,12 @@
 import os
 from collections.abc import Iterator
 
+import httpx
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
-from tests.deploy.processes import answers, eventually
-from tests.servers import RunningService, running_service
+from tests.deploy.fleet import Fleet, running_fleet
+from tests.deploy.processes import PATIENCE_SECONDS
 
 _SUFFIXES = {"counter": ("_total",), "histogram": ("_bucket", "_sum", "_count"), "summary": ("_sum", "_count")}
 
@@ -22,14 +23,15 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 @pytest.fixture(scope="session")
-def live_service() -> Iterator[RunningService]:
-    with running_service(wait=False) as service:
-        eventually(lambda: answers(f"{service.url}/readyz"))
-        yield service
+def fleet(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Fleet]:
+    """Three replicas behind the balancer, for all tests: each process costs seconds to start."""
+    with running_fleet(tmp_path_factory.mktemp("fleet")) as fleet:
+        yield fleet
 
 
 @pytest.fixture(scope="session")
-def live_series(live_service: RunningService) -> set[str]:
+def live_series(fleet: Fleet) -> set[str]:
     """The names of all series that a running service exports, whether they have samples yet or not."""
-    families = text_string_to_metric_families(live_service.client.get("/metrics").text)
+    text = httpx.get(f"http://127.0.0.1:{fleet.ports[0]}/metrics", timeout=PATIENCE_SECONDS).text
+    families = text_string_to_metric_families(text)
     return {family.name + suffix for family in families for suffix in _SUFFIXES.get(family.type, ("",))}

@@ -50,10 +50,6 @@ def answers(url: str) -> bool:
         return False
 
 
-def wait_for_replica(port: int) -> None:
-    eventually(lambda: answers(f"http://127.0.0.1:{port}/readyz"))
-
-
 @contextmanager
 def tool_process(name: str, *arguments: str | Path, log: Path) -> Iterator[None]:
     """A tool that runs until the end of the block; what it says is in `log`."""

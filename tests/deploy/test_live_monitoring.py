@@ -7,26 +7,17 @@ import re
 import socket
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, suppress
-from dataclasses import dataclass, field
+from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import httpx
 import pytest
 import yaml
 
 from tests.deploy.expressions import RULES, dashboard_queries, recordings, series_in
-from tests.deploy.processes import (
-    PATIENCE_SECONDS,
-    answers,
-    eventually,
-    free_port,
-    replica,
-    request_of_one_page,
-    tool_process,
-    wait_for_replica,
-)
+from tests.deploy.fleet import MAX_REQUESTS, REPLICAS, Fleet
+from tests.deploy.processes import PATIENCE_SECONDS, answers, eventually, free_port, request_of_one_page, tool_process
 from tests.deploy.tools import DEPLOY
 from tests.documents import make_endless_pdf, make_pdf, make_tiff
 
@@ -36,17 +27,14 @@ PACE = {"scrape_interval": "2s", "scrape_timeout": "2s", "evaluation_interval": 
 RATE_INTERVAL = "30s"
 
 
-@dataclass
-class Monitored:
-    """Two replicas and the Prometheus that watches them. The second one takes a single request at a time."""
-
-    ports: list[int]
+@dataclass(frozen=True)
+class Prometheus:
     url: str
-    running: list[Any] = field(default_factory=list)
 
     def values(self, expression: str) -> list[float]:
         """The samples of an instant query that are numbers."""
-        answer = httpx.get(f"{self.url}/api/v1/query", params={"query": expression}, timeout=PATIENCE_SECONDS).json()
+        query = {"query": expression}
+        answer = httpx.get(f"{self.url}/api/v1/query", params=query, timeout=PATIENCE_SECONDS).json()
         assert answer["status"] == "success", answer
         values = [float(sample["value"][1]) for sample in answer["data"]["result"]]
         return [value for value in values if value == value]
@@ -56,29 +44,20 @@ class Monitored:
         return {alert["labels"]["alertname"] for alert in alerts if alert["state"] == "firing"}
 
 
-@pytest.fixture(scope="module")
-def monitored(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Monitored]:
-    folder = tmp_path_factory.mktemp("monitored")
-    ports, port = [free_port(), free_port()], free_port()
-    monitored = Monitored(ports=ports, url=f"http://127.0.0.1:{port}")
-    with ExitStack() as stack:
-        flags: list[tuple[str, ...]] = [(), ("--max-concurrent-requests", "1")]
-        for number, own in zip(ports, flags, strict=True):
-            monitored.running.append(stack.enter_context(replica(number, folder / "documents", *own)))
-        for number in ports:
-            wait_for_replica(number)
-        stack.enter_context(
-            tool_process(
-                "prometheus",
-                f"--config.file={filled_in(folder, ports)}",
-                f"--storage.tsdb.path={folder / 'data'}",
-                f"--web.listen-address=127.0.0.1:{port}",
-                "--enable-feature=exemplar-storage",
-                log=folder / "prometheus.log",
-            )
-        )
-        eventually(lambda: answers(f"{monitored.url}/-/ready"))
-        yield monitored
+@pytest.fixture
+def prometheus(fleet: Fleet, tmp_path: Path) -> Iterator[Prometheus]:
+    """Scrapes the replicas of the fleet."""
+    port = free_port()
+    arguments = (
+        f"--config.file={filled_in(tmp_path, fleet.ports)}",
+        f"--storage.tsdb.path={tmp_path / 'data'}",
+        f"--web.listen-address=127.0.0.1:{port}",
+        "--enable-feature=exemplar-storage",
+    )
+    with tool_process("prometheus", *arguments, log=tmp_path / "prometheus.log"):
+        prometheus = Prometheus(f"http://127.0.0.1:{port}")
+        eventually(lambda: answers(f"{prometheus.url}/-/ready"))
+        yield prometheus
 
 
 def filled_in(folder: Path, ports: list[int]) -> Path:
@@ -154,43 +133,44 @@ def hang_up(port: int) -> None:
         connection.sendall(head.encode() + body)
 
 
-def test_recordings_panels_and_alerts_live(monitored: Monitored) -> None:
+def test_recordings_panels_and_alerts_live(fleet: Fleet, prometheus: Prometheus) -> None:
     """One test, because each part needs the load and the time of the part before."""
-    calm, narrow = monitored.ports
-    eventually(lambda: monitored.values('sum(up{job="ziprerank"})') == [2])
+    calm, crowded, lost = fleet.ports
+    eventually(lambda: prometheus.values('sum(up{job="ziprerank"})') == [REPLICAS])
     with Clients(send_an_image, send_a_document, port=calm):
         with httpx.Client(base_url=f"http://127.0.0.1:{calm}", timeout=PATIENCE_SECONDS) as client:
             register_a_document(client)
             send_an_odd_document(client)
-        assert not {"ZipRerankRefusing", "ZipRerankReplicaUnreachable"} & monitored.firing()
+        assert not {"ZipRerankRefusing", "ZipRerankReplicaUnreachable"} & prometheus.firing()
 
-        with Clients(send_an_image, send_an_image, send_a_document, port=narrow):
-            eventually(lambda: hangs_up_and_is_counted(monitored, calm))
-            eventually(lambda: "ZipRerankRefusing" in monitored.firing())
-            assert missing_values(monitored, [(name, name) for name in recordings()]) == []
-            queries = list(dashboard_queries(interval=RATE_INTERVAL))
-            empty = missing_values(monitored, queries)
-            assert [title for title, query in empty if not series_in(query) <= CARD_ONLY] == []
+        with Clients(*[send_an_image] * (MAX_REQUESTS + 4), port=crowded):
+            eventually(lambda: hangs_up_and_is_counted(prometheus, calm))
+            eventually(lambda: "ZipRerankRefusing" in prometheus.firing())
+            assert missing_values(prometheus, [(name, name) for name in recordings()]) == []
+        empty = missing_values(prometheus, list(dashboard_queries(interval=RATE_INTERVAL)))
+        assert [title for title, query in empty if not series_in(query) <= CARD_ONLY] == []
 
-        assert "ZipRerankReplicaUnreachable" not in monitored.firing()
-        monitored.running[1].kill()
-        monitored.running[1].wait()
-        eventually(lambda: "ZipRerankReplicaUnreachable" in monitored.firing())
+    assert "ZipRerankReplicaUnreachable" not in prometheus.firing()
+    fleet.kill(fleet.ports.index(lost))
+    try:
+        eventually(lambda: "ZipRerankReplicaUnreachable" in prometheus.firing())
+    finally:
+        fleet.start(fleet.ports.index(lost))
 
 
-def hangs_up_and_is_counted(monitored: Monitored, port: int) -> bool:
+def hangs_up_and_is_counted(prometheus: Prometheus, port: int) -> bool:
     """Whether a client that goes away has been seen: one may be too late, after its answer."""
     hang_up(port)
-    return bool(monitored.values("sum(ziprerank_cancellations_total) > 0"))
+    return bool(prometheus.values("sum(ziprerank_cancellations_total) > 0"))
 
 
-def missing_values(monitored: Monitored, queries: list[tuple[str, str]]) -> list[tuple[str, str]]:
-    """Titles and expressions that give no number, after a few scrapes at the most."""
+def missing_values(prometheus: Prometheus, queries: list[tuple[str, str]]) -> list[tuple[str, str]]:
+    """Titles and expressions that give no number, however long one waits."""
     missing = queries
 
     def nothing_is_missing() -> bool:
         nonlocal missing
-        missing = [(title, query) for title, query in missing if not monitored.values(query)]
+        missing = [(title, query) for title, query in missing if not prometheus.values(query)]
         return all(series_in(query) <= CARD_ONLY for _, query in missing)
 
     with suppress(AssertionError):
