@@ -3,13 +3,16 @@
 import re
 import shutil
 import subprocess
+import sys
 from typing import Any
 
 import pytest
 import yaml
 
 from service.settings import PREFIX, Settings, unknown_variables
+from tests.deploy.fleet import Fleet
 from tests.deploy.json_schemas import faults_by_schema
+from tests.deploy.processes import free_port
 from tests.deploy.tools import COMPOSE, DEPLOY, HAPROXY, ROOT, run, tool
 
 DOCKERFILE = ROOT / "Dockerfile"
@@ -102,6 +105,17 @@ def test_a_stop_leaves_time_for_the_drain(compose: Any) -> None:
     needed = settings.drain_delay_seconds + settings.drain_grace_seconds + 10
     for service in [*replicas(compose), compose["services"]["haproxy"]]:
         assert int(service["stop_grace_period"].removesuffix("s")) > needed
+
+
+def test_a_replica_is_healthy_when_it_is_ready(compose: Any, fleet: Fleet) -> None:
+    for service in replicas(compose):
+        kind, python, *arguments = service["healthcheck"]["test"]
+        assert (kind, python) == ("CMD", "python")
+        here = [argument.replace(":8000/", f":{fleet.ports[0]}/") for argument in arguments]
+        assert here != arguments
+    assert subprocess.run([sys.executable, *here]).returncode == 0
+    nobody = [argument.replace(":8000/", f":{free_port()}/") for argument in arguments]
+    assert subprocess.run([sys.executable, *nobody], stderr=subprocess.DEVNULL).returncode != 0
 
 
 def test_the_settings_of_every_replica_are_settings(compose: Any) -> None:
