@@ -1,6 +1,6 @@
 """A real Prometheus on live services: what it records, what the dashboard would draw, and that a fault raises its alert.
 
-Prometheus reads the project's own configuration and rules. Filled in: addresses, a faster pace, `for: 5s` for minutes.
+Prometheus reads the project's own configuration and rules. Filled in: addresses, a faster pace, `for: 15s` for minutes.
 """
 
 import re
@@ -23,7 +23,7 @@ from tests.documents import make_endless_pdf, make_pdf, make_tiff
 
 CONFIGURATION = DEPLOY / "prometheus" / "prometheus.yml"
 CARD_ONLY = {"ziprerank_gpu_memory_bytes"}  # a CPU has no such memory
-PACE = {"scrape_interval": "2s", "scrape_timeout": "2s", "evaluation_interval": "1s"}
+PACE = {"scrape_interval": "3s", "scrape_timeout": "3s", "evaluation_interval": "1s"}
 RATE_INTERVAL = "30s"
 
 
@@ -64,7 +64,7 @@ def filled_in(folder: Path, ports: list[int]) -> Path:
     """The project's configuration, on this machine's ports."""
     rules = folder / "rules" / RULES.name
     rules.parent.mkdir()
-    rules.write_text(re.sub(r"^( +for:) \d+m$", r"\1 5s", RULES.read_text(), flags=re.MULTILINE))
+    rules.write_text(re.sub(r"^( +for:) \d+m$", r"\1 15s", RULES.read_text(), flags=re.MULTILINE))
     configuration = yaml.safe_load(CONFIGURATION.read_text())
     configuration["global"] |= PACE
     service = configuration["scrape_configs"][0]
