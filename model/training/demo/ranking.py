@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from model.attention import make_kernel
-from model.compilation import RunLayer, run_layer
+from model.compilation import RunLayer
 from model.config import MAX_WINDOW_SIZE
 from model.dataflow import PackedSequences, PreparedPage, PreparedRequest, VisualTokens, no_observation
 from model.network import Network
@@ -131,12 +131,6 @@ class Ranker(nn.Module):
             match_gap=(held[truth.is_match].mean() - held[~truth.is_match].mean()).item(),
             letters=_share(letters.argmax(-1) == truth.letters),
         )
-
-    @torch.no_grad()
-    def rank(self, lists: Sequence[PageList], shape: ListShape, features_of: FeaturesOf) -> torch.Tensor:
-        """Letter logits (lists, pages)."""
-        packed, _, _ = self._pack(lists, shape, features_of)
-        return self._letter_logits(packed, run_layer)[:, : shape.pages]
 
     def _letter_logits(self, packed: PackedSequences, run: RunLayer) -> torch.Tensor:
         hidden = self.network.model.language_model(packed, self._kernel, run)

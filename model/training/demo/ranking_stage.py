@@ -1,4 +1,4 @@
-"""Runs the later stages on lists dealt from a pool: first with features computed once, then with the tower learning too."""
+"""Runs the second stage: lists are dealt from a pool of pages whose features are computed once."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -11,7 +11,7 @@ from model.reranker import Reranker
 from model.training.demo.optimiser import Optimiser
 from model.training.demo.page_lists import ListShape, deal_list
 from model.training.demo.page_pool import PagePool
-from model.training.demo.ranking import FeaturesOf, Ranker, RankingReport, align_lengths
+from model.training.demo.ranking import Ranker, RankingReport, align_lengths
 from model.training.demo.recipe import Course, Lessons
 from model.training.demo.stage import Stage
 
@@ -23,7 +23,7 @@ _PROMPT_TOKENS = 200  # about
 
 
 class ReadPages:
-    """A pool's pages, encoded when asked for: gradients reach the tower."""
+    """A pool's pages, encoded when asked for."""
 
     def __init__(self, reranker: Reranker, pool: PagePool) -> None:
         self._reranker = reranker
@@ -59,53 +59,39 @@ class RememberedPages:
 
 
 def learn_to_rank(reranker: Reranker, pool: PagePool, lessons: Lessons, *, seed: int, state_file: Path) -> None:
-    """Train the decoder in place, on features of the tower and embeddings of the words as they are: pages of a pool are few."""
+    """Train the decoder in place; a run that stands in `state_file` is continued.
+
+    The tower and the embeddings of the words stay as they are: the pages of a pool are few, and would be learned by heart.
+    """
     read = ReadPages(reranker, pool)
     with torch.no_grad():
         align_lengths(reranker.network, read(range(min(_PAGES_AT_ONCE, len(pool)))).main)
     reranker.network.model.visual.requires_grad_(False)
     reranker.network.model.language_model.embed_tokens.requires_grad_(False)
-    remembered = RememberedPages(read, len(pool))
-    _learn("learning to rank", reranker, pool, lessons, remembered, seed=seed, state_file=state_file)
-
-
-def learn_together(reranker: Reranker, pool: PagePool, lessons: Lessons, *, seed: int, state_file: Path) -> None:
-    """Train tower and decoder in place."""
-    reranker.network.requires_grad_(True)
-    read = ReadPages(reranker, pool)
-    _learn("learning together", reranker, pool, lessons, read, seed=seed, state_file=state_file)
-
-
-def _learn(
-    name: str,
-    reranker: Reranker,
-    pool: PagePool,
-    lessons: Lessons,
-    features_of: FeaturesOf,
-    *,
-    seed: int,
-    state_file: Path,
-) -> None:
     torch.manual_seed(seed)  # the heads start alike, whatever ran before
-    ranker = Ranker(reranker, ReadPages(reranker, pool).page(0)).to(reranker.compute.device)
+    ranker = Ranker(reranker, read.page(0)).to(read.device)
     stage = Stage(
-        name=name,
+        name="learning to rank",
         module=ranker,
-        device=reranker.compute.device,
+        device=read.device,
         optimiser=Optimiser([ranker], lessons.rates, steps=lessons.steps),
         steps=lessons.steps,
         seed=seed,
         state_file=state_file,
     )
+    left = range(stage.steps_done(), stage.steps)
+    if not left:
+        return
+    remembered = RememberedPages(read, len(pool))
 
     def rank(step: int, chance: np.random.Generator) -> RankingReport:
         course = lessons.course(step)
         shape = random_shape(course, chance)
         lists = [deal_list(shape, pool, chance) for _ in range(_lists_in(shape, lessons, ranker.page_tokens))]
-        report: RankingReport = ranker(lists, shape, features_of, pool, course.help_share)
+        report: RankingReport = ranker(lists, shape, remembered, pool, course.help_share)
         return report
 
-    stage.run(range(stage.steps_done(), stage.steps), rank)
+    stage.run(left, rank)
 
 
 def random_shape(course: Course, chance: np.random.Generator) -> ListShape:

@@ -57,7 +57,7 @@ class Course:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Lessons:
-    """A stage of ranking, course by course."""
+    """The stage of ranking, course by course."""
 
     pages: int  # in the pool
     tokens: int  # a step, of all its lists, about
@@ -90,8 +90,7 @@ class Recipe:
     seed: int
     world: World
     reading: tuple[Reading, ...]
-    ranking: Lessons  # of the decoder, on pages that are read already
-    joint: Lessons  # of tower and decoder together
+    ranking: Lessons
 
     def page_seeds(self, pool: int, count: int) -> range:
         """Of the pages of a pool: no other pool has them, nor another seed's."""
@@ -114,7 +113,6 @@ def read_recipe(name: str) -> Recipe:
         world=_section(content, "world", World, name),
         reading=tuple(_section({"reading": course}, "reading", Reading, name) for course in content.get("reading", [])),
         ranking=_lessons(content, "ranking", name),
-        joint=_lessons(content, "joint", name),
     )
 
 

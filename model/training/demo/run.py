@@ -1,7 +1,7 @@
 """`ziprerank train demo`: from nothing to a small checkpoint that ranks pages by the words printed on them.
 
-Three stages, each of which goes on where it was broken off: the tower learns to read, the decoder to find the query's words on
-pages that are read, then both learn together. Knows no command line but its own.
+Two stages, each of which goes on where it was broken off: the tower learns to read, then the decoder to find the query's words
+on pages that are read. Knows no command line but its own.
 """
 
 import argparse
@@ -21,14 +21,14 @@ from model.fonts import installed_fonts
 from model.network import Network
 from model.reranker import Reranker
 from model.training.demo.blank_checkpoint import make_network, write_blank_checkpoint
-from model.training.demo.page_pool import PagePool, draw_pool
+from model.training.demo.page_pool import draw_pool
 from model.training.demo.pages import Style
-from model.training.demo.ranking_stage import learn_to_rank, learn_together
+from model.training.demo.ranking_stage import learn_to_rank
 from model.training.demo.reading_stage import learn_to_read
 from model.training.demo.recipe import BUNDLED, Recipe, World, read_recipe
 from model.training.errors import RunFileError
 
-RANKING_POOL, JOINT_POOL = 50, 51  # numbers that no phase of reading has
+RANKING_POOL = 50  # a number that no phase of reading has
 
 _M_TRIM_THRESHOLD, _M_TOP_PAD, _M_MMAP_MAX = -1, -2, -4  # of mallopt(3)
 
@@ -78,7 +78,7 @@ def _log_to(path: Path) -> None:
 
 
 def train(recipe: Recipe, work: Path, device: str = "cpu") -> Path:
-    """All stages; the finished checkpoint's folder. Stages that are done are not done again."""
+    """Both stages; the finished checkpoint's folder. Stages that are done are not done again."""
     checkpoint = work / "checkpoint"
     write_blank_checkpoint(checkpoint, fewest_pixels=recipe.world.fewest_pixels, most_pixels=recipe.world.most_pixels)
     config = read_model_config(checkpoint)
@@ -90,26 +90,15 @@ def train(recipe: Recipe, work: Path, device: str = "cpu") -> Path:
     reranker = reranker_of(checkpoint, network, compute)
     learn_to_rank(
         reranker,
-        _pool(recipe, RANKING_POOL, recipe.ranking.pages, style, reranker),
+        draw_pool(recipe.page_seeds(RANKING_POOL, recipe.ranking.pages), style, reranker.model_config.image),
         recipe.ranking,
         seed=recipe.seed,
         state_file=work / "ranking.pt",
-    )
-    learn_together(
-        reranker,
-        _pool(recipe, JOINT_POOL, recipe.joint.pages, style, reranker),
-        recipe.joint,
-        seed=recipe.seed,
-        state_file=work / "joint.pt",
     )
     weights = {name: tensor.bfloat16().cpu().contiguous() for name, tensor in network.state_dict().items()}
     save_file(weights, checkpoint / "model.safetensors", metadata={"format": "pt"})
     logger.info("the checkpoint is in %s", checkpoint)
     return checkpoint
-
-
-def _pool(recipe: Recipe, number: int, count: int, style: Style, reranker: Reranker) -> PagePool:
-    return draw_pool(recipe.page_seeds(number, count), style, reranker.model_config.image)
 
 
 def reranker_of(checkpoint: Path, network: Network, compute: Compute) -> Reranker:

@@ -1,5 +1,5 @@
 import shutil
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -49,7 +49,6 @@ def tiny_recipe() -> Recipe:
             Reading(most_pixels=196_608, steps=4, **READING),
         ),
         ranking=LESSONS,
-        joint=replace(LESSONS, courses=LESSONS.courses[:1]),
     )
 
 
@@ -69,7 +68,7 @@ def test_all_stages_run_and_the_folder_can_be_ranked_with(trained: Path):
 def test_a_run_that_was_broken_off_ends_where_an_unbroken_one_does(trained: Path, tmp_path: Path):
     broken = tmp_path / "broken"
     shutil.copytree(trained, broken)
-    (broken / "joint.pt").unlink()
+    (broken / "ranking.pt").unlink()
     (broken / "checkpoint" / "model.safetensors").unlink()
     train(tiny_recipe(), broken)
     ours, theirs = (load_file(work / "checkpoint" / "model.safetensors") for work in (broken, trained))
