@@ -6,9 +6,16 @@ INSTALLED := $(VENV)/.installed
 DEPLOY_TOOLS := $(VENV)/.deploy-tools
 COLD_LOAD ?= --pages 4 --requests 40 --long-requests 100
 WARM_LOAD ?= --pages 4 --corpus-pages 40
+VARIANT ?= cuda
+VERSION = $(shell sed -n 's/^version = "\(.*\)"/\1/p' pyproject.toml)
+TOOLS := build/image-tools
+# Where a CPU wheel of torch is: an index, or a folder.
+CPU_TORCH ?= --index https://download.pytorch.org/whl/cpu --index-strategy unsafe-best-match
+LOCK = $(TOOLS)/bin/uv pip compile pyproject.toml --extra s3 --constraints constraints.txt --generate-hashes --no-header \
+	--no-annotate --no-emit-index-url --python-version 3.11 --python-platform x86_64-manylinux_2_28
 NO_CACHES := --feature-cache-gpu-bytes 0 --feature-cache-host-bytes 0 --page-cache-bytes 0
 
-.PHONY: install format check check-deploy test test-gpu bench bench-smoke demo clean help
+.PHONY: install format check check-deploy test test-gpu bench bench-smoke demo image image-check lock sbom clean help
 
 help: ## show this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -63,6 +70,24 @@ bench-smoke: $(INSTALLED) ## a short form of every benchmark: do they run, and d
 	$(BIN)/python -m benchmarks.stage_latency --smoke
 	$(BIN)/python -m benchmarks.http_load --smoke
 	$(BIN)/python -m benchmarks.ranking_agreement --smoke
+
+image: ## build the image with Docker; VARIANT=cpu for the small one
+	docker build --build-arg VARIANT=$(VARIANT) --tag ziprerank:$(VERSION)-$(if $(filter cuda,$(VARIANT)),cu130,$(VARIANT)) .
+
+image-check: ## build the CPU image without Docker and run it; Debian, root, about 8 GB of disk (docker/README.md)
+	$(PYTHON) docker/image_check.py
+
+lock: $(TOOLS)/.installed ## resolve docker/requirements-*.lock anew, at the versions of constraints.txt
+	$(LOCK) --output-file docker/requirements-cuda.lock
+	$(LOCK) --output-file docker/requirements-cpu.lock $(CPU_TORCH)
+
+sbom: $(INSTALLED) $(TOOLS)/.installed ## build/sbom: what is in each image, as CycloneDX
+	$(TOOLS)/bin/python docker/sbom.py "$$($(BIN)/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')" build/sbom
+
+$(TOOLS)/.installed: docker/tools.txt
+	$(PYTHON) -m venv $(TOOLS)
+	$(TOOLS)/bin/python -m pip install --quiet --requirement docker/tools.txt
+	@touch $@
 
 clean: ## remove the environment and caches
 	rm -rf $(VENV) build *.egg-info .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis
