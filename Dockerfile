@@ -1,4 +1,4 @@
-# The service as an image: `make image` (for NVIDIA cards) or `make image VARIANT=cpu` (for trials, on the demo checkpoint).
+# The service as an image: `make image` (for NVIDIA cards), or VARIANT=cpu (for trials, on the demo checkpoint) or ray (deploy/ray).
 # No weights inside; they are mounted at /models. How to run, rebuild and check it: docker/README.md.
 # Kept to what buildah 1.28 reads (no heredocs, no COPY --link), because `make image-check` builds this file with it.
 ARG BASE=python:3.11.16-slim-bookworm@sha256:a36c24f9cbdf4fd0f52d67f0823eeac19c2028c637cecc392d97f980d4fec56b
@@ -51,6 +51,13 @@ RUN apt-get update \
     && apt-get install --yes --no-install-recommends gcc=4:12.2.0-* libc6-dev=2.36-* \
     && rm -rf /var/lib/apt/lists/* /var/cache/apt/* /var/log/apt /var/log/dpkg.log
 ENV NVIDIA_VISIBLE_DEVICES=all NVIDIA_DRIVER_CAPABILITIES=compute,utility
+
+# KubeRay asks with wget whether its processes live, and starts them from login shells, whose PATH is Debian's.
+FROM runtime-cuda AS runtime-ray
+RUN apt-get update \
+    && apt-get install --yes --no-install-recommends wget=1.21.3-* \
+    && rm -rf /var/lib/apt/lists/* /var/cache/apt/* /var/log/apt /var/log/dpkg.log \
+    && echo "PATH=/opt/venv/bin:\$PATH" > /etc/profile.d/ziprerank.sh
 
 FROM runtime AS runtime-cpu
 ENV ZIPRERANK_MODEL=demo ZIPRERANK_DEVICE=cpu

@@ -9,13 +9,15 @@ WARM_LOAD ?= --pages 4 --corpus-pages 40
 VARIANT ?= cuda
 VERSION = $(shell sed -n 's/^version = "\(.*\)"/\1/p' pyproject.toml)
 TOOLS := build/image-tools
+# Ray brings another event loop for uvicorn (uvloop), which the other tests should not meet.
+RAY_VENV := build/ray
 # Where a CPU wheel of torch is: an index, or a folder.
 CPU_TORCH ?= --index https://download.pytorch.org/whl/cpu --index-strategy unsafe-best-match
 LOCK = $(TOOLS)/bin/uv pip compile pyproject.toml --extra s3 --constraints constraints.txt --generate-hashes --no-header \
 	--no-annotate --no-emit-index-url --python-version 3.11 --python-platform x86_64-manylinux_2_28
 NO_CACHES := --feature-cache-gpu-bytes 0 --feature-cache-host-bytes 0 --page-cache-bytes 0
 
-.PHONY: install format check check-deploy test test-gpu bench bench-smoke demo image image-check lock sbom clean help
+.PHONY: install format check check-deploy test test-ray test-gpu bench bench-smoke demo image image-check lock sbom clean help
 
 help: ## show this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -33,6 +35,14 @@ demo: $(INSTALLED) ## start the service, rank a bundled PDF over HTTP, stop it
 
 test: $(INSTALLED) ## all tests that need no GPU
 	$(BIN)/python -m pytest
+
+test-ray: $(RAY_VENV)/.installed ## deploy/ray on a Ray cluster of this machine; in an environment of its own
+	$(RAY_VENV)/bin/python -m pytest tests/end_to_end/test_ray_serve.py tests/deploy/test_ray_files.py
+
+$(RAY_VENV)/.installed: pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(RAY_VENV)
+	$(RAY_VENV)/bin/python -m pip install --quiet --constraint constraints.txt --editable '.[dev,ray]'
+	@touch $@
 
 test-gpu: $(INSTALLED) ## the tests that need a CUDA device; fails without one
 	REQUIRE_GPU=1 $(BIN)/python -m pytest -m gpu
@@ -71,7 +81,7 @@ bench-smoke: $(INSTALLED) ## a short form of every benchmark: do they run, and d
 	$(BIN)/python -m benchmarks.http_load --smoke
 	$(BIN)/python -m benchmarks.ranking_agreement --smoke
 
-image: ## build the image with Docker; VARIANT=cpu for the small one
+image: ## build the image with Docker; VARIANT=cpu for the small one, VARIANT=ray for deploy/ray
 	docker build --build-arg VARIANT=$(VARIANT) --tag ziprerank:$(VERSION)-$(if $(filter cuda,$(VARIANT)),cu130,$(VARIANT)) .
 
 image-check: ## build the CPU image without Docker and run it; Debian, root, about 8 GB of disk (docker/README.md)
@@ -79,6 +89,7 @@ image-check: ## build the CPU image without Docker and run it; Debian, root, abo
 
 lock: $(TOOLS)/.installed ## resolve docker/requirements-*.lock anew, at the versions of constraints.txt
 	$(LOCK) --output-file docker/requirements-cuda.lock
+	$(LOCK) --output-file docker/requirements-ray.lock --extra ray
 	$(LOCK) --output-file docker/requirements-cpu.lock $(CPU_TORCH)
 
 sbom: $(INSTALLED) $(TOOLS)/.installed ## build/sbom: what is in each image, as CycloneDX

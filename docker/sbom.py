@@ -18,7 +18,7 @@ from cyclonedx.schema import SchemaVersion
 from cyclonedx.validation.json import JsonStrictValidator
 
 PROJECT = Path(__file__).parent.parent
-VARIANTS = ("cuda", "cpu")
+VARIANTS = ("cuda", "cpu", "ray")
 _LONGEST_LICENCE_NAME = 120  # some packages put the whole text where the name belongs
 
 Document = dict[str, Any]

@@ -87,6 +87,7 @@ def build_app(
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         _build_routes(app)
         loading = await _start(components, load, stop)
+        app.state.loading = loading
         yield
         await _close(components, loading)
 
@@ -98,6 +99,7 @@ def build_app(
         lifespan=lifespan,
         redoc_url=None,
     )
+    app.state.components = components  # for who runs the application other than by `server`
     app.include_router(build_router(components))
     _handle_errors(app, components.metrics)
     _describe_request(app)

@@ -15,7 +15,7 @@ import pytest
 
 PROJECT = Path(__file__).parents[2]
 DOCKER = PROJECT / "docker"
-VARIANTS = ("cuda", "cpu")
+EXTRAS = {"cuda": ["s3"], "cpu": ["s3"], "ray": ["s3", "ray"]}
 
 
 def locked(variant: str) -> dict[str, str]:
@@ -35,11 +35,12 @@ def constraints() -> dict[str, str]:
     return {plain(name): version for name, _, version in (line.partition("==") for line in lines if "==" in line)}
 
 
-@pytest.mark.parametrize("variant", VARIANTS)
+@pytest.mark.parametrize("variant", EXTRAS)
 def test_the_lock_has_every_dependency_at_the_tested_version(variant: str) -> None:
     pins, tested = locked(variant), constraints()
     project = tomllib.loads((PROJECT / "pyproject.toml").read_text())["project"]
-    wanted = [*project["dependencies"], *project["optional-dependencies"]["s3"]]
+    optional = project["optional-dependencies"]
+    wanted = [*project["dependencies"], *(line for extra in EXTRAS[variant] for line in optional[extra])]
     names = {plain(re.split(r"[<>=!~\[ ]", line, maxsplit=1)[0]) for line in wanted}
     assert names <= pins.keys()
     shared = pins.keys() & tested.keys()
