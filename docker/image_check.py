@@ -33,7 +33,7 @@ BASE, IMAGE, CUDA_RUNTIME = (
     "localhost/ziprerank:check-cpu",
     "localhost/ziprerank:check-cuda-runtime",
 )
-TOOLS = {"debootstrap": "debootstrap", "buildah": "buildah", "unshare": "util-linux", "setpriv": "util-linux"}
+TOOLS = {"debootstrap": "debootstrap", "buildah": "buildah", "unshare": "util-linux", "pivot_root": "util-linux"}
 RELEASE = "bookworm"
 USER_ID = 10001
 START_SECONDS, ANSWER_SECONDS, STOP_SECONDS = 300.0, 120.0, 60.0
@@ -292,7 +292,7 @@ def _in_tree(tree: Path, command: Sequence[str]) -> list[str]:
 
     Each step replaces the one before, so that the process that is started is the command itself.
     """
-    script = """
+    script = r"""
         set -e
         mount --bind "$1" "$1"
         mount -o remount,bind,ro "$1"
@@ -303,7 +303,8 @@ def _in_tree(tree: Path, command: Sequence[str]) -> list[str]:
         mount --rbind /proc "$1/proc"
         tree=$1
         shift
-        exec setpriv --no-new-privs --bounding-set=-all chroot --userspec=10001:0 --groups= "$tree" "$@"
+        exec chroot "$tree" setpriv --reuid=10001 --regid=0 --clear-groups --no-new-privs \
+            --inh-caps=-all --bounding-set=-all "$@"
     """
     return ["unshare", "--mount", "--propagation", "private", "sh", "-c", script, "sh", str(tree), *command]
 
