@@ -230,24 +230,12 @@ def check_nothing_stays(tree: Path, machine: Machine) -> None:
     """Raises: CheckError where the image holds a word of this machine's own settings."""
     words = [str(path) for path in machine.folders() if path.is_dir()] + machine.hosts()
     places = [str(tree / place) for place in ("opt", "root", "usr/local", "var/cache", "etc/pip.conf")]
-    for word in words:
-        found = subprocess.run(
-            [
-                "grep",
-                "--recursive",
-                "--files-with-matches",
-                "--fixed-strings",
-                "--binary-files=without-match",
-                word,
-                *places,
-            ],
-            check=False,
-            text=True,
-            capture_output=True,
-        ).stdout.split()
-        expect(
-            not found, f"nothing of this machine's settings is in the image{': ' if found else ''}{' '.join(found[:3])}"
-        )
+    options = ("--recursive", "--files-with-matches", "--fixed-strings", "--binary-files=without-match")
+    patterns = [f"--regexp={word}" for word in words]
+    if patterns:
+        command = ["grep", *options, *patterns, *places]
+        found = subprocess.run(command, check=False, text=True, capture_output=True).stdout.split()
+        expect(not found, f"nothing of this machine's package settings is in the image {' '.join(found[:3])}".rstrip())
     left = [
         path for path in (tree / "root/.cache", tree / "var/lib/apt/lists") if path.is_dir() and any(path.iterdir())
     ]

@@ -97,4 +97,4 @@ def replicas_for_wait(context: AutoscalingContext) -> tuple[int, dict[str, Any]]
     return max(1, for_wait, for_requests), {}
 
 
-application = Replica.bind()
+application = Replica.bind()  # type: ignore[attr-defined]  # of the deployment, which mypy sees as the class

@@ -81,6 +81,7 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
         "RAY_USAGE_STATS_ENABLED": "0",
         "RAY_SERVE_SESSION_ID_HEADER_KEY": "x-ziprerank-affinity",
         "RAY_SERVE_QUEUE_LENGTH_RESPONSE_DEADLINE_S": "5",
+        "RAY_SERVE_REPLICA_AUTOSCALING_METRIC_PUSH_INTERVAL_S": "1",
     }
     start = ["start", "--head", "--block", "--port=0", "--node-ip-address=127.0.0.1", f"--num-gpus={INVENTED_GPUS}"]
     options = ["--num-cpus=8", f"--dashboard-port={dashboard_port}", "--object-store-memory=200000000"]
@@ -157,7 +158,6 @@ def _scaling(cluster: Cluster, *, downscale_delay_s: float) -> dict[str, Any]:
         "upscale_delay_s": 1,
         "downscale_delay_s": downscale_delay_s,
         "look_back_period_s": 4,
-        "metrics_interval_s": 1,
     }
 
 
