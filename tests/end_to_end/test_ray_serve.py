@@ -80,7 +80,7 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
         "RAY_AUTH_MODE": "disabled",
         "RAY_USAGE_STATS_ENABLED": "0",
         "RAY_SERVE_SESSION_ID_HEADER_KEY": "x-ziprerank-affinity",
-        "RAY_SERVE_QUEUE_LENGTH_RESPONSE_DEADLINE_S": "5",
+        "RAY_SERVE_QUEUE_LENGTH_RESPONSE_DEADLINE_S": "5",  # patience with a busy machine
         "RAY_SERVE_REPLICA_AUTOSCALING_METRIC_PUSH_INTERVAL_S": "1",
     }
     start = ["start", "--head", "--block", "--port=0", "--node-ip-address=127.0.0.1", f"--num-gpus={INVENTED_GPUS}"]
@@ -93,7 +93,8 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
             httpx.Client(base_url=f"http://127.0.0.1:{dashboard_port}", timeout=60) as dashboard,
             httpx.Client(base_url=f"http://127.0.0.1:{service_port}", timeout=ANSWER_SECONDS) as service,
         ):
-            eventually(lambda: _answers(dashboard, "/api/version"), "Ray's dashboard answers")
+            eventually(lambda: "Ray runtime started" in log.read_text(), "Ray starts")
+            eventually(lambda: _answers(dashboard, "/api/version"), "its dashboard answers")
             yield Cluster(dashboard=dashboard, service=service, config=_config(service_port))
     finally:
         head.terminate()
