@@ -7,7 +7,7 @@ tokens of its words point, and that is what the compressor and the decoder look 
 read; the question for the word itself does not. The last question has one threshold for all words and tokens: without it
 the cosine of a token with its word was small (a median of 0.13 on pages), and its distance from chance smaller.
 
-Bands of a page are enough, words being local, and cost far less than whole pages. Knows nothing of queries and rankings.
+Bands of a page cost far less than whole pages, and words are local. Knows nothing of queries and rankings.
 """
 
 import math
@@ -194,26 +194,27 @@ def _share(is_right: torch.Tensor) -> float:
 
 
 class BandSampler:
-    """Random bands of random pages of a pool, of `band_rows` rows of visual tokens; None: whole pages."""
+    """Random bands of random pages of a pool."""
 
-    def __init__(self, pool: PagePool, config: ModelConfig, *, band_rows: int | None = None) -> None:
+    def __init__(self, pool: PagePool, config: ModelConfig) -> None:
         self._pool = pool
         self._config = config
         self._rows = pool.pixels.shape[1] // config.image.grid_unit
         self._columns = pool.pixels.shape[2] // config.image.grid_unit
-        self._band_rows = band_rows or self._rows
         page = PreparedPage(pixels=pool.pixels[0], rows=self._rows, columns=self._columns, content_hash=b"")
         self._page_layout = lay_out_patches([page], config.vision)
 
-    def sample(self, count: int, chance: np.random.Generator) -> Bands:
-        """`count` bands at one height, chosen by `chance`."""
+    def sample(self, token_count: int, band_rows: int, chance: np.random.Generator) -> Bands:
+        """Bands at one height of so many rows of visual tokens, at most whole pages, and about so many tokens in all."""
+        band_rows = min(band_rows, self._rows)
+        count = max(1, round(token_count / (band_rows * self._columns)))
         pages = chance.choice(len(self._pool), count, replace=False)
-        first = int(chance.integers(0, self._rows - self._band_rows + 1))
-        tokens = slice(first * self._columns, (first + self._band_rows) * self._columns)
+        first = int(chance.integers(0, self._rows - band_rows + 1))
+        tokens = slice(first * self._columns, (first + band_rows) * self._columns)
         merge = self._config.vision.merge_unit
         patches = slice(tokens.start * merge, tokens.stop * merge)
         unit = self._config.image.grid_unit
-        pixels = self._pool.pixels[pages, first * unit : (first + self._band_rows) * unit]
+        pixels = self._pool.pixels[pages, first * unit : (first + band_rows) * unit]
         return Bands(
             patches=torch.cat([self._patches(page) for page in pixels]),
             layout=self._layout(patches, count),

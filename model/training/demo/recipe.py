@@ -35,8 +35,8 @@ class Reading:
     pages: int  # drawn anew in each phase
     phases: int
     steps: int  # over all phases
-    bands: int  # a step
-    band_rows: int  # of visual tokens
+    tokens: int  # a step, about
+    band_rows: tuple[int, ...]  # of visual tokens: one of them a step, chosen by chance; at most the page's
     matrix_rate: float
     other_rate: float
 

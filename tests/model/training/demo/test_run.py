@@ -30,7 +30,7 @@ LESSONS = Lessons(
 )
 
 READING: dict[str, Any] = {
-    "pages": 6, "phases": 2, "bands": 2, "band_rows": 4, "matrix_rate": 0.01, "other_rate": 0.002,
+    "pages": 6, "phases": 2, "tokens": 100, "band_rows": (4, 20), "matrix_rate": 0.01, "other_rate": 0.002,
 }  # fmt: skip
 
 
