@@ -1,17 +1,27 @@
-"""How well the demo checkpoint ranks pages that no training has seen, drawn for this from seeds of their own.
+"""How well the demo checkpoint ranks pages that no training has seen: Recall@1, by pages in the list and keep ratio.
 
-Print of 28 points on A4, at least 100 words a page, queries of two to four words that stand together on one page of the list.
-Once in the layouts and fonts of the training, once in a layout and once in fonts that it has never seen.
+Made-up pages are drawn for this from seeds of their own: print of 28 points on A4, at least 100 words a page, queries of two
+to four words that stand together on one page of the list; once in the layouts and fonts of the training, once in a layout and
+once in fonts that it has never seen. Pages of PDFs are asked for words of their text layer, in the same way: once for words
+that the checkpoint knows, once for any words of three letters or more.
 
     python -m benchmarks.demo_quality                                # the bundled checkpoint
     python -m benchmarks.demo_quality --model demo-training/checkpoint --lists 200
+    python -m benchmarks.demo_quality --pdf service/demo/town-guide.pdf tests/data/club-calendar.pdf
 """
 
 import argparse
 import sys
+import time
+from collections.abc import Sequence
 from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+from tqdm import tqdm
 
 from benchmarks import results_file
+from benchmarks.pdf_questions import PdfPage, PdfQuestion, deal_questions, read_pages
 from model import Reranker, RerankerConfig
 from model.fonts import installed_fonts
 from model.training.demo.page_pool import draw_pool
@@ -19,8 +29,10 @@ from model.training.demo.pages import HELD_OUT_LAYOUT, Style
 from model.training.demo.quality import HELD_OUT_POOL, Quality, measure
 from model.training.demo.recipe import Recipe, read_recipe
 from model.training.demo.run import style_of
+from model.training.demo.vocabulary import words
 
 PAGES = (10, 20)
+PDF_PAGES = 10
 KEEP_RATIOS = (1.0, 0.5, 0.25)
 PRINT = 28.0
 FEWEST_WORDS = 100
@@ -30,7 +42,17 @@ _DRAWN = 200  # pages, of which those with too few words are left out
 
 def main() -> None:
     options = _parse_options()
+    started = time.perf_counter()
     reranker = Reranker.from_checkpoint(options.model, RerankerConfig(device=options.device))
+    seconds = round(time.perf_counter() - started, 2)
+    print(f"loaded in {seconds} s", file=sys.stderr)
+    measured = _on_pdfs(reranker, options) if options.pdf else _on_made_up_pages(reranker, options)
+    if options.keep:
+        name = "demo_quality_pdf" if options.pdf else "demo_quality"
+        results_file.write(name, {"model": reranker.name, "load_seconds": seconds, **measured})
+
+
+def _on_made_up_pages(reranker: Reranker, options: argparse.Namespace) -> dict[str, Any]:
     recipe = read_recipe(options.recipe)
     results = {}
     for world, style in _worlds(recipe).items():
@@ -43,8 +65,28 @@ def main() -> None:
         )
         results[world] = [asdict(row) for row in rows]
         print(f"\n{world} ({len(pool)} pages)\n\n{_table(rows)}\n")
-    if options.keep:
-        results_file.write("demo_quality", {"model": reranker.name, "print_points": PRINT, "worlds": results})
+    return {"print_points": PRINT, "worlds": results}
+
+
+def _on_pdfs(reranker: Reranker, options: argparse.Namespace) -> dict[str, Any]:
+    pages = read_pages(options.pdf)
+    results = {}
+    for kind, known in {"words that it knows": set(words()), "any words": None}.items():
+        questions = deal_questions(pages, count=options.lists, candidates=PDF_PAGES, seed=options.seed, known=known)
+        rows = [_on_questions(reranker, pages, questions, keep_ratio) for keep_ratio in KEEP_RATIOS]
+        results[kind] = [asdict(row) for row in rows]
+        print(f"\n{kind} ({len(pages)} pages)\n\n{_table(rows)}\n")
+    return {"pdfs": [path.name for path in options.pdf], "queries": results}
+
+
+def _on_questions(
+    reranker: Reranker, pages: Sequence[PdfPage], questions: Sequence[PdfQuestion], keep_ratio: float
+) -> Quality:
+    right = sum(
+        reranker.rank(each.query, [pages[place].pixels for place in each.pages], keep_ratio).order[0] == each.right
+        for each in tqdm(questions, leave=False)
+    )
+    return Quality(pages=PDF_PAGES, keep_ratio=keep_ratio, lists=len(questions), recall_at_1=right / len(questions))
 
 
 def _parse_options() -> argparse.Namespace:
@@ -53,6 +95,10 @@ def _parse_options() -> argparse.Namespace:
     parser.add_argument("--device", default="auto")
     parser.add_argument("--recipe", default="small", help="whose world it is (default: small)")
     parser.add_argument("--lists", type=int, default=100, help="of each number of pages (default: 100)")
+    parser.add_argument(
+        "--pdf", type=Path, nargs="+", help="real PDFs instead of made-up pages; all pages of all of them"
+    )
+    parser.add_argument("--seed", type=int, default=1, help="of the questions to PDFs (default: 1)")
     parser.add_argument("--keep", action="store_true", help="keep the result")
     return parser.parse_args()
 

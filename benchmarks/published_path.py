@@ -8,6 +8,7 @@ Arm R1 leaves out the last three.
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -180,23 +181,36 @@ class PublishedPath:
         return hidden
 
 
-def published_path(reranker: Reranker) -> PublishedPath:
-    """Arm R0 on the weights of `reranker`."""
-    return _path(reranker, choose_places=places_token_by_token, forward_arguments={}, logits_to_keep=0)
+def published_path(reranker: Reranker, tokenizer_folder: Path = BUNDLED["demo"]) -> PublishedPath:
+    """Arm R0 on the weights of `reranker`, with the tokenizer that it has."""
+    return _path(
+        reranker, tokenizer_folder, choose_places=places_token_by_token, forward_arguments={}, logits_to_keep=0
+    )
 
 
-def published_path_without_faults(reranker: Reranker) -> PublishedPath:
+def published_path_without_faults(reranker: Reranker, tokenizer_folder: Path = BUNDLED["demo"]) -> PublishedPath:
     """Arm R1: the library as its documentation would have one use it."""
-    return _path(reranker, choose_places=places_at_once, forward_arguments={"use_cache": False}, logits_to_keep=1)
+    return _path(
+        reranker,
+        tokenizer_folder,
+        choose_places=places_at_once,
+        forward_arguments={"use_cache": False},
+        logits_to_keep=1,
+    )
 
 
 def _path(
-    reranker: Reranker, *, choose_places: ChoosePlaces, forward_arguments: Mapping[str, Any], logits_to_keep: int
+    reranker: Reranker,
+    tokenizer_folder: Path,
+    *,
+    choose_places: ChoosePlaces,
+    forward_arguments: Mapping[str, Any],
+    logits_to_keep: int,
 ) -> PublishedPath:
     return PublishedPath(
         model=share_weights(reranker.network, reranker.model_config, reranker.compute),
         image_processor=_image_processor(reranker.model_config.image),
-        tokenizer=AutoTokenizer.from_pretrained(BUNDLED["demo"], local_files_only=True),
+        tokenizer=AutoTokenizer.from_pretrained(tokenizer_folder, local_files_only=True),
         letter_ids=reranker.prompts.letter_ids,
         choose_places=choose_places,
         forward_arguments=forward_arguments,

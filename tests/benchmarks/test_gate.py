@@ -46,7 +46,7 @@ def with_pages_swapped(arm: Arm) -> Callable[[Work, Observe], Answer]:
 
 
 def with_another_query(arm: Arm) -> Callable[[Work, Observe], Answer]:
-    return lambda work, observe: arm.score(replace(work, query="Revenue"), observe)
+    return lambda work, observe: arm.score(replace(work, query="costs"), observe)
 
 
 def with_other_tokens_named(arm: Arm) -> Callable[[Work, Observe], Answer]:

@@ -12,7 +12,7 @@ from benchmarks.published_path import (
 )
 from benchmarks.transformers_model import share_weights
 from model import Reranker
-from tests.conformance import CASES, TOLERANCE, Case
+from tests.conformance import CASES, CHECKPOINT, TOLERANCE, Case
 
 # The library's processor without torchvision resizes with Pillow, which differs from the kernel behind the expected numbers
 # by one level in 0.13 % of the values: that moves scores by up to 0.005, and may swap tokens at the cut.
@@ -22,7 +22,7 @@ MOST_TOKENS_SWAPPED = 2
 
 @pytest.fixture(scope="module")
 def reference(reranker: Reranker) -> PublishedPath:
-    return published_path(reranker)
+    return published_path(reranker, CHECKPOINT)
 
 
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
@@ -52,7 +52,7 @@ def test_without_its_faults_the_path_gives_the_same(
 ) -> None:
     case = next(case for case in CASES if case.name == "five_small-1")
     expected = reference.score(case.query, case.pages(), keep_ratio)
-    answer = published_path_without_faults(reranker).score(case.query, case.pages(), keep_ratio)
+    answer = published_path_without_faults(reranker, CHECKPOINT).score(case.query, case.pages(), keep_ratio)
     assert answer.logits == pytest.approx(expected.logits, abs=1e-5)
     assert torch.equal(answer.kept, expected.kept)
 

@@ -1,15 +1,20 @@
-"""Writes `town-guide.pdf` with a browser: `python tests/data/make_browser_pdfs.py [chromium]`. The text was written for this
-project. Its pages are what the demo model has never seen: sentences, set by a browser, in print of 28 points.
+"""Writes `town-guide.pdf` and `club-calendar.pdf` with a browser: `python tests/data/make_browser_pdfs.py [chromium]`.
+
+The text was written for this project. Such pages the demo model has never seen: sentences, set by a browser, in print of 28
+points.
 """
 
 import subprocess
 import sys
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 
-TARGET = Path(__file__).parent / "town-guide.pdf"
+FOLDER = Path(__file__).parent
+GUIDE = FOLDER.parents[1] / "service" / "demo" / "town-guide.pdf"
+CALENDAR = FOLDER / "club-calendar.pdf"
 
-PAGES = {
+GUIDE_PAGES = {
     "school": "The new school stands on the hill behind the church. Every teacher knows the name of each student, and the "
     "classes are small. In the morning the children read and write, after lunch they learn science and art. Parents are "
     "welcome on the last Friday of the month. The library is open until six and holds many books in english, french and "
@@ -60,29 +65,110 @@ PAGES = {
     "past would smile at how polite it is.",
 }
 
+MONTHS: dict[str, tuple[str, Sequence[str], Sequence[tuple[str, str]]]] = {
+    "January": (
+        "The year opens with cold mornings, so we walk late and keep it short.",
+        ("Call every member about the new rules", "Repair the old boat", "Buy paint for the wall"),
+        (("first week", "walk round the island"), ("third week", "talk on computer safety")),
+    ),
+    "February": (
+        "Bring a friend: this month is free for anybody who has never been here.",
+        ("Clean the kitchen before guests arrive", "Print the photo book", "Choose a movie"),
+        (("second week", "film about the moon"), ("last week", "dinner with live piano")),
+    ),
+    "March": (
+        "The bird group counts again. A small camera is enough, patience matters more.",
+        ("Open the garden gate", "Plant two trees", "Test the smoke alarm"),
+        (("first week", "birds by the river"), ("fourth week", "vote for the treasurer")),
+    ),
+    "April": (
+        "Rain is likely. Wear proper shoes, and do not cross the bridge when water covers it.",
+        ("Check every bike", "Order fresh bread for the race", "Thank the sponsor"),
+        (("second week", "bike race to the coast"), ("third week", "first aid course")),
+    ),
+    "May": (
+        "Our language evening returns with a Chinese teacher and plenty of tea.",
+        ("Learn ten phrases", "Invite the new neighbours", "Cook rice"),
+        (("first week", "tea and Chinese letters"), ("last week", "visit from Japan")),
+    ),
+    "June": (
+        "Long days. The tennis court is ours until nine, and the roof is open for star watching.",
+        ("Mow the grass", "Mend the net", "Borrow a telescope"),
+        (("second week", "tennis for beginners"), ("fourth week", "stars above the roof")),
+    ),
+    "July": (
+        "School is over, so the children run the shop and keep the profit for their summer camp.",
+        ("Count the money", "Sell cold drinks", "Pack the tents"),
+        (("first week", "summer camp begins"), ("third week", "letter to parents")),
+    ),
+    "August": (
+        "A quiet month. The office is closed, but the phone is answered and the dog is fed.",
+        ("Feed the dog", "Water the flowers", "Answer the phone"),
+        (("second week", "fishing at sunrise"), ("last week", "barbecue on the beach")),
+    ),
+    "September": (
+        "Harvest. The apples are weighed, washed and pressed, and each family takes six bottles home.",
+        ("Wash the bottles", "Borrow a truck", "Weigh the apples"),
+        (("first week", "apple harvest"), ("third week", "market stall downtown")),
+    ),
+    "October": (
+        "The engineer explains how the dam makes electric power, and why the valley needed it.",
+        ("Reserve seats on the bus", "Read the safety notes", "Take a warm hat"),
+        (("second week", "trip to the dam"), ("fourth week", "ghost stories by the fire")),
+    ),
+    "November": (
+        "We remember the soldiers of both wars. The choir sings, then there is soup for all.",
+        ("Polish the silver", "Lay flowers at the grave", "Practise the songs"),
+        (("first week", "evening of silence"), ("third week", "choir and soup")),
+    ),
+    "December": (
+        "The party needs music, gifts and a magic show. The king of the evening pays for nothing.",
+        ("Wrap the gifts", "Decorate the hall", "Hire the magic man"),
+        (("second week", "Christmas party"), ("last week", "dancing until midnight")),
+    ),
+}
+
 _STYLE = """
 @page { size: A4; margin: 45pt 50pt }
 body { font-size: 28pt; line-height: 1.25; margin: 0 }
+h1 { font-size: 36pt; margin: 0 0 12pt }
+p, ul { margin: 0 0 14pt }
+table { border-collapse: collapse; width: 100% }
+td { border: 1pt solid #666; padding: 4pt 8pt }
 div { break-after: page; height: 750pt; overflow: hidden }
 """
-_FONTS = ("serif", "sans-serif")
+_FONTS = ("serif", "sans-serif")  # the browser's standard ones, page by page in turn
 
 
-def make_html() -> str:
-    """One page a text, in the browser's two standard kinds of print by turns."""
-    pages = (f'<div style="font-family: {_FONTS[index % 2]}">{text}</div>' for index, text in enumerate(PAGES.values()))
-    return f'<!doctype html><meta charset="utf-8"><style>{_STYLE}</style>{"".join(pages)}'
+def write_guide(browser: str) -> None:
+    """Paragraphs only."""
+    _print_pdf(browser, [f"<p>{text}</p>" for text in GUIDE_PAGES.values()], GUIDE)
 
 
-def print_pdf(browser: str) -> None:
-    """Have the browser print it."""
+def write_calendar(browser: str) -> None:
+    """A heading, a sentence, a list and a table a page."""
+    _print_pdf(browser, [_month(name, *MONTHS[name]) for name in MONTHS], CALENDAR)
+
+
+def _month(name: str, text: str, tasks: Sequence[str], events: Sequence[tuple[str, str]]) -> str:
+    items = "".join(f"<li>{task}</li>" for task in tasks)
+    rows = "".join(f"<tr><td>{when}</td><td>{what}</td></tr>" for when, what in events)
+    return f"<h1>{name}</h1><p>{text}</p><ul>{items}</ul><table>{rows}</table>"
+
+
+def _print_pdf(browser: str, pages: Sequence[str], target: Path) -> None:
+    body = "".join(
+        f'<div style="font-family: {_FONTS[index % len(_FONTS)]}">{page}</div>' for index, page in enumerate(pages)
+    )
     with tempfile.TemporaryDirectory() as folder:
-        source = Path(folder, "guide.html")
-        source.write_text(make_html(), encoding="utf-8")
+        source = Path(folder, "pages.html")
+        source.write_text(f'<!doctype html><meta charset="utf-8"><style>{_STYLE}</style>{body}', encoding="utf-8")
         flags = ["--headless", "--no-sandbox", "--disable-gpu", "--no-pdf-header-footer", f"--user-data-dir={folder}/p"]
-        command = [browser, *flags, f"--print-to-pdf={TARGET}", source.as_uri()]
+        command = [browser, *flags, f"--print-to-pdf={target}", source.as_uri()]
         subprocess.run(command, check=True, capture_output=True)
 
 
 if __name__ == "__main__":
-    print_pdf(sys.argv[1] if len(sys.argv) > 1 else "chromium")
+    chosen = sys.argv[1] if len(sys.argv) > 1 else "chromium"
+    write_guide(chosen)
+    write_calendar(chosen)
