@@ -8,7 +8,8 @@ ARG VARIANT=cuda
 # The optional secret `pip_conf` is for networks with package mirrors of their own; nothing of it stays in the image.
 FROM ${BASE} AS build
 ARG VARIANT
-ARG CPU_TORCH_INDEX=https://download.pytorch.org/whl/cpu
+# For VARIANT=cpu: PyTorch's index of CPU wheels, whose address its installation page names; empty where pip_conf knows one.
+ARG CPU_TORCH_INDEX=
 ARG FLASH_ATTN_WHEEL=
 ENV PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_ROOT_USER_ACTION=ignore
 WORKDIR /build

@@ -11,9 +11,10 @@ VERSION = $(shell sed -n 's/^version = "\(.*\)"/\1/p' pyproject.toml)
 TOOLS := build/image-tools
 # Ray brings another event loop for uvicorn (uvloop), which the other tests should not meet.
 RAY_VENV := build/ray
-# Where a CPU wheel of torch is: an index, or a folder.
-CPU_TORCH ?= --index https://download.pytorch.org/whl/cpu --index-strategy unsafe-best-match
-LOCK = $(TOOLS)/bin/uv pip compile pyproject.toml --extra s3 --constraints constraints.txt --generate-hashes --no-header \
+# Where the CPU wheels of torch are: PyTorch's index of them (its installation page names it), or a folder.
+CPU_TORCH_INDEX ?=
+CPU_TORCH ?= $(if $(CPU_TORCH_INDEX),--index $(CPU_TORCH_INDEX) --index-strategy unsafe-best-match)
+LOCK = $(TOOLS)/bin/uv pip compile pyproject.toml --extra otel --extra s3 --constraints constraints.txt --generate-hashes --no-header \
 	--no-annotate --no-emit-index-url --python-version 3.11 --python-platform x86_64-manylinux_2_28
 NO_CACHES := --feature-cache-gpu-bytes 0 --feature-cache-host-bytes 0 --page-cache-bytes 0
 
@@ -82,8 +83,8 @@ bench-smoke: $(INSTALLED) ## a short form of every benchmark: do they run, and d
 	$(BIN)/python -m benchmarks.http_load --smoke
 	$(BIN)/python -m benchmarks.ranking_agreement --smoke
 
-image: ## build the image with Docker; VARIANT=cpu for the small one, VARIANT=ray for deploy/ray
-	docker build --build-arg VARIANT=$(VARIANT) --tag ziprerank:$(VERSION)-$(if $(filter cuda,$(VARIANT)),cu130,$(VARIANT)) .
+image: ## build the image with Docker; VARIANT=cpu (with CPU_TORCH_INDEX=…) for the small one, VARIANT=ray for deploy/ray
+	docker build --build-arg VARIANT=$(VARIANT) --build-arg CPU_TORCH_INDEX=$(CPU_TORCH_INDEX) --tag ziprerank:$(VERSION)-$(if $(filter cuda,$(VARIANT)),cu130,$(VARIANT)) .
 
 image-check: ## build the CPU image without Docker and run it; Debian, root, about 8 GB of disk (docker/README.md)
 	$(PYTHON) docker/image_check.py

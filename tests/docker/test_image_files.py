@@ -15,7 +15,7 @@ import pytest
 
 PROJECT = Path(__file__).parents[2]
 DOCKER = PROJECT / "docker"
-EXTRAS = {"cuda": ["s3"], "cpu": ["s3"], "ray": ["s3", "ray"]}
+EXTRAS = {"cuda": ["otel", "s3"], "cpu": ["otel", "s3"], "ray": ["otel", "s3", "ray"]}
 
 
 def locked(variant: str) -> dict[str, str]:
