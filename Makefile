@@ -38,8 +38,7 @@ test: $(INSTALLED) ## all tests that need no GPU
 	$(BIN)/python -m pytest
 
 test-ray: $(RAY_VENV)/.installed ## deploy/ray on a Ray cluster of this machine; in an environment of its own
-	$(RAY_VENV)/bin/python -m pytest tests/service/test_ray_replica.py tests/deploy/test_ray_files.py \
-		tests/end_to_end/test_ray_serve.py
+	$(RAY_VENV)/bin/python -m pytest tests/service/test_ray_replica.py tests/end_to_end/test_ray_serve.py
 
 $(RAY_VENV)/.installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(RAY_VENV)
