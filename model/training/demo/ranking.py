@@ -24,15 +24,13 @@ from model.sequence_packer import pack_sequences, plan_packing
 from model.training.demo.guidance import Watcher, attention_loss, sequence_starts, to_matches, to_places, to_words
 from model.training.demo.page_lists import ListShape, PageList
 from model.training.demo.page_pool import PagePool
+from model.training.demo.reading_labels import CLEAR_SHARE
 from model.training.demo.vocabulary import words
 from model.training.ranking_pass import in_one_dtype
 
 MOST_QUERY_WORDS = 4
 _MATCH_LAYER, _COUNT_LAYER = 1, 2
 _HEAVIEST_MATCH = 20.0
-
-_LEAST_SHARE = 0.3
-"""Of a visual token's print, for a word to be looked for in it. Nearly every word fills as much of one token at least."""
 
 
 FeaturesOf = Callable[[Sequence[int]], VisualTokens]
@@ -203,7 +201,7 @@ def _query_words(lists: Sequence[PageList], pool: PagePool) -> tuple[np.ndarray,
     under = np.stack([pool.labels.token_words[each] for each in pages]).astype(np.int64)
     shares = np.stack([pool.labels.token_shares[each] for each in pages])
     is_asked_for = np.stack([np.isin(each, query.query) for each, query in zip(under, lists, strict=True)])
-    return np.where(is_asked_for & (shares >= _LEAST_SHARE), under, -1), is_asked_for
+    return np.where(is_asked_for & (shares >= CLEAR_SHARE), under, -1), is_asked_for
 
 
 def _word_counts(lists: Sequence[PageList], pool: PagePool) -> np.ndarray:

@@ -27,7 +27,14 @@ from model.image_processor import to_patches
 from model.network import Network
 from model.training.demo.blank_checkpoint import EARLY_BLOCK
 from model.training.demo.page_pool import PagePool
-from model.training.demo.reading_labels import NO_WORD, SPELLED_LETTERS, SPELLING_CLASSES, STRANGE_WORD, ReadingLabels
+from model.training.demo.reading_labels import (
+    CLEAR_SHARE,
+    NO_WORD,
+    SPELLED_LETTERS,
+    SPELLING_CLASSES,
+    STRANGE_WORD,
+    ReadingLabels,
+)
 from model.training.demo.vocabulary import words
 from model.vision_encoder import PatchLayout, lay_out_patches
 
@@ -36,7 +43,6 @@ _ANSWERED_BLANKS = 200
 _ANSWERED_TOKENS = 500
 _ANSWERED_BLANK_TOKENS = 150
 _SHARPEST = 60.0
-_LEAST_SHARE = 0.3  # of a token's print, for a word to lie there; a word with less may or may not be told
 _STEEPNESS, _THRESHOLD = 20.0, 0.3  # of the cosine, for a word to be told
 
 
@@ -155,7 +161,7 @@ class Reader(nn.Module):
             F.normalize(tokens[asked].float(), dim=-1) @ F.normalize(self.embeddings.weight[: len(words())], dim=-1).T
         )
         logits = _STEEPNESS * (cosines.float() - _THRESHOLD)
-        is_there, is_clear = shares >= _LEAST_SHARE, (shares >= _LEAST_SHARE) | (shares == 0)
+        is_there, is_clear = shares >= CLEAR_SHARE, (shares >= CLEAR_SHARE) | (shares == 0)
         losses = F.binary_cross_entropy_with_logits(logits, is_there.float(), reduction="none")
         false_alarms = ((logits > 0) & (shares == 0)).sum(-1).float().mean().item()
         return (losses * is_clear).sum(-1).mean(), _share(logits[is_there] > 0), false_alarms

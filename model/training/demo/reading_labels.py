@@ -19,6 +19,8 @@ SPELLED_LETTERS = 10
 SPELLING_CLASSES = 28
 NO_WORD, STRANGE_WORD = -1, -2
 WORDS_IN_TOKEN = 4
+CLEAR_SHARE = 0.3
+"""Of a visual token's print, for a word to be told there: with less it may be or not. Nearly every word has it somewhere."""
 
 _PATCH, _MERGE = 16, 2
 _LEAST_PATCH_SHARE = 0.12  # of a patch's area that a word must cover to be its word
