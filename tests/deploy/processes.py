@@ -1,10 +1,13 @@
 """Real processes on free ports: replicas of the service on the demo checkpoint, and the tools beside them."""
 
 import base64
+import itertools
 import socket
 import subprocess
+import threading
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -32,6 +35,27 @@ def replica(port: int, store: Path, *flags: str) -> Iterator["subprocess.Popen[s
     with process(*settings, "--port", str(port), *flags, **few_threads) as running:
         listening_url(running)
         yield running
+
+
+@contextmanager
+def repeating(*actions: Callable[[int], object]) -> Iterator[None]:
+    """Each action in a thread of its own, called with 0, 1, 2, … until the block ends; a failure comes out of the block."""
+    enough = threading.Event()
+
+    def repeat(action: Callable[[int], object]) -> None:
+        for number in itertools.count():
+            if enough.is_set():
+                return
+            action(number)
+
+    with ThreadPoolExecutor(len(actions)) as threads:
+        running = [threads.submit(repeat, action) for action in actions]
+        try:
+            yield
+        finally:
+            enough.set()
+    for each in running:
+        each.result()
 
 
 def eventually(is_true: Callable[[], bool]) -> None:

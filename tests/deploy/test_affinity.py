@@ -1,18 +1,18 @@
 """Requests about one document meet one replica, through a real HAProxy, also when a replica dies and comes back."""
 
-import threading
 import time
 from collections import Counter
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 import httpx
 
 from tests.deploy.fleet import MAX_REQUESTS, REPLICAS, SERVED_BY, Fleet
-from tests.deploy.processes import PATIENCE_SECONDS, eventually
+from tests.deploy.processes import PATIENCE_SECONDS, eventually, repeating
 
 KEYS = [f"document-{number}" for number in range(12)]
-LOAD_THREADS = 3
+LOAD_CLIENTS = 3
 
 
 def server_of(fleet: Fleet, key: str) -> str:
@@ -69,15 +69,16 @@ def test_a_killed_replica_loses_only_its_own_keys_and_gets_them_back(fleet: Flee
     homes = homes_of(fleet)
     killed = homes[KEYS[0]]
     number = int(killed.removeprefix("replica-"))
-    with Load(fleet) as load:
-        eventually(lambda: len(load.answers) > 3 * LOAD_THREADS)
+    load = Load(fleet)
+    with repeating(*(load.client(first) for first in range(LOAD_CLIENTS))):
+        eventually(lambda: len(load.answers) > 3 * LOAD_CLIENTS)
         fleet.kill(number)
         eventually(lambda: fleet.status(killed).startswith("DOWN"))
         seen_down = time.monotonic()
         eventually(lambda: sum(answer.began > seen_down for answer in load.answers) > len(KEYS))
     failed = [answer for answer in load.answers if answer.status != 200]
-    assert len(failed) <= LOAD_THREADS, (
-        "a thread has one request in flight: more were not in the killed process's hands"
+    assert len(failed) <= LOAD_CLIENTS, (
+        "a client has one request in flight: more were not in the killed process's hands"
     )
     assert {answer.status for answer in failed} <= {502}
     assert all(answer.began < seen_down for answer in failed)
@@ -100,28 +101,18 @@ class Answer:
 
 
 class Load:
-    """Clients that ask about one document after the other until the block ends."""
+    """What clients are answered that ask about one document after the other."""
 
     def __init__(self, fleet: Fleet) -> None:
         self.answers: list[Answer] = []
         self._fleet = fleet
-        self._enough = threading.Event()
-        self._threads = [threading.Thread(target=self._ask, args=(first,)) for first in range(LOAD_THREADS)]
 
-    def __enter__(self) -> "Load":
-        for thread in self._threads:
-            thread.start()
-        return self
+    def client(self, first: int) -> Callable[[int], None]:
+        """One that begins with that document."""
 
-    def __exit__(self, *_: object) -> None:
-        self._enough.set()
-        for thread in self._threads:
-            thread.join()
-
-    def _ask(self, first: int) -> None:
-        number = first
-        while not self._enough.is_set():
+        def ask(number: int) -> None:
+            place = (first + number * (LOAD_CLIENTS + 1)) % len(KEYS)
             began = time.monotonic()
-            status = self._fleet.ask(KEYS[number % len(KEYS)], page=number % len(KEYS)).status_code
-            self.answers.append(Answer(began, status))
-            number += LOAD_THREADS + 1
+            self.answers.append(Answer(began, self._fleet.ask(KEYS[place], page=place).status_code))
+
+        return ask

@@ -5,10 +5,10 @@ Prometheus reads the project's own configuration and rules. Filled in: addresses
 
 import re
 import socket
-import threading
 from collections.abc import Callable, Iterator
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import httpx
@@ -17,7 +17,15 @@ import yaml
 
 from tests.deploy.expressions import RULES, dashboard_queries, recordings, series_in
 from tests.deploy.fleet import MAX_REQUESTS, REPLICAS, Fleet
-from tests.deploy.processes import PATIENCE_SECONDS, answers, eventually, free_port, request_of_one_page, tool_process
+from tests.deploy.processes import (
+    PATIENCE_SECONDS,
+    answers,
+    eventually,
+    free_port,
+    repeating,
+    request_of_one_page,
+    tool_process,
+)
 from tests.deploy.tools import DEPLOY
 from tests.documents import make_endless_pdf, make_pdf, make_tiff
 
@@ -77,30 +85,14 @@ def filled_in(folder: Path, ports: list[int]) -> Path:
     return written
 
 
-class Clients:
-    """Threads that send until the block ends: work for every panel, or too much for one replica."""
-
-    def __init__(self, *senders: Callable[[httpx.Client, int], object], port: int) -> None:
-        self._enough = threading.Event()
-        self._url = f"http://127.0.0.1:{port}"
-        self._threads = [threading.Thread(target=self._send, args=(send,)) for send in senders]
-
-    def __enter__(self) -> "Clients":
-        for thread in self._threads:
-            thread.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._enough.set()
-        for thread in self._threads:
-            thread.join()
-
-    def _send(self, send: Callable[[httpx.Client, int], object]) -> None:
-        with httpx.Client(base_url=self._url, timeout=PATIENCE_SECONDS) as client:
-            number = 0
-            while not self._enough.is_set():
-                send(client, number)
-                number += 1
+@contextmanager
+def clients(*senders: Callable[[httpx.Client, int], object], port: int) -> Iterator[None]:
+    """Send until the block ends: work for every panel, or too much for one replica."""
+    with (
+        httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=PATIENCE_SECONDS) as client,
+        repeating(*(partial(send, client) for send in senders)),
+    ):
+        yield
 
 
 def send_an_image(client: httpx.Client, number: int) -> None:
@@ -137,13 +129,13 @@ def test_recordings_panels_and_alerts_live(fleet: Fleet, prometheus: Prometheus)
     """One test, because each part needs the load and the time of the part before."""
     calm, crowded, lost = fleet.ports
     eventually(lambda: prometheus.values('sum(up{job="ziprerank"})') == [REPLICAS])
-    with Clients(send_an_image, send_a_document, port=calm):
+    with clients(send_an_image, send_a_document, port=calm):
         with httpx.Client(base_url=f"http://127.0.0.1:{calm}", timeout=PATIENCE_SECONDS) as client:
             register_a_document(client)
             send_an_odd_document(client)
         assert not {"ZipRerankRefusing", "ZipRerankReplicaUnreachable"} & prometheus.firing()
 
-        with Clients(*[send_an_image] * (MAX_REQUESTS + 4), port=crowded):
+        with clients(*[send_an_image] * (MAX_REQUESTS + 4), port=crowded):
             eventually(lambda: hangs_up_and_is_counted(prometheus, calm))
             eventually(lambda: "ZipRerankRefusing" in prometheus.firing())
             assert missing_values(prometheus, [(name, name) for name in recordings()]) == []
