@@ -5,8 +5,8 @@
     last layer     from the prompt's end to the end of the right page
 
 Whoever has nothing to look at shall look at its prompt's first token. Cross-entropy of the heads' attention, over all tokens
-that they can see: of the first query head on each key head, so that all keys are of use. Without guidance the decoder was
-still at chance after the 200 steps that were tried. Knows nothing of letters.
+that they can see: of all heads in the last layer, elsewhere of the first query head on each key head, so that all keys are of
+use. Without guidance the decoder was still at chance after the 200 steps that were tried. Knows nothing of letters.
 """
 
 from dataclasses import dataclass
@@ -57,6 +57,7 @@ class Lookout:
 
     slots: torch.Tensor  # int64 (M,)
     is_target: torch.Tensor  # bool (M, S)
+    all_heads: bool = False
 
 
 def to_words(
@@ -83,17 +84,27 @@ def to_matches(ends: torch.Tensor, slots: torch.Tensor, is_match: torch.Tensor, 
 
 
 def to_places(slots: torch.Tensor, places: torch.Tensor, token_count: int) -> Lookout:
-    """One place for each of the slots, both int64 (M,)."""
+    """One place for each of the slots, both int64 (M,), for all heads."""
     is_target = torch.zeros(len(slots), token_count, dtype=torch.bool, device=slots.device)
     is_target.scatter_(1, places[:, None], True)
-    return Lookout(slots=slots, is_target=is_target)
+    return Lookout(slots=slots, is_target=is_target, all_heads=True)
+
+
+def look_at(given: LayerInput, slots: torch.Tensor, places: torch.Tensor) -> torch.Tensor:
+    """(M, D): what the layer would make of `slots` if all of their heads looked at `places` alone, both int64 (M,)."""
+
+    def attend(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
+        return v[places].repeat_interleave(q.shape[1] // v.shape[1], dim=1)
+
+    out: torch.Tensor = given.layer(given.hidden, given.cos, given.sin, attend, slots)
+    return out
 
 
 def attention_loss(given: LayerInput, lookout: Lookout, starts: torch.Tensor) -> tuple[torch.Tensor, float]:
     """And the share that look at a target more than at anything else, of those that have one."""
-    chances = _attention(given, lookout.slots, starts)
+    chances = _attention(given, lookout, starts)
     has_target = lookout.is_target.any(-1)
-    looked_at = chances.exp().mean(0).argmax(-1)
+    looked_at = chances.exp().mean((0, 1)).argmax(-1)
     found = lookout.is_target.gather(1, looked_at[:, None])[has_target].float().mean().item()
     is_target = lookout.is_target.clone()
     is_target[~has_target, starts[lookout.slots][~has_target]] = True
@@ -105,16 +116,16 @@ def _some(is_candidate: torch.Tensor) -> torch.Tensor:
     return candidates[torch.randperm(len(candidates), device=candidates.device)[: _ASKED // 2]]
 
 
-def _attention(given: LayerInput, slots: torch.Tensor, starts: torch.Tensor) -> torch.Tensor:
-    """(heads, M, S): logarithms of the guided heads' attention from `slots` to all S tokens, -inf for what they cannot see."""
-    attention = given.layer.self_attn
+def _attention(given: LayerInput, lookout: Lookout, starts: torch.Tensor) -> torch.Tensor:
+    """(key heads, query heads, M, S): logarithms of the guided heads' attention to all tokens, -inf for what none can see."""
+    attention, slots = given.layer.self_attn, lookout.slots
     normalised = given.layer.input_layernorm(given.hidden)
     keys = attention.keys_and_values(normalised, given.cos, given.sin)[0].float()  # one head for every group of queries
     queries = attention.queries(normalised[slots], given.cos[slots], given.sin[slots]).float()
-    first_of_group = queries[:, :: queries.shape[1] // keys.shape[1]]
+    by_key = queries.unflatten(1, (keys.shape[1], -1))[:, :, : None if lookout.all_heads else 1]
     places = torch.arange(len(keys), device=keys.device)
     is_seen = (places[None] >= starts[slots][:, None]) & (places[None] <= slots[:, None])
-    logits = first_of_group.transpose(0, 1) @ keys.permute(1, 2, 0) * queries.shape[-1] ** -0.5
+    logits = torch.einsum("mgqd,sgd->gqms", by_key, keys) * queries.shape[-1] ** -0.5
     chances: torch.Tensor = logits.masked_fill(~is_seen, -torch.inf).log_softmax(-1)
     return chances
 

@@ -2,7 +2,8 @@
 
 The tower is done with reading, so each page's features are computed once and lists are dealt from them: a step costs the
 decoder alone. Helpers tell its inner layers what to look for: where some heads shall look (`guidance`), which visual tokens
-match the query, which letter stands for a page, how many of the query's words are on it. Knows nothing of drawing.
+match the query, which letter stands for a page, how many of the query's words are on it. A list has one answer only, and a
+step few lists; so all pages are asked for their letters, as if the last layer had found each of them. Knows nothing of drawing.
 """
 
 import math
@@ -21,7 +22,15 @@ from model.dataflow import PackedSequences, PreparedPage, PreparedRequest, Visua
 from model.network import Network
 from model.reranker import Reranker
 from model.sequence_packer import pack_sequences, plan_packing
-from model.training.demo.guidance import Watcher, attention_loss, sequence_starts, to_matches, to_places, to_words
+from model.training.demo.guidance import (
+    Watcher,
+    attention_loss,
+    look_at,
+    sequence_starts,
+    to_matches,
+    to_places,
+    to_words,
+)
 from model.training.demo.page_lists import ListShape, PageList
 from model.training.demo.page_pool import PagePool
 from model.training.demo.reading_labels import CLEAR_SHARE
@@ -50,7 +59,7 @@ class RankingReport:
     found_matches: float  # share of pages with such tokens whose end looked at one, in the second layer
     found_pages: float  # share of lists whose end looked at the right page's, in the last layer
     match_gap: float  # how much higher tokens of the query's words are held than others: mean difference of logits
-    letters: float  # share of pages whose letter was told
+    letters: float  # share of pages whose letter is the answer when the last layer looks at them
 
 
 class Ranker(nn.Module):
@@ -88,7 +97,8 @@ class Ranker(nn.Module):
         truth = _truth_of(lists, shape, pool, packed, kept)
         looking = self._look(watcher, packed, text_ids, truth)
         asked = self._ask(watcher.states, packed, truth)
-        helpers = sum(loss for loss, _ in looking.values()) + asked.loss
+        named = self._name_pages(watcher, packed, truth, shape)
+        helpers = sum(loss for loss, _ in looking.values()) + asked.loss + F.cross_entropy(named, truth.letters)
         return RankingReport(
             loss=F.cross_entropy(logits, truth.right) + help_share * helpers,
             right=_share(logits.argmax(-1) == truth.right),
@@ -97,8 +107,15 @@ class Ranker(nn.Module):
             found_matches=looking["matches"][1],
             found_pages=looking["pages"][1],
             match_gap=asked.match_gap,
-            letters=asked.letters,
+            letters=_share(named.argmax(-1) == truth.letters),
         )
+
+    def _name_pages(self, watcher: Watcher, packed: PackedSequences, truth: "_Truth", shape: ListShape) -> torch.Tensor:
+        """(N, letters): the answers that the last layer gives when its heads look at each page's end in turn."""
+        language_model = self.network.model.language_model
+        asking = packed.last_slots.repeat_interleave(shape.pages)
+        hidden = look_at(watcher.input_of(language_model.layers[-1]), asking, truth.ends)
+        return self._logits_of(language_model.norm(hidden))[:, : shape.pages]
 
     def _look(
         self, watcher: Watcher, packed: PackedSequences, text_ids: torch.Tensor, truth: "_Truth"
@@ -127,11 +144,13 @@ class Ranker(nn.Module):
         return _Answers(
             loss=torch.stack(losses).sum(),
             match_gap=(held[truth.is_match].mean() - held[~truth.is_match].mean()).item(),
-            letters=_share(letters.argmax(-1) == truth.letters),
         )
 
     def _letter_logits(self, packed: PackedSequences, run: RunLayer) -> torch.Tensor:
-        hidden = self.network.model.language_model(packed, self._kernel, run)
+        return self._logits_of(self.network.model.language_model(packed, self._kernel, run))
+
+    def _logits_of(self, hidden: torch.Tensor) -> torch.Tensor:
+        """(rows, letters) of the last layer's normalised output."""
         rows = self.network.lm_head.weight[list(self._reranker.prompts.letter_ids)]
         return F.linear(hidden.float(), rows.float())
 
@@ -170,7 +189,6 @@ class _Truth:
 class _Answers:
     loss: torch.Tensor
     match_gap: float
-    letters: float
 
 
 def _truth_of(
