@@ -20,6 +20,7 @@ _KEEP_RATIOS = (1.0, 0.5, 0.25, 0.25)
 _QUERY_WORDS = (2, 3, 4)
 _STRANGE_WORDS = (0, 0, 0, 1, 2)
 _PROMPT_TOKENS = 200  # about
+_LEVEL_SHARE = 0.35  # of the steps at the highest rate: steps of a few lists each move the weights about a lot
 
 
 class ReadPages:
@@ -74,7 +75,7 @@ def learn_to_rank(reranker: Reranker, pool: PagePool, lessons: Lessons, *, seed:
         name="learning to rank",
         module=ranker,
         device=read.device,
-        optimiser=Optimiser([ranker], lessons.rates, steps=lessons.steps),
+        optimiser=Optimiser([ranker], lessons.rates, steps=lessons.steps, level_share=_LEVEL_SHARE),
         steps=lessons.steps,
         seed=seed,
         state_file=state_file,
