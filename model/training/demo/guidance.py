@@ -122,7 +122,7 @@ def _attention(given: LayerInput, lookout: Lookout, starts: torch.Tensor) -> tor
     normalised = given.layer.input_layernorm(given.hidden)
     keys = attention.keys_and_values(normalised, given.cos, given.sin)[0].float()  # one head for every group of queries
     queries = attention.queries(normalised[slots], given.cos[slots], given.sin[slots]).float()
-    by_key = queries.unflatten(1, (keys.shape[1], -1))[:, :, : None if lookout.all_heads else 1]
+    by_key = queries.view(len(slots), keys.shape[1], -1, keys.shape[2])[:, :, : None if lookout.all_heads else 1]
     places = torch.arange(len(keys), device=keys.device)
     is_seen = (places[None] >= starts[slots][:, None]) & (places[None] <= slots[:, None])
     logits = torch.einsum("mgqd,sgd->gqms", by_key, keys) * queries.shape[-1] ** -0.5
