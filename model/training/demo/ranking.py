@@ -26,6 +26,7 @@ from model.training.demo.guidance import (
     Watcher,
     attention_loss,
     look_at,
+    place_loss,
     sequence_starts,
     to_matches,
     to_places,
@@ -39,6 +40,7 @@ from model.training.ranking_pass import in_one_dtype
 
 MOST_QUERY_WORDS = 4
 _MATCH_LAYER, _COUNT_LAYER = 1, 2
+_ANCHOR = 3  # tokens before the first visual one: a word of the instruction, behind the query, at any number of pages
 _HEAVIEST_MATCH = 20.0
 
 
@@ -59,6 +61,7 @@ class RankingReport:
     found_matches: float  # share of pages with such tokens whose end looked at one, in the second layer
     found_pages: float  # share of lists whose end looked at the right page's, in the last layer
     match_gap: float  # how much higher tokens of the query's words are held than others: mean difference of logits
+    place_error: float  # of the attention by which a page's end tells its place in the list: mean difference of shares
     letters: float  # share of pages whose letter is the answer when the last layer looks at them
 
 
@@ -98,7 +101,10 @@ class Ranker(nn.Module):
         looking = self._look(watcher, packed, text_ids, truth)
         asked = self._ask(watcher.states, packed, truth)
         named = self._name_pages(watcher, packed, truth, shape)
-        helpers = sum(loss for loss, _ in looking.values()) + asked.loss + F.cross_entropy(named, truth.letters)
+        placed, place_error = self._tell_places(watcher, packed, truth, shape)
+        helpers = (
+            sum(loss for loss, _ in looking.values()) + asked.loss + F.cross_entropy(named, truth.letters) + placed
+        )
         return RankingReport(
             loss=F.cross_entropy(logits, truth.right) + help_share * helpers,
             right=_share(logits.argmax(-1) == truth.right),
@@ -107,6 +113,7 @@ class Ranker(nn.Module):
             found_matches=looking["matches"][1],
             found_pages=looking["pages"][1],
             match_gap=asked.match_gap,
+            place_error=place_error,
             letters=_share(named.argmax(-1) == truth.letters),
         )
 
@@ -116,6 +123,15 @@ class Ranker(nn.Module):
         asking = packed.last_slots.repeat_interleave(shape.pages)
         hidden = look_at(watcher.input_of(language_model.layers[-1]), asking, truth.ends)
         return self._logits_of(language_model.norm(hidden))[:, : shape.pages]
+
+    def _tell_places(
+        self, watcher: Watcher, packed: PackedSequences, truth: "_Truth", shape: ListShape
+    ) -> tuple[torch.Tensor, float]:
+        """Loss and mean error of the heads that tell how far behind the instruction a page's end is."""
+        starts = sequence_starts(packed.cu_seqlens.to(truth.ends.device))
+        first_visual = packed.visual_slots.view(len(truth.right), -1)[:, 0]
+        anchors = (first_visual - _ANCHOR).repeat_interleave(shape.pages)
+        return place_loss(watcher.inputs[0], truth.ends, truth.letters, anchors, starts)
 
     def _look(
         self, watcher: Watcher, packed: PackedSequences, text_ids: torch.Tensor, truth: "_Truth"

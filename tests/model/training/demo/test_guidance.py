@@ -8,7 +8,7 @@ import torch
 from model.attention import PackedAttention, make_kernel
 from model.config import TextConfig
 from model.language_model import DecoderLayer
-from model.training.demo.guidance import LayerInput, Lookout, attention_loss, look_at, to_places
+from model.training.demo.guidance import Heads, LayerInput, Lookout, attention_loss, look_at, place_loss, to_places
 
 WIDTH, HEADS, KEY_HEADS, HEAD_DIM = 16, 4, 2, 8
 LENGTHS = [1, 1, 3]
@@ -62,15 +62,15 @@ def test_what_a_token_looks_at_decides_what_it_gives(given: LayerInput) -> None:
     assert not torch.allclose(there, elsewhere, atol=1e-3)
 
 
-@pytest.mark.parametrize("all_heads", [False, True])
-def test_the_loss_is_the_mean_cross_entropy_of_the_guided_heads(given: LayerInput, all_heads: bool) -> None:
+@pytest.mark.parametrize("heads", [Heads.ALL, Heads.FIRST, Heads.SECOND])
+def test_the_loss_is_the_mean_cross_entropy_of_the_guided_heads(given: LayerInput, heads: Heads) -> None:
     """Worked out head by head: the last token of the last sequence shall look at that sequence's second."""
-    wanted = Lookout(slots=torch.tensor([4]), is_target=torch.arange(5)[None] == 3, all_heads=all_heads)
+    wanted = Lookout(slots=torch.tensor([4]), is_target=torch.arange(5)[None] == 3, heads=heads)
     attention = given.layer.self_attn
     normalised = given.layer.input_layernorm(given.hidden)
     keys, _ = attention.keys_and_values(normalised, given.cos, given.sin)
     queries = attention.queries(normalised, given.cos, given.sin)
-    guided = range(HEADS) if all_heads else (0, 2)
+    guided = {Heads.ALL: (0, 1, 2, 3), Heads.FIRST: (0, 2), Heads.SECOND: (1, 3)}[heads]
     losses = []
     for head in guided:
         scores = [(queries[4, head] @ keys[seen, head // 2]).item() / math.sqrt(HEAD_DIM) for seen in (2, 3, 4)]
@@ -84,3 +84,21 @@ def test_it_tells_whether_the_target_is_looked_at_most(given: LayerInput) -> Non
         attention_loss(given, to_places(torch.tensor([4]), torch.tensor([place]), 5), STARTS)[1] for place in (2, 3, 4)
     ]
     assert sorted(found) == [0.0, 0.0, 1.0]
+
+
+def test_places_are_told_by_the_shares_of_two_heads(given: LayerInput) -> None:
+    """The last token, at place 5 of at most 20, divides its attention between the token before it and its prompt's first."""
+    attention = given.layer.self_attn
+    normalised = given.layer.input_layernorm(given.hidden)
+    keys, _ = attention.keys_and_values(normalised, given.cos, given.sin)
+    queries = attention.queries(normalised, given.cos, given.sin)
+    losses, errors = [], []
+    for head, wave in ((1, math.cos), (3, math.sin)):
+        wanted = 1 / (1 + math.exp(-3 * wave(5 * 2 * math.pi / 22)))
+        scores = [(queries[4, head] @ keys[seen, head // 2]).item() / math.sqrt(HEAD_DIM) for seen in (2, 3, 4)]
+        to_first, to_anchor, _ = [score - math.log(sum(map(math.exp, scores))) for score in scores]
+        losses.append(-wanted * to_anchor - (1 - wanted) * to_first)
+        errors.append(abs(math.exp(to_anchor) - wanted))
+    loss, error = place_loss(given, torch.tensor([4]), torch.tensor([5]), torch.tensor([3]), STARTS)
+    assert loss.item() == pytest.approx(sum(losses) / 2, abs=1e-5)
+    assert error == pytest.approx(sum(errors) / 2, abs=1e-5)
