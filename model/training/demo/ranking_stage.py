@@ -16,7 +16,6 @@ from model.training.demo.recipe import Course, Lessons
 from model.training.demo.stage import Stage
 
 _PAGES_AT_ONCE = 16
-_KEEP_RATIOS = (1.0, 0.5, 0.25, 0.25)
 _QUERY_WORDS = (2, 3, 4)
 _STRANGE_WORDS = (0, 0, 0, 1, 2)
 _PROMPT_TOKENS = 200  # about
@@ -99,7 +98,7 @@ def random_shape(course: Course, chance: np.random.Generator) -> ListShape:
     return ListShape(
         pages=int(chance.choice(course.pages)),
         query_words=int(chance.choice(_QUERY_WORDS)),
-        keep_ratio=float(chance.choice(_KEEP_RATIOS)),
+        keep_ratio=float(chance.choice(course.keep_ratios)),
         near_share=course.near_share,
         strange_words=int(chance.choice(_STRANGE_WORDS)),
     )

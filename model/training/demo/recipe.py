@@ -50,6 +50,7 @@ class Course:
     """A part of the lessons in ranking: lists of that many pages."""
 
     pages: tuple[int, ...]
+    keep_ratios: tuple[float, ...]  # one of them a step, chosen by chance
     steps: int
     help_share: float  # of the helper questions in the loss
     near_share: float  # of the other pages that have some of the query's words

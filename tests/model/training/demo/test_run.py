@@ -22,8 +22,8 @@ LESSONS = Lessons(
     pages=6,
     tokens=700,
     courses=(
-        Course(pages=(1, 2), steps=2, help_share=1.0, near_share=0.0),
-        Course(pages=(3,), steps=1, help_share=0.5, near_share=0.5),
+        Course(pages=(1, 2), keep_ratios=(0.5,), steps=2, help_share=1.0, near_share=0.0),
+        Course(pages=(3,), keep_ratios=(0.25, 1.0), steps=1, help_share=0.5, near_share=0.5),
     ),
     matrix_rate=0.005,
     other_rate=0.001,
