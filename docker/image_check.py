@@ -27,7 +27,7 @@ from urllib.parse import urlsplit
 
 PROJECT = Path(__file__).parent.parent
 PRIVATE_ROOT = PROJECT / "docker" / "private_root.sh"
-PDF = PROJECT / "service" / "demo" / "observatory-handbook.pdf"
+PDF = PROJECT / "service" / "demo" / "town-guide.pdf"
 BASE, IMAGE, CUDA_RUNTIME = (
     "localhost/ziprerank-base",
     "localhost/ziprerank:check-cpu",
@@ -331,7 +331,7 @@ def check_health_check(tree: Path, config: dict[str, Any], port: int) -> None:
 
 def _rerank(port: int) -> dict[str, Any]:
     body = {
-        "query": "How often is the mirror cleaned?",
+        "query": "bank loan interest",
         "documents": [{"pdf": base64.b64encode(PDF.read_bytes()).decode()}],
     }
     request = urllib.request.Request(

@@ -17,8 +17,9 @@ from typing import Any
 
 from service.settings import PREFIX
 
-PDF = Path(__file__).parent / "demo" / "observatory-handbook.pdf"
-QUERY = "How often is the telescope mirror cleaned?"
+PDF = Path(__file__).parent / "demo" / "town-guide.pdf"
+QUERY = "bank loan interest"
+SHOWN = 5
 
 _START_SECONDS = 120
 _STOP_SECONDS = 60
@@ -87,9 +88,10 @@ def _rerank(port: int) -> dict[str, Any]:
 
 
 def _show(answer: dict[str, Any]) -> None:
-    print(f"\nQuery: {QUERY}\n")
+    results = answer["results"]
+    print(f"\n{PDF.name}, {len(results)} pages. Query: {QUERY}\n")
     print(f"{'rank':>4}  {'score':>7}  page")
-    for rank, result in enumerate(answer["results"], start=1):
+    for rank, result in enumerate(results[:SHOWN], start=1):
         print(f"{rank:>4}  {result['relevance_score']:>7.4f}  {result['id']}")
     print(f"\n{'stage':<10}{'ms':>9}")
     for stage, milliseconds in answer["ziprerank"]["timings_ms"].items():
@@ -97,6 +99,6 @@ def _show(answer: dict[str, Any]) -> None:
     tokens = answer["ziprerank"]["visual_tokens"]
     print(f"\nVisual tokens: {tokens['before']} before pruning, {tokens['after']} after.")
     print(
-        "\nNote: the bundled checkpoint has random weights. It computes exactly what a ZipRerank checkpoint computes, but its "
-        "ORDER MEANS NOTHING yet. For real rankings: ziprerank serve --model mtri-admin/ZipRerank"
+        f"\nThis is the small demo model: it finds common words in large print, no more. Open {PDF} to compare. "
+        "For real documents: ziprerank serve --model mtri-admin/ZipRerank"
     )
