@@ -1,12 +1,13 @@
 """How well the demo checkpoint ranks pages that no training has seen: Recall@1, by pages in the list and keep ratio.
 
-Made-up pages are drawn for this from seeds of their own: print of 28 points on A4, at least 100 words a page, queries of two
+Made-up pages are drawn for this from seeds of their own: print of one size on A4, at least 100 words a page, queries of two
 to four words that stand together on one page of the list; once in the layouts and fonts of the training, once in a layout and
 once in fonts that it has never seen. Pages of PDFs are asked for words of their text layer, in the same way: once for words
 that the checkpoint knows, once for any words of three letters or more.
 
     python -m benchmarks.demo_quality                                # the bundled checkpoint
     python -m benchmarks.demo_quality --model demo-training/checkpoint --lists 200
+    python -m benchmarks.demo_quality --print 20 --lists 50          # smaller print than it was trained on
     python -m benchmarks.demo_quality --pdf service/demo/town-guide.pdf tests/data/club-calendar.pdf
 """
 
@@ -34,10 +35,9 @@ from model.training.demo.vocabulary import words
 PAGES = (10, 20)
 PDF_PAGES = 10
 KEEP_RATIOS = (1.0, 0.5, 0.25)
-PRINT = 28.0
 FEWEST_WORDS = 100
 HELD_OUT_FONTS = ("Roboto-Regular", "Lato-Regular", "FreeSans")
-_DRAWN = 200  # pages, of which those with too few words are left out
+_DRAWN = 600  # pages, of which those with too few words are left out
 
 
 def main() -> None:
@@ -48,14 +48,15 @@ def main() -> None:
     print(f"loaded in {seconds} s", file=sys.stderr)
     measured = _on_pdfs(reranker, options) if options.pdf else _on_made_up_pages(reranker, options)
     if options.keep:
-        name = "demo_quality_pdf" if options.pdf else "demo_quality"
+        asked = "_".join(path.stem for path in options.pdf) if options.pdf else f"{options.print:g}pt"
+        name = results_file.in_file_name(f"demo_quality_{asked}")
         results_file.write(name, {"model": reranker.name, "load_seconds": seconds, **measured})
 
 
 def _on_made_up_pages(reranker: Reranker, options: argparse.Namespace) -> dict[str, Any]:
     recipe = read_recipe(options.recipe)
     results = {}
-    for world, style in _worlds(recipe).items():
+    for world, style in _worlds(recipe, options.print).items():
         print(f"{world}:", file=sys.stderr)
         pool = draw_pool(
             recipe.page_seeds(HELD_OUT_POOL, _DRAWN), style, reranker.model_config.image, fewest_words=FEWEST_WORDS
@@ -65,7 +66,7 @@ def _on_made_up_pages(reranker: Reranker, options: argparse.Namespace) -> dict[s
         )
         results[world] = [asdict(row) for row in rows]
         print(f"\n{world} ({len(pool)} pages)\n\n{_table(rows)}\n")
-    return {"print_points": PRINT, "worlds": results}
+    return {"print_points": options.print, "worlds": results}
 
 
 def _on_pdfs(reranker: Reranker, options: argparse.Namespace) -> dict[str, Any]:
@@ -94,6 +95,7 @@ def _parse_options() -> argparse.Namespace:
     parser.add_argument("--model", default="demo", help="demo, or a folder (default: demo)")
     parser.add_argument("--device", default="auto")
     parser.add_argument("--recipe", default="small", help="whose world it is (default: small)")
+    parser.add_argument("--print", type=float, default=28.0, help="points on A4, of made-up pages (default: 28)")
     parser.add_argument("--lists", type=int, default=100, help="of each number of pages (default: 100)")
     parser.add_argument(
         "--pdf", type=Path, nargs="+", help="real PDFs instead of made-up pages; all pages of all of them"
@@ -103,8 +105,8 @@ def _parse_options() -> argparse.Namespace:
     return parser.parse_args()
 
 
-def _worlds(recipe: Recipe) -> dict[str, Style]:
-    known = replace(style_of(recipe.world), smallest_print=PRINT, largest_print=PRINT)
+def _worlds(recipe: Recipe, points: float) -> dict[str, Style]:
+    known = replace(style_of(recipe.world), smallest_print=points, largest_print=points)
     installed = {path.stem: path for path in installed_fonts()}
     strange = tuple(installed[name] for name in HELD_OUT_FONTS if name in installed)
     worlds = {
