@@ -54,7 +54,7 @@ def main() -> None:
 
 
 def _on_made_up_pages(reranker: Reranker, options: argparse.Namespace) -> dict[str, Any]:
-    recipe = read_recipe(options.recipe)
+    recipe = replace(read_recipe(options.recipe), seed=options.seed)
     results = {}
     for world, style in _worlds(recipe, options.print).items():
         print(f"{world}:", file=sys.stderr)
@@ -66,7 +66,7 @@ def _on_made_up_pages(reranker: Reranker, options: argparse.Namespace) -> dict[s
         )
         results[world] = [asdict(row) for row in rows]
         print(f"\n{world} ({len(pool)} pages)\n\n{_table(rows)}\n")
-    return {"print_points": options.print, "worlds": results}
+    return {"print_points": options.print, "seed": options.seed, "worlds": results}
 
 
 def _on_pdfs(reranker: Reranker, options: argparse.Namespace) -> dict[str, Any]:
@@ -77,7 +77,7 @@ def _on_pdfs(reranker: Reranker, options: argparse.Namespace) -> dict[str, Any]:
         rows = [_on_questions(reranker, pages, questions, keep_ratio) for keep_ratio in KEEP_RATIOS]
         results[kind] = [asdict(row) for row in rows]
         print(f"\n{kind} ({len(pages)} pages)\n\n{_table(rows)}\n")
-    return {"pdfs": [path.name for path in options.pdf], "queries": results}
+    return {"pdfs": [path.name for path in options.pdf], "seed": options.seed, "queries": results}
 
 
 def _on_questions(
@@ -100,7 +100,7 @@ def _parse_options() -> argparse.Namespace:
     parser.add_argument(
         "--pdf", type=Path, nargs="+", help="real PDFs instead of made-up pages; all pages of all of them"
     )
-    parser.add_argument("--seed", type=int, default=1, help="of the questions to PDFs (default: 1)")
+    parser.add_argument("--seed", type=int, default=1, help="of the pages and questions (default: 1)")
     parser.add_argument("--keep", action="store_true", help="keep the result")
     return parser.parse_args()
 
