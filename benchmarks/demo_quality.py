@@ -9,6 +9,7 @@ that the checkpoint knows, once for any words of three letters or more.
     python -m benchmarks.demo_quality --model demo-training/checkpoint --lists 200
     python -m benchmarks.demo_quality --print 20 --lists 50          # smaller print than it was trained on
     python -m benchmarks.demo_quality --pdf service/demo/town-guide.pdf tests/data/club-calendar.pdf
+    python -m benchmarks.demo_quality --pdf tests/data/licence.pdf    # a text that was not written for it
 """
 
 import argparse

@@ -1,9 +1,11 @@
-"""Writes `town-guide.pdf` and `club-calendar.pdf` with a browser: `python tests/data/make_browser_pdfs.py [chromium]`.
+"""Writes `town-guide.pdf`, `club-calendar.pdf` and `licence.pdf` with a browser: `python -m tests.data.make_browser_pdfs`.
 
-The text was written for this project. Such pages the demo model has never seen: sentences, set by a browser, in print of 28
-points.
+The text of the first two was written for this project, the third is its licence. Such pages the demo model has never seen:
+sentences, set by a browser, in print of 28 points.
 """
 
+import html
+import re
 import subprocess
 import sys
 import tempfile
@@ -13,6 +15,8 @@ from pathlib import Path
 FOLDER = Path(__file__).parent
 GUIDE = FOLDER.parents[1] / "service" / "demo" / "town-guide.pdf"
 CALENDAR = FOLDER / "club-calendar.pdf"
+LICENCE = FOLDER / "licence.pdf"
+_LICENCE_TEXT = FOLDER.parents[1] / "LICENSE"
 
 GUIDE_PAGES = {
     "school": "The new school stands on the hill behind the church. Every teacher knows the name of each student, and the "
@@ -142,12 +146,18 @@ _FONTS = ("serif", "sans-serif")  # the browser's standard ones, page by page in
 
 def write_guide(browser: str) -> None:
     """Paragraphs only."""
-    _print_pdf(browser, [f"<p>{text}</p>" for text in GUIDE_PAGES.values()], GUIDE)
+    _print_pdf(browser, _as_pages([f"<p>{text}</p>" for text in GUIDE_PAGES.values()]), GUIDE)
 
 
 def write_calendar(browser: str) -> None:
     """A heading, a sentence, a list and a table a page."""
-    _print_pdf(browser, [_month(name, *MONTHS[name]) for name in MONTHS], CALENDAR)
+    _print_pdf(browser, _as_pages([_month(name, *MONTHS[name]) for name in MONTHS]), CALENDAR)
+
+
+def write_licence(browser: str) -> None:
+    """Running text that nobody wrote for a demo, broken into pages by the browser."""
+    paragraphs = re.split(r"\n\s*\n", _LICENCE_TEXT.read_text(encoding="utf-8").strip())
+    _print_pdf(browser, "".join(f"<p>{html.escape(' '.join(text.split()))}</p>" for text in paragraphs), LICENCE)
 
 
 def _month(name: str, text: str, tasks: Sequence[str], events: Sequence[tuple[str, str]]) -> str:
@@ -156,10 +166,13 @@ def _month(name: str, text: str, tasks: Sequence[str], events: Sequence[tuple[st
     return f"<h1>{name}</h1><p>{text}</p><ul>{items}</ul><table>{rows}</table>"
 
 
-def _print_pdf(browser: str, pages: Sequence[str], target: Path) -> None:
-    body = "".join(
+def _as_pages(pages: Sequence[str]) -> str:
+    return "".join(
         f'<div style="font-family: {_FONTS[index % len(_FONTS)]}">{page}</div>' for index, page in enumerate(pages)
     )
+
+
+def _print_pdf(browser: str, body: str, target: Path) -> None:
     with tempfile.TemporaryDirectory() as folder:
         source = Path(folder, "pages.html")
         source.write_text(f'<!doctype html><meta charset="utf-8"><style>{_STYLE}</style>{body}', encoding="utf-8")
@@ -172,3 +185,4 @@ if __name__ == "__main__":
     chosen = sys.argv[1] if len(sys.argv) > 1 else "chromium"
     write_guide(chosen)
     write_calendar(chosen)
+    write_licence(chosen)
