@@ -4,9 +4,9 @@
     python -m benchmarks.ranking_agreement --model mtri-admin/ZipRerank --pages-from folder-of-page-images
 
 Windows are compared twice: with simulated rankers, whose noise is known (each window sees the true relevance plus fresh
-noise; the first order is the true one plus a first stage's noise), and with a checkpoint on page images. The bundled
-checkpoint's order carries no meaning, so for it the figures say how far two procedures drift apart on arbitrary scores, not
-how good they are.
+noise; the first order is the true one plus a first stage's noise), and with a checkpoint on page images. Without a folder
+these are made-up pages of the demo checkpoint's world in the order of chance, drawn anew from seeds that its training never
+used, and each query's words stand together on one of them only: so it is known which page is right.
 """
 
 import argparse
@@ -14,7 +14,7 @@ import json
 import statistics
 import sys
 from collections.abc import Callable, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -24,8 +24,12 @@ from tqdm import tqdm
 
 from benchmarks import results_file
 from benchmarks.kendall import kendall_tau
-from benchmarks.workloads import random_pages
 from model import Reranker, RerankerConfig, WindowStrategy, choose_windows
+from model.dataflow import PreparedPage
+from model.training.demo.page_pool import draw_pool
+from model.training.demo.quality import HELD_OUT_POOL, deal_lists
+from model.training.demo.recipe import read_recipe
+from model.training.demo.run import style_of
 
 TOP = 5
 FIRST_STAGE_NOISE = 1.0
@@ -34,27 +38,38 @@ QUERIES = (
     "How is the mirror cleaned?", "safety distance", "names of the authors", "chart of monthly visitors",
 )  # fmt: skip
 
+STRATEGIES: tuple[WindowStrategy, ...] = ("sliding", "tournament")
+WINDOW = 20
+_SPARE_PAGES = 20  # of a pool, beside as many as are in a list
+
 RankWindow = Callable[[Sequence[int]], list[int]]
 """Page indices to an order: indices into the window, best first."""
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Question:
+    query: str
+    pages: Sequence[PreparedPage]
+    right: int | None = None  # index into `pages`, where it is known
+
+
 def main() -> None:
     options = _parse_options()
-    trials, queries = (20, QUERIES[:2]) if options.smoke else (options.trials, QUERIES)
+    trials, queries = (20, 2) if options.smoke else (options.trials, options.queries)
     config = RerankerConfig(device=options.device, keep_ratio=options.keep_ratio)
     exact = Reranker.from_checkpoint(options.model, config)
-    images = list(_images(options.pages_from, options.pages))
+    many, one_window = (_questions(options, exact, count, queries) for count in (options.pages, WINDOW))
     results = {
         "model": exact.name,
-        "pages": len(images),
+        "pages": len(many[0].pages),
         "keep_ratio": options.keep_ratio,
         "simulated_windows": [
             simulate(pages, noise, trials)
             for pages in (40, 100)
             for noise in tqdm((0.0, 0.1, 0.3), desc=f"simulated rankers, {pages} pages", file=sys.stderr)
         ],
-        "checkpoint_windows": compare_windows(exact, images, queries),
-        "fp8": compare_fp8(exact, options.model, images[:20], queries),
+        "checkpoint_windows": compare_windows(exact, many),
+        "fp8": compare_fp8(exact, options.model, one_window),
     }
     if options.smoke:
         print(json.dumps(results))
@@ -67,7 +82,8 @@ def _parse_options() -> argparse.Namespace:
     parser.add_argument("--model", default="demo", help="checkpoint: hub id, folder, or demo (default)")
     parser.add_argument("--device", default="auto")
     parser.add_argument("--keep-ratio", type=float, default=0.5)
-    parser.add_argument("--pages", type=int, default=100, help="random pages, where no folder is given (default: 100)")
+    parser.add_argument("--pages", type=int, default=100, help="of a query (default: 100)")
+    parser.add_argument("--queries", type=int, default=30, help="where the pages are made up (default: 30)")
     parser.add_argument("--pages-from", type=Path, help="folder with page images, in the order of a first stage")
     parser.add_argument("--trials", type=int, default=500, help="simulated queries (default: 500)")
     parser.add_argument("--smoke", action="store_true", help="seconds: few trials, two queries; nothing is kept")
@@ -75,10 +91,25 @@ def _parse_options() -> argparse.Namespace:
     return parser.parse_args()
 
 
-def _images(folder: Path | None, count: int) -> list[np.ndarray]:
-    if folder is None:
-        return [np.asarray(page)[:256, :192] for page in random_pages(count)]
-    return [np.asarray(Image.open(path).convert("RGB")) for path in sorted(folder.iterdir())]
+def _questions(options: argparse.Namespace, reranker: Reranker, pages: int, queries: int) -> list[Question]:
+    if options.pages_from is None:
+        return made_up_questions(reranker, pages, queries)
+    files = sorted(options.pages_from.iterdir())[:pages]
+    images = [reranker.prepare_page(np.asarray(Image.open(path).convert("RGB"))) for path in files]
+    return [Question(query=query, pages=images) for query in QUERIES]
+
+
+def made_up_questions(reranker: Reranker, pages: int, queries: int) -> list[Question]:
+    """Two to four words that stand together on one of the pages only."""
+    recipe = read_recipe("small")
+    image = reranker.model_config.image
+    seeds = recipe.page_seeds(HELD_OUT_POOL, pages + _SPARE_PAGES)
+    pool = draw_pool(seeds, style_of(recipe.world), image)
+    prepared = [reranker.prepare_page(pool.colour(number)) for number in range(len(pool))]
+    return [
+        Question(query=each.text, pages=[prepared[page] for page in each.pages], right=each.right)
+        for each in deal_lists(pool, pages, queries, seed=recipe.seed)
+    ]
 
 
 def simulate(page_count: int, noise: float, trials: int) -> dict[str, Any]:
@@ -89,7 +120,7 @@ def simulate(page_count: int, noise: float, trials: int) -> dict[str, Any]:
         "pages": page_count,
         "noise": noise,
         "trials": trials,
-        "windows": {strategy: len(_windows(strategy, page_count)) for strategy in ("sliding", "tournament")},
+        "windows": {strategy: len(_windows(strategy, page_count)) for strategy in STRATEGIES},
         **{name: round(statistics.mean(values[name] for values in drawn), 4) for name in drawn[0]},
     }
 
@@ -117,7 +148,7 @@ def _simulate_query(page_count: int, noise: float, generator: np.random.Generato
 
 def play(strategy: WindowStrategy, page_count: int, rank_window: RankWindow) -> tuple[int, ...]:
     """The final order under windows of 20 pages."""
-    windows = choose_windows(strategy, page_count, window_size=20, stride=10)
+    windows = choose_windows(strategy, page_count, window_size=WINDOW, stride=WINDOW // 2)
     try:
         turn = next(windows)
         while True:
@@ -138,42 +169,59 @@ def _windows(strategy: WindowStrategy, page_count: int) -> list[tuple[int, ...]]
     return seen
 
 
-def compare_windows(reranker: Reranker, images: list[np.ndarray], queries: Sequence[str]) -> dict[str, Any]:
+def compare_windows(reranker: Reranker, questions: Sequence[Question]) -> dict[str, Any]:
     """Tournament against sliding windows on a checkpoint's own scores."""
-    pages = [reranker.prepare_page(image) for image in images]
-    shared, same = [], []
-    for query in tqdm(queries, desc="windows of the checkpoint", file=sys.stderr):
-        sliding, tournament = (
-            reranker.rank(query, pages, strategy=strategy).order[:TOP] for strategy in ("sliding", "tournament")
-        )
-        shared.append(_shared(sliding, tournament))
-        same.append(float(sliding[0] == tournament[0]))
+    orders: dict[str, list[Sequence[int]]] = {strategy: [] for strategy in STRATEGIES}
+    for question in tqdm(questions, desc="windows of the checkpoint", file=sys.stderr):
+        for strategy in STRATEGIES:
+            orders[strategy].append(reranker.rank(question.query, question.pages, strategy=strategy).order)
+    pairs = list(zip(*orders.values(), strict=True))
+    page_count = len(questions[0].pages)
     return {
-        "queries": len(queries),
-        "windows": {strategy: len(_windows(strategy, len(pages))) for strategy in ("sliding", "tournament")},
-        "top_5_shared": round(statistics.mean(shared), 4),
-        "top_1_same": round(statistics.mean(same), 4),
+        "queries": len(questions),
+        "windows": {strategy: len(_windows(strategy, page_count)) for strategy in STRATEGIES},
+        "top_5_shared": round(statistics.mean(_shared(one[:TOP], other[:TOP]) for one, other in pairs), 4),
+        "top_1_same": _top_1_same(pairs),
+        "recall_at_1": {strategy: _recall_at_1(questions, orders[strategy]) for strategy in STRATEGIES},
     }
 
 
-def compare_fp8(exact: Reranker, model: str, images: list[np.ndarray], queries: Sequence[str]) -> dict[str, Any]:
+def compare_fp8(exact: Reranker, model: str, questions: Sequence[Question]) -> dict[str, Any]:
     """8-bit products against exact ones, one window of pages a query."""
     rounded = Reranker.from_checkpoint(model, replace(exact.config, fp8=True))
-    differences, taus, tops = [], [], []
-    for query in tqdm(queries, desc="8-bit products", file=sys.stderr):
-        request = exact.prepare(query, images)
+    pairs = []
+    for question in tqdm(questions, desc="8-bit products", file=sys.stderr):
+        request = exact.prepare(question.query, question.pages)
         [ours], [eight] = exact.score([request]), rounded.score([request])
-        differences.append(float(np.abs(np.subtract(ours.logits, eight.logits)).max()))
-        taus.append(kendall_tau(ours.order, eight.order))
-        tops.append(float(ours.order[0] == eight.order[0]))
+        pairs.append((ours, eight))
+    orders = [(ours.order, eight.order) for ours, eight in pairs]
     return {
-        "queries": len(queries),
-        "pages": len(images),
+        "queries": len(questions),
+        "pages": len(questions[0].pages),
         "exact_dtype": exact.compute.dtype_name,
-        "largest_logit_difference": round(max(differences), 4),
-        "kendall_tau": round(statistics.mean(taus), 4),
-        "top_1_same": round(statistics.mean(tops), 4),
+        "largest_logit_difference": round(
+            max(float(np.abs(np.subtract(ours.logits, eight.logits)).max()) for ours, eight in pairs), 4
+        ),
+        "kendall_tau": round(statistics.mean(kendall_tau(*orders_of_both) for orders_of_both in orders), 4),
+        "top_1_same": _top_1_same(orders),
+        "recall_at_1": {
+            "exact": _recall_at_1(questions, [ours for ours, _ in orders]),
+            "fp8": _recall_at_1(questions, [eight for _, eight in orders]),
+        },
     }
+
+
+def _top_1_same(pairs: Sequence[tuple[Sequence[int], Sequence[int]]]) -> float:
+    return round(statistics.mean(float(one[0] == other[0]) for one, other in pairs), 4)
+
+
+def _recall_at_1(questions: Sequence[Question], orders: Sequence[Sequence[int]]) -> float | None:
+    """None where the right page is not known."""
+    if questions[0].right is None:
+        return None
+    return round(
+        statistics.mean(float(order[0] == each.right) for each, order in zip(questions, orders, strict=True)), 4
+    )
 
 
 def _shared(first: Sequence[int], second: Sequence[int]) -> float:
