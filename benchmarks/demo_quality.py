@@ -50,7 +50,7 @@ def main() -> None:
     measured = _on_pdfs(reranker, options) if options.pdf else _on_made_up_pages(reranker, options)
     if options.keep:
         asked = "_".join(path.stem for path in options.pdf) if options.pdf else f"{options.print:g}pt"
-        name = results_file.in_file_name(f"demo_quality_{asked}")
+        name = results_file.in_file_name(f"demo_quality_{reranker.name}_{asked}")
         results_file.write(name, {"model": reranker.name, "load_seconds": seconds, **measured})
 
 
