@@ -18,8 +18,8 @@ RANKINGS = Path(__file__).parents[1] / "data" / "rankings.json"
 MEGABYTE = 1_000_000
 PAGES = 10
 
-FLOORS = {1.0: 0.5, 0.5: 0.5}
-"""Recall@1 by keep ratio. By chance: 0.1."""
+FLOORS = {1.0: 0.8, 0.5: 0.8}
+"""Recall@1 by keep ratio. Measured when it was bundled: 0.88 at both. By chance: 0.1."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -61,7 +61,7 @@ def _first(demo: Reranker, question: Question, keep_ratio: float) -> int:
 
 
 def test_the_order_of_the_candidates_does_not_decide(demo: Reranker) -> None:
-    """The right page comes first from whatever place it is given in, more often than not."""
+    """The right page comes first from other places too: 0.83 of the lists when it was bundled."""
     asked = questions()[:10]
     turned = [
         Question(query=each.query, pages=[*each.pages[shift:], *each.pages[:shift]], right=(each.right - shift) % PAGES)
@@ -69,7 +69,7 @@ def test_the_order_of_the_candidates_does_not_decide(demo: Reranker) -> None:
         for shift in (1, 4, 7)
     ]
     right = sum(_first(demo, each, 1.0) == each.right for each in turned)
-    assert right / len(turned) >= 0.5
+    assert right / len(turned) >= 0.7
 
 
 def test_it_is_small_enough_to_ship() -> None:
