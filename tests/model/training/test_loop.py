@@ -124,7 +124,7 @@ def test_stage_1_then_stage_2_learn_to_rank_and_the_service_loads_the_result(fol
     assert main(["train", "stage2", str(folder / "stage2.toml")]) == 0
     first, second = logged(folder / "first-log"), logged(folder / "second-log")
     assert len(first["loss/total"]) == 10 and len(second["loss/total"]) == 100
-    # Not the ranking part here: rendered at 64 px, the passages look alike, and it stays at what chance gives.
+    # The ranking part stays near 0.18 here whatever the random weights, for 40 epochs too; stage 2 has what can be learned.
     for part in ("loss/total", "loss/language"):
         assert first[part][-1] < 0.95 * first[part][0]
     assert second["loss/language"][-1] < 0.2 * second["loss/language"][0]
