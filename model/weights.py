@@ -4,6 +4,7 @@ Names and shapes are compared before anything is read; every difference is a Che
 """
 
 import json
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -54,6 +55,11 @@ def build_network(config: ModelConfig) -> Network:
 def expected_shapes(network: Network) -> dict[str, tuple[int, ...]]:
     """Shape of every parameter by its checkpoint name. A tied head counts once, as the embedding table."""
     return {name: tuple(parameter.shape) for name, parameter in network.named_parameters()}
+
+
+def parameter_count(config: ModelConfig) -> int:
+    """Weights of the whole network, a tied head counted once."""
+    return sum(math.prod(shape) for shape in expected_shapes(build_network(config)).values())
 
 
 def _find_tensors(folder: Path) -> dict[str, StoredTensor]:
