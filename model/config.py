@@ -4,6 +4,7 @@ Knows no files, no tensors and no environment: `checkpoint` fills the first kind
 """
 
 from dataclasses import dataclass
+from typing import Literal
 
 from model.errors import ConfigurationError, KeepRatioError, WindowError
 
@@ -23,12 +24,14 @@ class RerankerConfig:
 
     device: str = "auto"  # auto, cpu, cuda, cuda:N
     dtype: str = "auto"  # auto (float32 on the CPU, bfloat16 on CUDA), float32, bfloat16, float16
-    attention: str = "auto"  # auto, flash-attn, torch-varlen, sdpa: both towers
+    attention: str = "auto"  # auto, flash-attn (3 or 2), flash-attn-3, flash-attn-2, torch-varlen, sdpa: both towers
     vision_attention: str | None = None  # the same names: overrides the vision tower alone
     keep_ratio: float = 0.5  # share of each page's visual tokens that the language model sees
     window_size: int = MAX_WINDOW_SIZE
     stride: int = 10
-    compile: bool = False  # fuse the layers by torch.compile: slower start, faster forward
+    compile: bool | Literal["auto"] = (
+        "auto"  # fuse the layers by torch.compile: slower start, faster forward; auto: on a card
+    )
     fp8: bool = False  # the decoder's matrix products in 8-bit floats: faster on Hopper cards and newer, not exact
     feature_cache_gpu_bytes: int | None = None  # page features on the device; None: by what is free; 0: off
     feature_cache_host_bytes: int | None = None  # behind it in host memory; None: 8 GiB beside a card; 0: off

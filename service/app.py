@@ -202,6 +202,7 @@ def _bind_gauges(components: Components) -> None:
     metrics.queue_pages.set_function(lambda: batcher.waiting_pages)
     metrics.queue_tokens.set_function(lambda: batcher.waiting_tokens)
     metrics.estimated_wait.set_function(lambda: batcher.estimated_wait_seconds)
+    metrics.batch_budget_share.set_function(lambda: batcher.budget_share)
     metrics.raster_waiting.set_function(lambda: components.rasterizer.waiting_requests)
     metrics.ready.set_function(lambda: components.lifecycle.is_ready)
 
@@ -292,6 +293,8 @@ def _go_into_service(components: Components, reranker: Reranker, seconds: tuple[
     logger.info("feature cache: %d bytes on the device, %d on the host", *sizes)
     for tower, kernel in (("vision", reranker.vision_attention), ("text", reranker.text_attention)):
         logger.info("%s attention: %s (%s)", tower, kernel.name, kernel.reason)
+    for tower, runner in (("vision", reranker.run_vision_block), ("text", reranker.run_decoder_layer)):
+        logger.info("%s layers: %s (%s)", tower, "compiled" if runner.is_compiled else "as written", runner.reason)
 
 
 def _export_feature_cache(components: Components, reranker: Reranker) -> None:

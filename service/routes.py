@@ -292,7 +292,11 @@ def describe(components: Components) -> dict[str, Any]:
         "window": {
             name: getattr(settings, name) for name in ("window_size", "stride", "window_strategy", "keep_ratio")
         },
-        "compile": settings.compile,
+        "compile": reranker
+        and {
+            tower: {"compiled": runner.is_compiled, "reason": runner.reason, "seconds": runner.seconds}
+            for tower, runner in (("vision", reranker.run_vision_block), ("text", reranker.run_decoder_layer))
+        },
         "fp8": settings.fp8,
         "caches": {
             "scope": settings.cache_scope,

@@ -18,7 +18,7 @@ from torch import nn
 from torch.utils.checkpoint import checkpoint
 
 from model.attention import AttentionKernel, PackedAttention
-from model.compilation import RunLayer, run_layer
+from model.compilation import LayerRunner, RunLayer, run_layer
 from model.dataflow import PreparedRequest, VisualTokens, no_observation
 from model.device import upload
 from model.errors import ConfigurationError
@@ -143,8 +143,8 @@ class RankingPass(nn.Module):
             reranker,
             vision_attention=in_one_dtype(reranker.vision_attention),
             text_attention=in_one_dtype(reranker.text_attention),
-            run_vision_block=run_layer,
-            run_decoder_layer=run_layer,
+            run_vision_block=LayerRunner("vision blocks", run_layer),
+            run_decoder_layer=LayerRunner("decoder layers", run_layer),
         )
 
     def forward(self, prompts: Sequence[TrainingPrompt]) -> PassOutput:
