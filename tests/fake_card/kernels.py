@@ -10,11 +10,12 @@ from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 import torch
+import torch.nn.functional as F
 from torch._subclasses.fake_tensor import FakeTensor
 from torch.nn.attention import SDPBackend, _cur_sdpa_kernel_backends
 
 if TYPE_CHECKING:
-    from tests.fake_card import FakeCard
+    from tests.fake_card.card import FakeCard
 
 LARGEST_HEAD = 256
 
@@ -160,7 +161,8 @@ def _attend(
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """q (tokens_q, heads, head_dim), k and v alike -> output like q and log-sum-exp float32 (heads, tokens_q)."""
     card.kernel_calls[name] += 1
-    _check_heads(card, name, (q, k, v), heads_at=1)
+    _check_heads(card, name, q, k, v)
+    _check_for_flash_attention(card, name, q)
     for boundaries in (cu_seqlens_q, cu_seqlens_k):
         if not isinstance(boundaries, FakeTensor):
             card.fault("The sequence boundaries are not on the device.", name)
@@ -173,26 +175,31 @@ def _attend(
     return torch.empty_like(q), torch.empty(q.shape[1], q.shape[0], dtype=torch.float32, device=q.device)
 
 
-def _check_heads(card: "FakeCard", name: str, tensors: Sequence[torch.Tensor], *, heads_at: int) -> None:
-    """What all kernels ask of queries, keys and values."""
-    q, k, v = tensors
-    for tensor in tensors:
+def _check_heads(card: "FakeCard", name: str, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> None:
+    """What all kernels ask of queries, keys and values. Heads are the second dimension."""
+    for tensor in (q, k, v):
         if not isinstance(tensor, FakeTensor):
             card.fault("Queries, keys or values are not on the device.", name)
-        if tensor.dtype not in (torch.bfloat16, torch.float16) or tensor.dtype != card.tower_dtype:
+        if tensor.dtype != card.tower_dtype:
             card.fault(f"Queries, keys or values are {tensor.dtype} in a tower of {card.tower_dtype}.", name)
-        if tensor.shape[-1] % 8 or tensor.shape[-1] > LARGEST_HEAD:
-            card.fault(f"Heads of {tensor.shape[-1]}, which is no multiple of 8 up to {LARGEST_HEAD}.", name)
         if tensor.stride(-1) != 1:
             card.fault("The last dimension of queries, keys or values is not contiguous.", name)
     if k.shape != v.shape or q.shape[-1] != k.shape[-1]:
         card.fault(f"Queries {tuple(q.shape)}, keys {tuple(k.shape)} and values {tuple(v.shape)} do not fit.", name)
-    if q.shape[heads_at] % k.shape[heads_at]:
-        card.fault(f"{q.shape[heads_at]} heads cannot share {k.shape[heads_at]} of keys and values.", name)
+    if q.shape[1] % k.shape[1]:
+        card.fault(f"{q.shape[1]} heads cannot share {k.shape[1]} of keys and values.", name)
 
 
-def scaled_dot_product_attention(card: "FakeCard", real: Callable[..., Any]) -> Callable[..., Any]:
+def _check_for_flash_attention(card: "FakeCard", name: str, q: torch.Tensor) -> None:
+    if q.dtype not in (torch.bfloat16, torch.float16):
+        card.fault(f"Queries, keys and values are {q.dtype}, not bfloat16 or float16.", name)
+    if q.shape[-1] % 8 or q.shape[-1] > LARGEST_HEAD:
+        card.fault(f"Heads of {q.shape[-1]}, which is no multiple of 8 up to {LARGEST_HEAD}.", name)
+
+
+def scaled_dot_product_attention(card: "FakeCard") -> Callable[..., Any]:
     """`F.scaled_dot_product_attention`: a fused kernel where one is allowed, else the unfused arithmetic."""
+    real = F.scaled_dot_product_attention
 
     def stand_in(
         query: torch.Tensor,
@@ -223,7 +230,7 @@ def _sdpa(
 ) -> torch.Tensor:
     """query (sequences, heads, length, head_dim), key and value alike -> like query."""
     name = "sdpa"
-    _check_heads(card, name, (query, key, value), heads_at=1)
+    _check_heads(card, name, query, key, value)
     if query.shape[1] != key.shape[1] and not enable_gqa:
         card.fault(f"{query.shape[1]} and {key.shape[1]} heads without enable_gqa.", name)
     if _cur_sdpa_kernel_backends() == [SDPBackend.MATH]:
@@ -244,8 +251,9 @@ def _sdpa(
     return out
 
 
-def rms_norm(card: "FakeCard", real: Callable[..., Any]) -> Callable[..., Any]:
-    """`F.rms_norm`: one kernel on a card, several operations on what a CPU-only torch takes it apart into."""
+def rms_norm(card: "FakeCard") -> Callable[..., Any]:
+    """`F.rms_norm`: one kernel on a card, several operations where a torch built without CUDA takes it apart."""
+    real = F.rms_norm
 
     def stand_in(
         input: torch.Tensor,
@@ -254,10 +262,9 @@ def rms_norm(card: "FakeCard", real: Callable[..., Any]) -> Callable[..., Any]:
         eps: float | None = None,
     ) -> torch.Tensor:
         if not isinstance(input, FakeTensor):
-            result: torch.Tensor = real(input, normalized_shape, weight, eps)
-            return result
+            return real(input, list(normalized_shape), weight, eps)
         if weight is not None and (not isinstance(weight, FakeTensor) or weight.dtype != input.dtype):
-            card.fault("The weight is on another device or of another dtype than what is normed.", "rms_norm")
+            card.fault("The weight is on another device or of another dtype than the rows.", "rms_norm")
         rows = input.shape[: input.dim() - len(normalized_shape)]
         rstd = torch.empty((*rows, 1), dtype=torch.float32, device=input.device)
         out = torch.empty_like(input.contiguous())

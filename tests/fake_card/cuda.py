@@ -8,7 +8,7 @@ import torch
 from torch._subclasses.fake_tensor import FakeTensor
 
 if TYPE_CHECKING:
-    from tests.fake_card import FakeCard
+    from tests.fake_card.card import FakeCard
 
 
 class FakeEvent:
@@ -48,12 +48,7 @@ class FakeStream:
         self.card.synchronise(None, "Stream.synchronize")
 
     def query(self) -> bool:
-        return self.card.is_complete(self.card._queued)
-
-    def record_event(self, event: FakeEvent | None = None) -> FakeEvent:
-        event = event or type(self)._event()
-        event.record(self)
-        return event
+        return self.card.is_complete()
 
     def wait_event(self, event: FakeEvent) -> None:
         """The stream waits, not the host."""
@@ -66,11 +61,11 @@ class _FakeRuntime:
         self._card = card
 
     def cudaHostRegister(self, start: int, size: int, flags: int) -> int:
-        self._card.register(start, size)
+        self._card.host_memory.register(start, size)
         return 0
 
     def cudaHostUnregister(self, start: int) -> int:
-        self._card.unregister(start)
+        self._card.host_memory.unregister(start)
         return 0
 
 
@@ -103,7 +98,7 @@ def torch_cuda(card: "FakeCard") -> dict[str, Any]:
     """Functions and classes of torch.cuda by name."""
     runtime = _FakeRuntime(card)
     event = type("FakeEvent", (FakeEvent,), {"card": card})
-    stream = type("FakeStream", (FakeStream,), {"card": card, "_event": event})()
+    stream = type("FakeStream", (FakeStream,), {"card": card})()
     name, (major, minor) = "Fake H100", card.capability
     return {
         "_lazy_init": lambda: None,
@@ -117,7 +112,7 @@ def torch_cuda(card: "FakeCard") -> dict[str, Any]:
         "get_device_name": lambda device=None: name,
         "get_device_capability": lambda device=None: card.capability,
         "get_device_properties": lambda device=None: _Properties(
-            name=name, total_memory=card.total_bytes, major=major, minor=minor
+            name=name, total_memory=card.memory.total_bytes, major=major, minor=minor
         ),
         "Event": event,
         "current_stream": lambda device=None: stream,
@@ -127,7 +122,7 @@ def torch_cuda(card: "FakeCard") -> dict[str, Any]:
         "check_error": _check_error,
         "set_sync_debug_mode": lambda mode: None,
         "empty_cache": lambda: None,
-        "mem_get_info": lambda device=None: (card.total_bytes - card.live_bytes, card.total_bytes),
+        "mem_get_info": lambda device=None: (card.memory.total_bytes - card.live_bytes, card.memory.total_bytes),
         "memory_allocated": lambda device=None: card.live_bytes,
         "memory_reserved": lambda device=None: card.live_bytes,
         "max_memory_allocated": lambda device=None: card.peak_bytes,
@@ -165,7 +160,7 @@ def tensor_methods(card: "FakeCard") -> dict[str, Callable[..., Any]]:
         def read(tensor: torch.Tensor, *arguments: Any, **keywords: Any) -> Any:
             if isinstance(tensor, FakeTensor):
                 card.fault("The host reads values, for which it waits for the device.", name)
-            card.check_host_access(tensor, is_written=False, name=name)
+            card.host_memory.check_access(tensor, is_written=False, name=name)
             return method(tensor, *arguments, **keywords)
 
         return read
