@@ -293,7 +293,7 @@ def describe(components: Components) -> dict[str, Any]:
             name: getattr(settings, name) for name in ("window_size", "stride", "window_strategy", "keep_ratio")
         },
         "compile": settings.compile,
-        "fp8": settings.fp8,
+        "quantise": reranker and {"scheme": reranker.quantise, "reason": reranker.quantise_reason},
         "caches": {
             "scope": settings.cache_scope,
             "image_bytes": components.page_cache.limit_bytes,

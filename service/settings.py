@@ -55,7 +55,11 @@ class Settings(BaseSettings):
         "sliding", description="over more pages than a window: sliding (published), or tournament (fewer, side by side)"
     )
     compile: bool = Field(False, description="on: fuse layers by torch.compile; the start takes longer")
-    fp8: bool = Field(False, description="on: 8-bit floats in the decoder; faster on Hopper cards, changes scores")
+    quantise: Literal["none", "fp8", "int8", "auto"] = Field(
+        "auto",
+        description="decoder's weights in 8 bits, which changes scores: none; fp8 (Ada, Hopper and newer cards); int8 (any); "
+        "or auto, which is none",
+    )
     feature_cache_gpu_bytes: int | None = Field(
         None,
         ge=0,
