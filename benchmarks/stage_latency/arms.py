@@ -124,7 +124,12 @@ def _arms_beside_a_card(
     rounded = make_reranker(replace(warm, quantise="fp8"), model_config, _with_own_layers(network))
     score = WarmPath(path=library_path(rounded, threads)).score
     return arms | {
-        "A6": Arm(adds="8-bit products in the decoder (not exact)", score=score, is_exact=False, is_warm=True)
+        "A6": Arm(
+            adds="8-bit floats in the decoder (fp8: Ada, Hopper and newer cards; not exact)",
+            score=score,
+            is_exact=False,
+            is_warm=True,
+        )
     }
 
 
