@@ -11,6 +11,8 @@ from model.errors import ConfigurationError, KeepRatioError, WindowError
 MAX_WINDOW_SIZE = 20
 """Pages in one prompt: the published model was trained with the identifiers A to T."""
 
+QUANTISE_CHOICES = ("none", "fp8", "int8", "auto")
+
 LONGEST_PAGE_EDGE = 1024
 """Pixels. Larger pages are shrunk to it before anything else (published preprocessing)."""
 
@@ -32,13 +34,15 @@ class RerankerConfig:
     compile: bool | Literal["auto"] = (
         "auto"  # fuse the layers by torch.compile: slower start, faster forward; auto: on a card
     )
-    fp8: bool = False  # the decoder's matrix products in 8-bit floats: faster on Hopper cards and newer, not exact
+    quantise: str = "auto"  # the decoder's weights: none, fp8 (Ada, Hopper and newer cards), int8 (any card), auto
     feature_cache_gpu_bytes: int | None = None  # page features on the device; None: by what is free; 0: off
     feature_cache_host_bytes: int | None = None  # behind it in host memory; None: 8 GiB beside a card; 0: off
 
     def __post_init__(self) -> None:
         check_keep_ratio(self.keep_ratio)
         check_window(self.window_size, self.stride)
+        if self.quantise not in QUANTISE_CHOICES:
+            raise ConfigurationError(f"quantise is {self.quantise!r}; it must be one of {', '.join(QUANTISE_CHOICES)}.")
         if min(self.feature_cache_gpu_bytes or 0, self.feature_cache_host_bytes or 0) < 0:
             raise ConfigurationError("A size of the feature cache is negative; 0 turns a tier off.")
 

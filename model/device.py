@@ -184,6 +184,13 @@ def free_bytes(device: torch.device) -> int | None:
     return free
 
 
+def give_back_memory(device: torch.device) -> None:
+    """Return to a card what torch has freed and kept for itself, so that `free_bytes` counts it; nothing on a CPU."""
+    if device.type == "cuda":
+        with torch.cuda.device(device):
+            torch.cuda.empty_cache()
+
+
 @contextmanager
 def running_on(device: torch.device) -> Iterator[None]:
     """Make `device` the current one and translate its faults; the memory of a batch that does not fit is free again.

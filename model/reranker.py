@@ -42,17 +42,18 @@ from model.device import (
     choose_compute,
     download,
     free_bytes,
+    give_back_memory,
     memory_bytes,
     running_on,
     wait_for,
 )
 from model.errors import ConfigurationError, PageCountError, ScoreError
 from model.feature_cache import FeatureCache, FeatureShape
-from model.fp8 import quantise_linears
 from model.image_processor import prepare_page, smart_resize
 from model.network import Network
 from model.page_encoder import PageEncoder
 from model.prompt import ChatTokenizer, PromptBuilder
+from model.quantisation import choose_quantisation, quantise_layers
 from model.ranking import order_by_score, scores_by_rank, softmax
 from model.scorer import score_letters
 from model.sequence_packer import pack_sequences, plan_packing
@@ -61,6 +62,8 @@ from model.windows import WindowStrategy, choose_windows
 
 AnyPage = Image.Image | np.ndarray | PageImage | PreparedPage
 SelectTokens = Callable[[torch.Tensor, Sequence[PageShare]], torch.Tensor]
+MakeNetwork = Callable[[str, tuple[int, ...]], Network]
+"""Quantisation scheme and the letters' vocabulary ids to a network, which may be unquantised and have the whole head."""
 
 ACTIVATION_BYTES = 12 * 2**30
 """Left free on a card, beside the weights, for one batch: about 8 GiB at the default budgets by count, not measured."""
@@ -93,6 +96,8 @@ class Reranker:
     run_decoder_layer: LayerRunner
     feature_cache: FeatureCache
     select_tokens: SelectTokens = select_tokens
+    quantise: str = "none"  # how the decoder's weights are held: none, fp8 or int8
+    quantise_reason: str = ""  # for the log and /info
     name: str = ""  # what the checkpoint was asked for as
     revision: str | None = None  # the hub's commit
 
@@ -110,9 +115,11 @@ class Reranker:
         model_config = read_model_config(checkpoint.folder)
         refuse_silent_cpu(compute, parameter_count(model_config))
         tokenizer = load_tokenizer(checkpoint.folder)
-        reranker = cls.assemble(
-            config, model_config, compute, tokenizer, lambda: load_network(checkpoint.folder, model_config, compute)
-        )
+
+        def load(quantise: str, letter_ids: tuple[int, ...]) -> Network:
+            return load_network(checkpoint.folder, model_config, compute, quantise=quantise, head_rows=letter_ids)
+
+        reranker = cls.assemble(config, model_config, compute, tokenizer, load)
         return replace(reranker, name=checkpoint.name, revision=checkpoint.revision)
 
     @classmethod
@@ -122,7 +129,7 @@ class Reranker:
         model_config: ModelConfig,
         compute: Compute,
         tokenizer: ChatTokenizer,
-        make_network: Callable[[], Network],
+        make_network: MakeNetwork,
     ) -> Self:
         """Put the parts together; the network last, after everything cheap has been checked.
 
@@ -134,21 +141,24 @@ class Reranker:
             vision_start_token_id=model_config.vision_start_token_id,
         )
         vision_attention, text_attention = _choose_kernels(config, model_config, compute)
-        network = make_network()
-        if config.fp8:
-            quantise_linears(network.model.language_model.layers, compute.device)
+        quantise, quantise_reason = choose_quantisation(config.quantise, compute)
+        network = make_network(quantise, prompts.letter_ids)
+        quantise_layers(network.model.language_model.layers, quantise)
+        give_back_memory(compute.device)
         return cls(
             config=config,
             model_config=model_config,
             compute=compute,
             network=network,
-            letter_rows=network.lm_head.weight[list(prompts.letter_ids)].float(),
+            letter_rows=network.head_weights(prompts.letter_ids).float(),
             prompts=prompts,
             vision_attention=vision_attention,
             text_attention=text_attention,
             run_vision_block=choose_runner(config.compile, compute, "vision blocks"),
-            run_decoder_layer=choose_runner(config.compile, compute, "decoder layers", is_fp8=config.fp8),
+            run_decoder_layer=choose_runner(config.compile, compute, "decoder layers", is_fp8=quantise == "fp8"),
             feature_cache=_make_cache(config, model_config, compute),
+            quantise=quantise,
+            quantise_reason=quantise_reason,
         )
 
     def prepare_page(self, page: AnyPage, *, scope: bytes = b"") -> PreparedPage:

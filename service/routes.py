@@ -297,7 +297,7 @@ def describe(components: Components) -> dict[str, Any]:
             tower: {"compiled": runner.is_compiled, "reason": runner.reason, "seconds": runner.seconds}
             for tower, runner in (("vision", reranker.run_vision_block), ("text", reranker.run_decoder_layer))
         },
-        "fp8": settings.fp8,
+        "quantise": reranker and {"scheme": reranker.quantise, "reason": reranker.quantise_reason},
         "caches": {
             "scope": settings.cache_scope,
             "image_bytes": components.page_cache.limit_bytes,

@@ -59,7 +59,11 @@ class Settings(BaseSettings):
     compile: bool | Literal["auto"] = Field(
         "auto", description="on: fuse layers by torch.compile (the start takes longer); off; auto: on a card"
     )
-    fp8: bool = Field(False, description="on: 8-bit floats in the decoder; faster on Hopper cards, changes scores")
+    quantise: Literal["none", "fp8", "int8", "auto"] = Field(
+        "auto",
+        description="decoder's weights in 8 bits, which changes scores: none; fp8 (Ada, Hopper and newer cards); int8 (any); "
+        "or auto, which is none for now",
+    )
     feature_cache_gpu_bytes: int | None = Field(
         None,
         ge=0,
