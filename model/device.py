@@ -206,7 +206,7 @@ def running_on(device: torch.device) -> Iterator[None]:
             raise
         if isinstance(failure, DeviceMemoryError):
             _release_locals(error)
-            empty_allocator_cache(device)
+            give_back_memory(device)
         raise failure from error
 
 
@@ -233,12 +233,6 @@ def _release_locals(error: BaseException) -> None:
         seen.add(id(link))
         traceback.clear_frames(link.__traceback__)
         link = link.__cause__ or link.__context__
-
-
-def empty_allocator_cache(device: torch.device) -> None:
-    """Give the memory that torch's allocator holds and nobody uses back to the card; nothing to do on a CPU."""
-    if device.type == "cuda":
-        torch.cuda.empty_cache()
 
 
 def memory_bytes(device: torch.device) -> dict[str, int]:

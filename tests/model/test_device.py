@@ -104,7 +104,7 @@ def test_a_failed_batch_leaves_nothing_behind_while_its_error_is_kept(monkeypatc
         except ValueError:
             raise torch.OutOfMemoryError("CUDA out of memory")  # noqa: B904 (as torch itself raises)
 
-    monkeypatch.setattr(device, "empty_allocator_cache", lambda _: alive_when_emptied.append(held[0]() is not None))
+    monkeypatch.setattr(device, "give_back_memory", lambda _: alive_when_emptied.append(held[0]() is not None))
     with pytest.raises(DeviceMemoryError) as failure, running_on(CPU):
         forward()
     assert alive_when_emptied == [False]
