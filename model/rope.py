@@ -32,13 +32,13 @@ def _mrope_axes(frequency_count: int, sections: tuple[int, int, int]) -> tuple[i
 
 
 def axial_cos_sin(
-    positions: torch.Tensor, *, head_dim: int, theta: float = 10_000.0
+    positions: torch.Tensor, *, head_dim: int, dtype: torch.dtype, theta: float = 10_000.0
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Cosines and sines float32 (P, head_dim) for patch positions int64 (2, P) of row and column."""
+    """Cosines and sines (P, head_dim) for patch positions (2, P) of row and column."""
     frequencies = _inverse_frequencies(head_dim // 2, theta, positions.device)
     angles = (positions[:, :, None].float() * frequencies).transpose(0, 1).flatten(1)  # (P, rows then columns)
     angles = torch.cat((angles, angles), dim=-1)
-    return angles.cos(), angles.sin()
+    return angles.cos().to(dtype), angles.sin().to(dtype)
 
 
 def _inverse_frequencies(dim: int, theta: float, device: torch.device) -> torch.Tensor:
