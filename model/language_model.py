@@ -70,14 +70,25 @@ class DecoderLayer(nn.Module):
         slots: torch.Tensor | None = None,
     ) -> torch.Tensor:
         """All S tokens in; out come the tokens at `slots`, whose queries `attend` takes, or all S tokens."""
+        hidden = self._attended(hidden, cos, sin, attend, slots)
+        out: torch.Tensor = hidden + self.mlp(self.post_attention_layernorm(hidden))
+        return out
+
+    def _attended(
+        self,
+        hidden: torch.Tensor,
+        cos: torch.Tensor,
+        sin: torch.Tensor,
+        attend: PackedAttention,
+        slots: torch.Tensor | None,
+    ) -> torch.Tensor:
+        """The tokens at `slots` or all, with their attention added. Queries, keys and values are free before the MLP begins."""
         normalised = self.input_layernorm(hidden)
         k, v = self.self_attn.keys_and_values(normalised, cos, sin)
         if slots is not None:
             hidden, normalised, cos, sin = (x[slots] for x in (hidden, normalised, cos, sin))
         q = self.self_attn.queries(normalised, cos, sin)
-        hidden = hidden + self.self_attn.output(attend(q, k, v))
-        out: torch.Tensor = hidden + self.mlp(self.post_attention_layernorm(hidden))
-        return out
+        return hidden + self.self_attn.output(attend(q, k, v))
 
 
 class SelfAttention(nn.Module):
@@ -118,7 +129,12 @@ class SwiGluMlp(nn.Module):
         self.down_proj = nn.Linear(config.intermediate_size, config.hidden_size, bias=False)
 
     def forward(self, hidden: torch.Tensor) -> torch.Tensor:
-        out: torch.Tensor = self.down_proj(F.silu(self.gate_proj(hidden)) * self.up_proj(hidden))
+        gate = self.gate_proj(hidden)
+        if torch.is_grad_enabled():
+            gated = F.silu(gate) * self.up_proj(hidden)
+        else:  # in place: these are the largest activations of a forward pass
+            gated = F.silu(gate, inplace=True).mul_(self.up_proj(hidden))
+        out: torch.Tensor = self.down_proj(gated)
         return out
 
 

@@ -217,9 +217,11 @@ class Reranker:
             text = self.network.model.language_model.embed_tokens(plan.text_ids)
             kept = self.choose_tokens(visual, text, batch)
             kept_tokens = visual.gather(kept)
+        del visual  # up to 1 GiB that the decoder's activations can have
         kept_tokens = self.encoder.finish(kept_tokens, observe)
         with observe("pack"):
             packed = pack_sequences(text, kept_tokens, kept, plan)
+        del text, kept_tokens
         with observe("language"):
             return score_letters(
                 self.network.model.language_model,
