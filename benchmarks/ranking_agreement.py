@@ -1,12 +1,15 @@
-"""What faster ways of ranking change in the order: tournament windows against sliding ones, 8-bit products against exact ones.
+"""What other ways of ranking change in the order: tournament windows instead of sliding ones, a decoder in 8 bits.
 
     python -m benchmarks.ranking_agreement                        # minutes on a CPU, the bundled checkpoint
     python -m benchmarks.ranking_agreement --model mtri-admin/ZipRerank --pages-from folder-of-page-images
+    python -m benchmarks.ranking_agreement --model tests/data/conformance/checkpoint \\
+        --pages-from tests/data/conformance/pages --output ranking_agreement_conformance
 
 Windows are compared twice: with simulated rankers, whose noise is known (each window sees the true relevance plus fresh
 noise; the first order is the true one plus a first stage's noise), and with a checkpoint on page images. Without a folder
 these are made-up pages of the demo checkpoint's world in the order of chance, drawn anew from seeds that its training never
-used, and each query's words stand together on one of them only: so it is known which page is right.
+used, and each query's words stand together on one of them only: so it is known which page is right. The weights of the
+conformance checkpoint are random: there the 8-bit schemes show what rounding does to logits, and nothing about quality.
 """
 
 import argparse
@@ -25,7 +28,8 @@ from tqdm import tqdm
 from benchmarks import results_file
 from benchmarks.kendall import kendall_tau
 from model import Reranker, RerankerConfig, WindowStrategy, choose_windows
-from model.dataflow import PreparedPage
+from model.dataflow import PageScores, PreparedPage
+from model.quantisation import why_not_quantise
 from model.training.demo.page_pool import draw_pool
 from model.training.demo.quality import HELD_OUT_POOL, deal_lists
 from model.training.demo.recipe import read_recipe
@@ -39,6 +43,7 @@ QUERIES = (
 )  # fmt: skip
 
 STRATEGIES: tuple[WindowStrategy, ...] = ("sliding", "tournament")
+SCHEMES = ("fp8", "int8")
 WINDOW = 20
 _SPARE_PAGES = 20  # of a pool, beside as many as are in a list
 
@@ -56,7 +61,7 @@ class Question:
 def main() -> None:
     options = _parse_options()
     trials, queries = (20, 2) if options.smoke else (options.trials, options.queries)
-    config = RerankerConfig(device=options.device, keep_ratio=options.keep_ratio)
+    config = RerankerConfig(device=options.device, keep_ratio=options.keep_ratio, quantise="none")
     exact = Reranker.from_checkpoint(options.model, config)
     many, one_window = (_questions(options, exact, count, queries) for count in (options.pages, WINDOW))
     results = {
@@ -69,7 +74,7 @@ def main() -> None:
             for noise in tqdm((0.0, 0.1, 0.3), desc=f"simulated rankers, {pages} pages", file=sys.stderr)
         ],
         "checkpoint_windows": compare_windows(exact, many),
-        "fp8": compare_fp8(exact, options.model, one_window),
+        "quantised": compare_quantised(exact, options.model, one_window),
     }
     if options.smoke:
         print(json.dumps(results))
@@ -186,28 +191,47 @@ def compare_windows(reranker: Reranker, questions: Sequence[Question]) -> dict[s
     }
 
 
-def compare_fp8(exact: Reranker, model: str, questions: Sequence[Question]) -> dict[str, Any]:
-    """8-bit products against exact ones, one window of pages a query."""
-    rounded = Reranker.from_checkpoint(model, replace(exact.config, fp8=True))
-    pairs = []
-    for question in tqdm(questions, desc="8-bit products", file=sys.stderr):
-        request = exact.prepare(question.query, question.pages)
-        [ours], [eight] = exact.score([request]), rounded.score([request])
-        pairs.append((ours, eight))
-    orders = [(ours.order, eight.order) for ours, eight in pairs]
+def compare_quantised(exact: Reranker, model: str, questions: Sequence[Question]) -> dict[str, Any]:
+    """Each scheme that runs on the device against the exact decoder, one window of pages a query."""
+    expected = _score_all(exact, questions, "exact decoder")
+    schemes = {}
+    for scheme in SCHEMES:
+        problem = why_not_quantise(scheme, exact.compute)
+        if problem:
+            schemes[scheme] = {"not_run": problem}
+            continue
+        rounded = Reranker.from_checkpoint(model, replace(exact.config, quantise=scheme))
+        schemes[scheme] = _agreement(questions, expected, _score_all(rounded, questions, f"{scheme} decoder"))
     return {
         "queries": len(questions),
         "pages": len(questions[0].pages),
         "exact_dtype": exact.compute.dtype_name,
+        "exact_logits_span": round(statistics.mean(max(scores.logits) - min(scores.logits) for scores in expected), 4),
+        "exact_recall_at_1": _recall_at_1(questions, [scores.order for scores in expected]),
+        **schemes,
+    }
+
+
+def _score_all(reranker: Reranker, questions: Sequence[Question], name: str) -> list[PageScores]:
+    return [
+        reranker.score([reranker.prepare(question.query, question.pages)])[0]
+        for question in tqdm(questions, desc=name, file=sys.stderr)
+    ]
+
+
+def _agreement(
+    questions: Sequence[Question], expected: Sequence[PageScores], rounded: Sequence[PageScores]
+) -> dict[str, Any]:
+    pairs = list(zip(expected, rounded, strict=True))
+    orders = [(exact.order, moved.order) for exact, moved in pairs]
+    return {
         "largest_logit_difference": round(
-            max(float(np.abs(np.subtract(ours.logits, eight.logits)).max()) for ours, eight in pairs), 4
+            max(float(np.abs(np.subtract(exact.logits, moved.logits)).max()) for exact, moved in pairs), 4
         ),
-        "kendall_tau": round(statistics.mean(kendall_tau(*orders_of_both) for orders_of_both in orders), 4),
+        "kendall_tau": round(statistics.mean(kendall_tau(exact, moved) for exact, moved in orders), 4),
+        "top_5_shared": round(statistics.mean(_shared(exact[:TOP], moved[:TOP]) for exact, moved in orders), 4),
         "top_1_same": _top_1_same(orders),
-        "recall_at_1": {
-            "exact": _recall_at_1(questions, [ours for ours, _ in orders]),
-            "fp8": _recall_at_1(questions, [eight for _, eight in orders]),
-        },
+        "recall_at_1": _recall_at_1(questions, [moved for _, moved in orders]),
     }
 
 

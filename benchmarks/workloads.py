@@ -89,9 +89,11 @@ def with_fewer_layers(config: ModelConfig, layers: int) -> ModelConfig:
 
 
 def make_reranker(config: RerankerConfig, model_config: ModelConfig, network: Network) -> Reranker:
-    """A reranker over an existing network."""
+    """A reranker over an existing network; where `config` asks for a quantisation, its decoder is quantised in place."""
     compute = choose_compute(config.device, config.dtype)
-    return Reranker.assemble(config, model_config, compute, load_tokenizer(BUNDLED["demo"]), lambda: network)
+    return Reranker.assemble(
+        config, model_config, compute, load_tokenizer(BUNDLED["demo"]), lambda quantise, letter_ids: network
+    )
 
 
 def random_network(config: ModelConfig, compute: Compute, *, seed: int = 0) -> Network:

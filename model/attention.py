@@ -4,19 +4,34 @@ What a layer is handed is a `PackedAttention`: a kernel and the boundaries of qu
 Knows no model.
 """
 
-import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from itertools import accumulate
 
 import torch
 
-from model.attention_kernels import KERNELS, LENGTH_BUCKET, Attend, implementation, why_not
+from model.attention_kernels import (
+    KERNELS,
+    LENGTH_BUCKET,
+    MOST_AT_ONCE,
+    Attend,
+    build,
+    built,
+    first_line,
+    making_plans,
+    needs_plans,
+    why_not,
+)
 from model.device import Compute, seconds_of, upload
 from model.errors import ConfigurationError
 
+FAMILIES = {"flash-attn": ("flash-attn-3", "flash-attn-2")}
+"""Names that stand for the first of several kernels that runs."""
+
 _TIMED_CALLS = 5
+_WARM_UP_CALLS = 2
+_TRIAL_LENGTHS = (64, 32)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -81,7 +96,7 @@ def _attend_opaquely(
     scale: float,
 ) -> torch.Tensor:
     """One node of a compiled graph, whatever the kernel does inside."""
-    attend = implementation(kernel_name)
+    attend = built(kernel_name)
     return attend(q, k, v, cu_seqlens_q, cu_seqlens_k, max_seqlen_q, max_seqlen_k, causal=causal, scale=scale)
 
 
@@ -98,18 +113,21 @@ def _(
     causal: bool,
     scale: float,
 ) -> torch.Tensor:
-    return torch.empty_like(q)
+    return q.new_empty(q.shape)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AttentionWorkload:
-    """What a tower typically asks of a kernel."""
+    """The attention of one layer of a tower, at typical lengths."""
 
     heads: int
     key_value_heads: int
     head_dim: int
     lengths: tuple[int, ...]  # of the packed sequences
     causal: bool
+    is_fused: bool = (
+        False  # values are a slice of one projection of queries, keys and values: strides of three times the width
+    )
 
 
 def choose_attention(name: str, workload: AttentionWorkload, compute: Compute) -> AttentionKernel:
@@ -120,55 +138,128 @@ def choose_attention(name: str, workload: AttentionWorkload, compute: Compute) -
     """
     if name == "auto":
         return _fastest(workload, compute)
-    if name not in KERNELS:
-        raise ConfigurationError(f"attention is {name!r}; it must be auto, {', '.join(KERNELS)}.")
-    obstacle = why_not(name, compute, workload.head_dim)
-    if obstacle:
-        raise ConfigurationError(f"attention is {name!r}, but {obstacle}. Choose auto or sdpa.")
-    return make_kernel(name, "as asked")
+    if name not in KERNELS and name not in FAMILIES:
+        raise ConfigurationError(f"attention is {name!r}; it must be auto, {', '.join((*FAMILIES, *KERNELS))}.")
+    obstacles: dict[str, str] = {}
+    for candidate in FAMILIES.get(name, (name,)):
+        obstacle = why_not(candidate, compute, workload.head_dim) or _trial_failure(candidate, workload, compute)
+        if obstacle is None:
+            return make_kernel(candidate, "; ".join(["as asked", *_reasons(obstacles)]))
+        obstacles[candidate] = obstacle
+    told = "; ".join(
+        obstacle if candidate == name else f"{candidate}: {obstacle}" for candidate, obstacle in obstacles.items()
+    )
+    raise ConfigurationError(f"attention is {name!r}, but {told}. Choose auto or sdpa.")
+
+
+def _trial_failure(name: str, workload: AttentionWorkload, compute: Compute) -> str | None:
+    """The reason why one small call failed, or None. SDPA is torch's own and needs no trial."""
+    if name == "sdpa":
+        return None
+    try:
+        seconds_of(_prepare(make_kernel(name), replace(workload, lengths=_TRIAL_LENGTHS), compute), compute.device)
+    except Exception as error:  # noqa: BLE001 (of a package of others; told as a ConfigurationError)
+        return f"it failed when tried ({first_line(error)})"
+    return None
 
 
 def _fastest(workload: AttentionWorkload, compute: Compute) -> AttentionKernel:
-    """Tried on the workload where several could do it."""
-    obstacles = {name: why_not(name, compute, workload.head_dim) for name in KERNELS}
-    able = [make_kernel(name) for name, obstacle in obstacles.items() if obstacle is None]
-    seconds: dict[str, float] = {}
-    for kernel in able[: len(able) if len(able) > 1 else 0]:
-        try:
-            seconds[kernel.name] = time_attention(kernel, workload, compute)
-        except RuntimeError as error:
-            obstacles[kernel.name] = f"it failed when tried ({error})"
-    reasons = [f"not {name}: {obstacle}" for name, obstacle in obstacles.items() if obstacle]
+    """The candidates are timed where there are several: each warm, in turns. One that cannot be called is left out."""
+    obstacles: dict[str, str] = {}
+    calls: dict[str, Callable[[], torch.Tensor]] = {}
+    for name in KERNELS:
+        if obstacle := why_not(name, compute, workload.head_dim):
+            obstacles[name] = obstacle
+        else:
+            calls[name] = _prepare(make_kernel(name), workload, compute)
+    if len(calls) == 1:
+        [name] = calls
+        return make_kernel(name, "; ".join(_reasons(obstacles)))
+    seconds = _time_in_turns(calls, obstacles, compute)
     if not seconds:
-        return replace(able[-1], reason="; ".join(reasons))
-    fastest = min(able, key=lambda kernel: seconds.get(kernel.name, math.inf))
+        raise ConfigurationError(f"No attention kernel runs here. {'; '.join(_reasons(obstacles))}.")
     measured = ", ".join(f"{name} {value * 1000:.2f} ms" for name, value in seconds.items())
-    return replace(fastest, reason="; ".join([f"the fastest of {measured}", *reasons]))
+    fastest = min(seconds, key=seconds.__getitem__)
+    return make_kernel(fastest, "; ".join([f"the fastest of {measured}", *_reasons(obstacles)]))
+
+
+def _time_in_turns(
+    calls: dict[str, Callable[[], torch.Tensor]], obstacles: dict[str, str], compute: Compute
+) -> dict[str, float]:
+    """Best seconds of each call; those that fail go to `obstacles`."""
+    rounds: dict[str, list[float]] = {name: [] for name in calls}
+    with making_plans():
+        for turn in range(_WARM_UP_CALLS + _TIMED_CALLS):
+            for name in [name for name in calls if name not in obstacles]:
+                try:
+                    seconds = seconds_of(calls[name], compute.device)
+                except Exception as error:  # noqa: BLE001 (a kernel that fails is no reason to end the start)
+                    obstacles[name] = f"it failed when tried ({first_line(error)})"
+                else:
+                    rounds[name] += [seconds] if turn >= _WARM_UP_CALLS else []
+    return {name: min(seconds) for name, seconds in rounds.items() if name not in obstacles}
+
+
+def _reasons(obstacles: dict[str, str]) -> list[str]:
+    return [f"not {name}: {obstacle}" for name, obstacle in obstacles.items()]
 
 
 def time_attention(kernel: AttentionKernel, workload: AttentionWorkload, compute: Compute) -> float:
-    """Seconds for one layer's attention, the best of a few calls: the first ones load libraries and make plans."""
-    work = _prepare(kernel, workload, compute)
-    return min(seconds_of(work, compute.device) for _ in range(_TIMED_CALLS))
+    """Seconds for one layer's attention, the best of a few calls after a warm-up."""
+    obstacles: dict[str, str] = {}
+    seconds = _time_in_turns({kernel.name: _prepare(kernel, workload, compute)}, obstacles, compute)
+    if obstacles:
+        raise RuntimeError(f"{kernel.name}: {obstacles[kernel.name]}")
+    return seconds[kernel.name]
 
 
-def make_plans(kernel: AttentionKernel, workload: AttentionWorkload, compute: Compute, longest: int) -> None:
-    """Have the plans for causal sequences of up to `longest` tokens made by the kernel that needs some, in this thread."""
-    if kernel.name == "sdpa" and compute.device.type == "cuda":
-        for length in range(LENGTH_BUCKET, longest + LENGTH_BUCKET, LENGTH_BUCKET):
-            _prepare(kernel, replace(workload, lengths=(length,)), compute)()
+def make_text_plans(kernel: AttentionKernel, workload: AttentionWorkload, compute: Compute, longest: int) -> int:
+    """Make cuDNN's plans for prompts of up to `longest` tokens, in this thread, where the kernel needs plans.
+
+    Returns how many there are now.
+    """
+    lengths = range(LENGTH_BUCKET, longest + LENGTH_BUCKET, LENGTH_BUCKET)
+    return _make_plans(kernel, workload, compute, [(length,) for length in lengths])
+
+
+def make_page_plans(
+    kernel: AttentionKernel, workload: AttentionWorkload, compute: Compute, lengths: Sequence[int]
+) -> int:
+    """Make cuDNN's plans for batches of pages of the usual `lengths` (patches), in this thread, where the kernel needs plans.
+
+    Returns how many there are now.
+    """
+    counts = [1 << power for power in range(MOST_AT_ONCE.bit_length())]
+    return _make_plans(kernel, workload, compute, [(length,) * count for length in lengths for count in counts])
+
+
+def _make_plans(
+    kernel: AttentionKernel, workload: AttentionWorkload, compute: Compute, batches: Sequence[tuple[int, ...]]
+) -> int:
+    if kernel.name != "sdpa" or not needs_plans(torch.empty(0, dtype=compute.dtype, device=compute.device)):
+        return 0
+    with making_plans():
+        for lengths in batches:
+            _prepare(kernel, replace(workload, lengths=lengths), compute)()
+    return len(batches)
 
 
 def _prepare(kernel: AttentionKernel, workload: AttentionWorkload, compute: Compute) -> Callable[[], torch.Tensor]:
-    """A call of one layer's attention on random values."""
+    """A call of one layer's attention on random values, which lie in memory as the tower's layers hand them over."""
     tokens, device = sum(workload.lengths), compute.device
-    q = torch.randn(tokens, workload.heads, workload.head_dim, device=device, dtype=compute.dtype)
-    k, v = torch.randn(2, tokens, workload.key_value_heads, workload.head_dim, device=device, dtype=compute.dtype)
+    q, k = (
+        torch.randn(tokens, heads, workload.head_dim, device=device, dtype=compute.dtype)
+        for heads in (workload.heads, workload.key_value_heads)
+    )
+    projections = 3 if workload.is_fused else 1
+    v = torch.randn(
+        tokens, projections, workload.key_value_heads, workload.head_dim, device=device, dtype=compute.dtype
+    )[:, -1]
     boundaries = torch.tensor([0, *accumulate(workload.lengths)], dtype=torch.int32)
     sequences = kernel.place(boundaries, max(workload.lengths), device)
     return partial(PackedAttention(kernel=kernel, queries=sequences, keys=sequences, causal=workload.causal), q, k, v)
 
 
 def make_kernel(name: str, reason: str = "") -> AttentionKernel:
-    """The kernel called `name`, whose obstacles `why_not` tells."""
-    return AttentionKernel(name=name, attend=implementation(name), boundaries_on_host=name == "sdpa", reason=reason)
+    """The kernel called `name`, which `why_not` has cleared."""
+    return AttentionKernel(name=name, attend=build(name), boundaries_on_host=name == "sdpa", reason=reason)

@@ -4,15 +4,17 @@
 
 q is (tokens_q, heads, head_dim); k and v are (tokens_k, key_value_heads, head_dim), grouped heads allowed; sequence i is
 rows cu_seqlens[i] to cu_seqlens[i + 1]. Causal masks are aligned at the bottom right: the last query sees every key, also
-where there are fewer queries than keys (never none). Only this module imports flash-attn. It knows no model.
+where there are fewer queries than keys (never none). The output is contiguous. Only this module imports flash-attn. It knows
+no model.
 """
 
 import importlib
-import importlib.util
 import inspect
+import threading
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
-from functools import lru_cache, partial
+from functools import partial
 from itertools import groupby, pairwise
 from typing import Any, Protocol
 
@@ -22,9 +24,24 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from model.device import Compute
 
-KERNELS = ("flash-attn", "torch-varlen", "sdpa")
+KERNELS = ("flash-attn-3", "flash-attn-2", "torch-varlen", "sdpa")
 LENGTH_BUCKET = 256
-_LARGEST_RUN = 16
+MOST_AT_ONCE = 16
+"""Sequences in one call of SDPA. Runs have 16, 8, 4, 2 or 1: kernels that plan by shape see few different counts."""
+
+_FUNCTIONS = {
+    "flash-attn-3": ("flash_attn_interface", "flash_attn_varlen_func"),
+    "flash-attn-2": ("flash_attn", "flash_attn_varlen_func"),
+    "torch-varlen": ("torch.nn.attention.varlen", "varlen_attn"),
+}
+"""Module and function of each kernel that has to be imported."""
+
+_NOT_INSTALLED = {
+    "flash-attn-3": "it is not installed (no wheel on PyPI; build it from the hopper folder of flash-attention)",
+    "flash-attn-2": "it is not installed (pip install 'ziprerank[flash]')",
+    "torch-varlen": f"torch {torch.__version__} has no torch.nn.attention.varlen",
+}
+_WITHOUT_PLANS = [SDPBackend.FLASH_ATTENTION, SDPBackend.EFFICIENT_ATTENTION, SDPBackend.MATH]
 
 
 class Attend(Protocol):
@@ -43,7 +60,7 @@ class Attend(Protocol):
 
 
 def why_not(name: str, compute: Compute, head_dim: int) -> str | None:
-    """What keeps the kernel from running here, or None."""
+    """The reason why the kernel cannot run here, or None. Whether it runs on this very card, only a call shows."""
     device, dtype = compute.device, compute.dtype
     if name == "sdpa":
         return None
@@ -55,35 +72,61 @@ def why_not(name: str, compute: Compute, head_dim: int) -> str | None:
         return f"it takes heads of up to 256 and these are {head_dim}"
     if torch.cuda.get_device_capability(device) < (8, 0):
         return "it needs compute capability 8.0"
-    if name == "flash-attn" and not _flash_attention_module():
-        return "flash-attn is not installed (pip install 'ziprerank[flash]')"
-    if name == "torch-varlen" and importlib.util.find_spec("torch.nn.attention.varlen") is None:
-        return f"torch {torch.__version__} has no torch.nn.attention.varlen"
-    return None
+    found = _find_function(name)
+    return found if isinstance(found, str) else None
 
 
-def _flash_attention_module() -> str | None:
-    """The third generation's module where it is installed, else the second's."""
-    for module in ("flash_attn_interface", "flash_attn"):
-        if importlib.util.find_spec(module):
-            return module
-    return None
+def _find_function(name: str) -> Callable[..., Any] | str:
+    """The kernel's function, or the reason why it cannot be imported.
+
+    An extension that was built for another torch or lacks a library raises anything from ImportError to OSError.
+    """
+    module_name, function_name = _FUNCTIONS[name]
+    try:
+        module = importlib.import_module(module_name)
+    except ModuleNotFoundError as error:
+        if error.name and module_name.startswith(error.name):
+            return _NOT_INSTALLED[name]
+        return f"it cannot be imported: {first_line(error)}"
+    except Exception as error:  # noqa: BLE001 (a package of others must not end the start)
+        return f"it cannot be imported: {first_line(error)}"
+    function = getattr(module, function_name, None)
+    if not callable(function):
+        return f"the installed {module_name} has no {function_name}"
+    result: Callable[..., Any] = function
+    return result
 
 
-@lru_cache
-def implementation(name: str) -> Attend:
-    """The kernel called `name`, whose obstacles `why_not` tells."""
-    build: dict[str, Callable[[], Attend]] = {
-        "flash-attn": _flash_attention,
-        "torch-varlen": _torch_varlen,
-        "sdpa": lambda: _sdpa,
-    }
-    return build[name]()
+def first_line(error: Exception) -> str:
+    """An error's type and the first line of its text, for a reason in the log."""
+    text = str(error).strip().partition("\n")[0]
+    return f"{type(error).__name__}: {text}" if text else type(error).__name__
 
 
-def _flash_attention() -> Attend:
-    module = importlib.import_module(_flash_attention_module() or "flash_attn")
-    return _with_padded_heads(partial(_call_flash_attention, module.flash_attn_varlen_func))
+_built: dict[str, Attend] = {}
+
+
+def build(name: str) -> Attend:
+    """Make the kernel called `name`, which `why_not` has cleared, and remember it for `built`."""
+    if name == "sdpa":
+        _built[name] = _sdpa
+        return _sdpa
+    function = _find_function(name)
+    if isinstance(function, str):
+        raise RuntimeError(f"{name}: {function}")
+    if name == "torch-varlen":
+        takes_enable_gqa = (
+            "enable_gqa" in inspect.signature(function).parameters
+        )  # since torch 2.13, and required there
+        _built[name] = _with_padded_heads(partial(_call_torch_varlen, function, takes_enable_gqa))
+    else:
+        _built[name] = _with_padded_heads(partial(_call_flash_attention, function))
+    return _built[name]
+
+
+def built(name: str) -> Attend:
+    """The kernel that `build` made last under that name. A compiled graph refers to kernels by name."""
+    return _built[name] if name in _built else build(name)
 
 
 def _call_flash_attention(
@@ -101,13 +144,6 @@ def _call_flash_attention(
     out = function(q, k, v, cu_seqlens_q, cu_seqlens_k, max_seqlen_q, max_seqlen_k, softmax_scale=scale, causal=causal)
     result: torch.Tensor = out[0] if isinstance(out, tuple) else out  # some builds also return the log-sum-exp
     return result
-
-
-def _torch_varlen() -> Attend:
-    from torch.nn.attention.varlen import varlen_attn
-
-    takes_enable_gqa = "enable_gqa" in inspect.signature(varlen_attn).parameters  # since torch 2.13, and required there
-    return _with_padded_heads(partial(_call_torch_varlen, varlen_attn, takes_enable_gqa))
 
 
 def _call_torch_varlen(
@@ -139,8 +175,8 @@ def _with_padded_heads(attend: Attend) -> Attend:
         if missing == 0:
             return attend(q, k, v, *args, **kwargs)
         q, k, v = (F.pad(x, (0, missing)) for x in (q, k, v))
-        out = attend(q, k, v, *args, **kwargs)
-        return out[..., :-missing]
+        # Compiled graphs are promised dense outputs: a slice would have the strides of the padded heads.
+        return attend(q, k, v, *args, **kwargs)[..., :-missing].contiguous()
 
     return padded
 
@@ -157,12 +193,13 @@ def _sdpa(
     scale: float,
 ) -> torch.Tensor:
     """One call a run of equally long sequences. The boundaries are host tensors here: reading them waits for nothing."""
-    out = torch.empty_like(q)
-    for run in equal_runs(cu_seqlens_q.tolist(), cu_seqlens_k.tolist()):
+    out = q.new_empty(q.shape)
+    # Causal sequences are padded on a card; one at a time, so that each padded length has one plan.
+    most = 1 if causal and needs_plans(q) else MOST_AT_ONCE
+    for run in equal_runs(cu_seqlens_q.tolist(), cu_seqlens_k.tolist(), most=most):
         queries = _batched(q, run.start_q, run.count, run.length_q)
         keys, values = (_batched(x, run.start_k, run.count, run.length_k) for x in (k, v))
-        end_q = run.start_q + run.count * run.length_q
-        out[run.start_q : end_q] = attend_run(queries, keys, values, causal, scale).transpose(1, 2).flatten(0, 1)
+        _batched(out, run.start_q, run.count, run.length_q).copy_(attend_run(queries, keys, values, causal, scale))
     return out
 
 
@@ -177,8 +214,8 @@ class Run:
     count: int
 
 
-def equal_runs(bounds_q: Sequence[int], bounds_k: Sequence[int]) -> Iterator[Run]:
-    """Runs of 16, 8, 4, 2 and 1 sequences: kernels that plan by shape see few different counts."""
+def equal_runs(bounds_q: Sequence[int], bounds_k: Sequence[int], *, most: int = MOST_AT_ONCE) -> Iterator[Run]:
+    """Runs of a power of two of sequences, at most `most` (itself a power of two)."""
     lengths = [
         (end_q - start_q, end_k - start_k)
         for (start_q, end_q), (start_k, end_k) in zip(pairwise(bounds_q), pairwise(bounds_k), strict=True)
@@ -187,7 +224,7 @@ def equal_runs(bounds_q: Sequence[int], bounds_k: Sequence[int]) -> Iterator[Run
     for (length_q, length_k), group in groupby(lengths):
         left = len(list(group))
         while left:
-            count = min(_LARGEST_RUN, 1 << (left.bit_length() - 1))
+            count = min(most, 1 << (left.bit_length() - 1))
             yield Run(
                 start_q=bounds_q[index], start_k=bounds_k[index], length_q=length_q, length_k=length_k, count=count
             )
@@ -195,34 +232,75 @@ def equal_runs(bounds_q: Sequence[int], bounds_k: Sequence[int]) -> Iterator[Run
 
 
 def _batched(x: torch.Tensor, start: int, count: int, length: int) -> torch.Tensor:
-    """(count, heads, length, head_dim), a view."""
-    return x[start : start + count * length].view(count, length, *x.shape[1:]).transpose(1, 2)
+    """(count, length, heads, head_dim), a view."""
+    return x[start : start + count * length].view(count, length, *x.shape[1:])
+
+
+def needs_plans(q: torch.Tensor) -> bool:
+    """Whether SDPA may run q by cuDNN, which makes a plan for every combination of sizes and strides."""
+    return q.device.type == "cuda" and q.dtype != torch.float32
 
 
 def attend_run(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, causal: bool, scale: float) -> torch.Tensor:
-    """q (sequences, heads, length, head_dim), k and v alike with their own heads and length."""
-    if q.device.type == "cuda" and q.dtype != torch.float32:
+    """q (sequences, length, heads, head_dim), k and v alike with their own heads and length; the result like q."""
+    if needs_plans(q):
         return attend_run_in_plans(q, k, v, causal, scale)
+    q, k, v = (x.transpose(1, 2) for x in (q, k, v))
     group = q.shape[1] // k.shape[1]
     if group > 1:  # grouped heads written out: the fused kernels for float32 take equal counts only
         k, v = k.repeat_interleave(group, dim=1), v.repeat_interleave(group, dim=1)
     mask = _mask(q.shape[2], k.shape[2], causal, q.device)
-    return F.scaled_dot_product_attention(q, k, v, scale=scale, **mask)
+    return F.scaled_dot_product_attention(q, k, v, scale=scale, **mask).transpose(1, 2)
 
 
 def attend_run_in_plans(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, causal: bool, scale: float) -> torch.Tensor:
-    """For cuDNN, which makes a plan for every new length (tens of milliseconds): causal sequences are padded to full buckets,
-    whose tails nobody sees, and a single query goes without a plan."""
-    length_q, length_k = q.shape[2], k.shape[2]
-    is_grouped = q.shape[1] != k.shape[1]
+    """`attend_run` for cuDNN, which takes tens of milliseconds for a plan and finds plans by sizes and strides.
+
+    Causal sequences are padded to a multiple of `LENGTH_BUCKET` tokens in their packed layout, so that padded and exact
+    lengths have the same strides; nothing attends to the padding. Pages cannot be padded without a mask: those whose size has
+    no plan in this thread go to a kernel that needs none. A single query needs no plan either.
+    """
+    length_q, length_k = q.shape[1], k.shape[1]
+    backends: AbstractContextManager[None] = nullcontext()
     if length_q == 1:
-        with sdpa_kernel(SDPBackend.MATH):
-            return F.scaled_dot_product_attention(q, k, v, scale=scale, enable_gqa=is_grouped)
-    if causal and length_q == length_k:
+        backends = sdpa_kernel(SDPBackend.MATH)
+    elif causal and length_q == length_k:
         missing = -length_q % LENGTH_BUCKET
-        q, k, v = (F.pad(x, (0, 0, 0, missing)) for x in (q, k, v))
+        q, k, v = (F.pad(x, (0, 0, 0, 0, 0, missing)) if missing else x for x in (q, k, v))
+    elif not _plans.covers(q):
+        backends = sdpa_kernel(_WITHOUT_PLANS)
+    q, k, v = (x.transpose(1, 2) for x in (q, k, v))
+    is_grouped = q.shape[1] != k.shape[1]
     mask = _mask(q.shape[2], k.shape[2], causal, q.device)
-    return F.scaled_dot_product_attention(q, k, v, scale=scale, enable_gqa=is_grouped, **mask)[:, :, :length_q]
+    with backends:
+        out = F.scaled_dot_product_attention(q, k, v, scale=scale, enable_gqa=is_grouped, **mask)
+    return out.transpose(1, 2)[:, :length_q]
+
+
+class _Plans(threading.local):
+    """Sizes of page batches that cuDNN has plans for. It keeps its plans by thread, and so does this."""
+
+    def __init__(self) -> None:
+        self.sizes: set[torch.Size] = set()
+        self.is_open = False
+
+    def covers(self, q: torch.Tensor) -> bool:
+        if self.is_open:
+            self.sizes.add(q.shape)
+        return q.shape in self.sizes
+
+
+_plans = _Plans()
+
+
+@contextmanager
+def making_plans() -> Iterator[None]:
+    """Let cuDNN make a plan for every size that is attended to inside, in this thread."""
+    _plans.is_open = True
+    try:
+        yield
+    finally:
+        _plans.is_open = False
 
 
 def _mask(length_q: int, length_k: int, causal: bool, device: torch.device) -> dict[str, Any]:

@@ -4,11 +4,14 @@ Knows no files, no tensors and no environment: `checkpoint` fills the first kind
 """
 
 from dataclasses import dataclass
+from typing import Literal
 
 from model.errors import ConfigurationError, KeepRatioError, WindowError
 
 MAX_WINDOW_SIZE = 20
 """Pages in one prompt: the published model was trained with the identifiers A to T."""
+
+QUANTISE_CHOICES = ("none", "fp8", "int8", "auto")
 
 LONGEST_PAGE_EDGE = 1024
 """Pixels. Larger pages are shrunk to it before anything else (published preprocessing)."""
@@ -23,19 +26,23 @@ class RerankerConfig:
 
     device: str = "auto"  # auto, cpu, cuda, cuda:N
     dtype: str = "auto"  # auto (float32 on the CPU, bfloat16 on CUDA), float32, bfloat16, float16
-    attention: str = "auto"  # auto, flash-attn, torch-varlen, sdpa: both towers
+    attention: str = "auto"  # auto, flash-attn (3 or 2), flash-attn-3, flash-attn-2, torch-varlen, sdpa: both towers
     vision_attention: str | None = None  # the same names: overrides the vision tower alone
     keep_ratio: float = 0.5  # share of each page's visual tokens that the language model sees
     window_size: int = MAX_WINDOW_SIZE
     stride: int = 10
-    compile: bool = False  # fuse the layers by torch.compile: slower start, faster forward
-    fp8: bool = False  # the decoder's matrix products in 8-bit floats: faster on Hopper cards and newer, not exact
+    compile: bool | Literal["auto"] = (
+        "auto"  # fuse the layers by torch.compile: slower start, faster forward; auto: on a card
+    )
+    quantise: str = "auto"  # the decoder's weights: none, fp8 (Ada, Hopper and newer cards), int8 (any card), auto
     feature_cache_gpu_bytes: int | None = None  # page features on the device; None: by what is free; 0: off
     feature_cache_host_bytes: int | None = None  # behind it in host memory; None: 8 GiB beside a card; 0: off
 
     def __post_init__(self) -> None:
         check_keep_ratio(self.keep_ratio)
         check_window(self.window_size, self.stride)
+        if self.quantise not in QUANTISE_CHOICES:
+            raise ConfigurationError(f"quantise is {self.quantise!r}; it must be one of {', '.join(QUANTISE_CHOICES)}.")
         if min(self.feature_cache_gpu_bytes or 0, self.feature_cache_host_bytes or 0) < 0:
             raise ConfigurationError("A size of the feature cache is negative; 0 turns a tier off.")
 

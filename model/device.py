@@ -5,6 +5,7 @@ Knows nothing of models. The rest of the package never asks "is this CUDA?".
 
 import math
 import time
+import traceback
 import weakref
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
@@ -12,9 +13,13 @@ from dataclasses import dataclass
 
 import torch
 
-from model.errors import ConfigurationError, DeviceLostError, DeviceMemoryError
+from model.cards import card_without_cuda
+from model.errors import ConfigurationError, DeviceError, DeviceLostError, DeviceMemoryError
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+
+_CUDA_OUT_OF_MEMORY = 2  # cudaErrorMemoryAllocation
+_LIBRARY_OUT_OF_MEMORY = ("CUBLAS_STATUS_ALLOC_FAILED", "CUDNN_STATUS_ALLOC_FAILED")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -24,6 +29,7 @@ class Compute:
     device: torch.device
     dtype: torch.dtype
     reason: str  # for the log and /info
+    unused_card: str | None = None  # why `auto` chose the CPU on a machine that has a card
 
     @property
     def dtype_name(self) -> str:
@@ -38,8 +44,10 @@ class Compute:
 def choose_compute(device: str, dtype: str) -> Compute:
     """Resolve `auto`. Raises ConfigurationError for a name that is unknown or a device that is not there."""
     chosen_device, device_reason = _choose_device(device)
+    unused_card = card_without_cuda() if device == "auto" and chosen_device.type == "cpu" else None
     chosen_dtype, dtype_reason = _choose_dtype(dtype, chosen_device)
-    return Compute(device=chosen_device, dtype=chosen_dtype, reason=f"{device_reason}; {dtype_reason}")
+    reason = "; ".join(part for part in (device_reason, unused_card, dtype_reason) if part)
+    return Compute(device=chosen_device, dtype=chosen_dtype, reason=reason, unused_card=unused_card)
 
 
 def _choose_device(name: str) -> tuple[torch.device, str]:
@@ -61,12 +69,17 @@ def _choose_device(name: str) -> tuple[torch.device, str]:
 def _existing_card(name: str, index: int) -> torch.device:
     count = torch.cuda.device_count() if torch.cuda.is_available() else 0
     if index >= count:
-        raise ConfigurationError(f"device is {name!r}, but {count} CUDA devices are visible. Choose cpu or auto.")
+        obstacle = f" ({card_without_cuda()})" if count == 0 and card_without_cuda() else ""
+        raise ConfigurationError(
+            f"device is {name!r}, but {count} CUDA devices are visible{obstacle}. Choose cpu or auto."
+        )
     return torch.device("cuda", index)
 
 
 def _choose_dtype(name: str, device: torch.device) -> tuple[torch.dtype, str]:
     if name == "auto":
+        if device.type == "cuda" and torch.cuda.get_device_capability(device) < (8, 0):
+            return torch.float16, "dtype float16, the card has no bfloat16 (it needs compute capability 8.0)"
         if device.type == "cuda":
             return torch.bfloat16, "dtype bfloat16, the published checkpoint's"
         return torch.float32, "dtype float32, the fastest and most exact on a CPU"
@@ -116,7 +129,7 @@ def _pin(block: torch.Tensor) -> None:
 
 def _no_memory(shape: tuple[int, ...], dtype: torch.dtype, place: str) -> ConfigurationError:
     size = math.prod(shape) * dtype.itemsize
-    return ConfigurationError(f"{size} bytes for the feature cache are not to be had on {place}. Make it smaller.")
+    return ConfigurationError(f"Cannot allocate {size} bytes for the feature cache on {place}. Make it smaller.")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -143,7 +156,7 @@ def download(tensor: torch.Tensor) -> Download:
     if tensor.device.type == "cpu":
         return Download(tensor=tensor, arrival=None)
     target = torch.empty(tensor.shape, dtype=tensor.dtype, pin_memory=True).copy_(tensor, non_blocking=True)
-    arrival = torch.cuda.Event()  # type: ignore[no-untyped-call]
+    arrival = torch.cuda.Event(blocking=True)  # type: ignore[no-untyped-call]  # waiting for it takes no core
     arrival.record()
     return Download(tensor=target, arrival=arrival)
 
@@ -171,24 +184,61 @@ def free_bytes(device: torch.device) -> int | None:
     return free
 
 
+def give_back_memory(device: torch.device) -> None:
+    """Return to a card what torch has freed and kept for itself, so that `free_bytes` counts it; nothing on a CPU."""
+    if device.type == "cuda":
+        with torch.cuda.device(device):
+            torch.cuda.empty_cache()
+
+
 @contextmanager
 def running_on(device: torch.device) -> Iterator[None]:
-    """Makes `device` the current one, and its faults ours; a batch that does not fit gives its memory back.
+    """Make `device` the current one and translate its faults; the memory of a batch that does not fit is free again.
 
     Raises: DeviceMemoryError, DeviceLostError.
     """
     try:
         with torch.cuda.device(device) if device.type == "cuda" else nullcontext():
             yield
-        return
-    except torch.OutOfMemoryError:
-        failure: Exception = DeviceMemoryError("The batch does not fit into the device's memory. Send fewer pages.")
-    except torch.AcceleratorError as error:
-        failure = DeviceLostError(f"The device failed and needs a new process: {error}")
-    # Outside the except block: while it runs, the traceback keeps the failed batch's tensors alive.
-    if isinstance(failure, DeviceMemoryError) and device.type == "cuda":
+    except RuntimeError as error:
+        failure = _device_failure(error)
+        if failure is None:
+            raise
+        if isinstance(failure, DeviceMemoryError):
+            _release_locals(error)
+            empty_allocator_cache(device)
+        raise failure from error
+
+
+def _device_failure(error: RuntimeError) -> DeviceError | None:
+    """The device's part in an error of torch, or None where the device is not at fault."""
+    is_memory = (
+        isinstance(error, torch.OutOfMemoryError)
+        or getattr(error, "error_code", None) == _CUDA_OUT_OF_MEMORY
+        or any(status in str(error) for status in _LIBRARY_OUT_OF_MEMORY)
+    )
+    if is_memory:
+        return DeviceMemoryError("The batch does not fit into the device's memory. Send fewer pages.")
+    if isinstance(error, torch.AcceleratorError):
+        return DeviceLostError(f"The device failed and needs a new process: {error}")
+    return None
+
+
+def _release_locals(error: BaseException) -> None:
+    """Clear the finished frames of a traceback: their local variables would keep the failed batch's tensors alive for as long
+    as anybody holds the error, through every retry."""
+    seen: set[int] = set()
+    link: BaseException | None = error
+    while link is not None and id(link) not in seen:
+        seen.add(id(link))
+        traceback.clear_frames(link.__traceback__)
+        link = link.__cause__ or link.__context__
+
+
+def empty_allocator_cache(device: torch.device) -> None:
+    """Give the memory that torch's allocator holds and nobody uses back to the card; nothing to do on a CPU."""
+    if device.type == "cuda":
         torch.cuda.empty_cache()
-    raise failure
 
 
 def memory_bytes(device: torch.device) -> dict[str, int]:

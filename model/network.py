@@ -1,5 +1,8 @@
 """The three trained parts under the checkpoint's names: `model.visual`, `model.language_model`, `lm_head`."""
 
+from collections.abc import Sequence
+
+import torch
 from torch import nn
 
 from model.config import ModelConfig
@@ -15,7 +18,12 @@ class Backbone(nn.Module):
 
 
 class Network(nn.Module):
-    """Holds the weights; the stages run its parts. With tied embeddings the head is the embedding table."""
+    """Holds the weights; the stages run its parts. With tied embeddings the head is the embedding table.
+
+    Inference reads the letters' rows of the head alone, so a network may have been loaded without the others.
+    """
+
+    head_rows: tuple[int, ...] | None = None  # vocabulary ids that the head's rows stand for; None: all, in their order
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
@@ -23,3 +31,8 @@ class Network(nn.Module):
         self.lm_head = nn.Linear(config.text.hidden_size, config.text.vocab_size, bias=False)
         if config.tie_word_embeddings:
             self.lm_head.weight = self.model.language_model.embed_tokens.weight
+
+    def head_weights(self, ids: Sequence[int]) -> torch.Tensor:
+        """The head's rows (ids, D) for these vocabulary ids. Raises: ValueError for one that was not loaded."""
+        places = list(ids) if self.head_rows is None else [self.head_rows.index(id) for id in ids]
+        return self.lm_head.weight[places]

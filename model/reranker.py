@@ -14,9 +14,9 @@ import numpy as np
 import torch
 from PIL import Image
 
-from model.attention import AttentionKernel, AttentionWorkload, choose_attention, make_plans
+from model.attention import AttentionKernel, AttentionWorkload, choose_attention, make_page_plans, make_text_plans
 from model.checkpoint import find_checkpoint, load_tokenizer, read_model_config
-from model.compilation import RunLayer, choose_runner
+from model.compilation import LayerRunner, choose_runner
 from model.compressor import PageShare, kept_count, select_tokens, text_similarity
 from model.config import (
     LONGEST_PAGE_EDGE,
@@ -42,31 +42,39 @@ from model.device import (
     choose_compute,
     download,
     free_bytes,
+    give_back_memory,
     memory_bytes,
     running_on,
     wait_for,
 )
-from model.errors import PageCountError, ScoreError
+from model.errors import ConfigurationError, PageCountError, ScoreError
 from model.feature_cache import FeatureCache, FeatureShape
-from model.fp8 import quantise_linears
-from model.image_processor import prepare_page
+from model.image_processor import prepare_page, smart_resize
 from model.network import Network
 from model.page_encoder import PageEncoder
 from model.prompt import ChatTokenizer, PromptBuilder
+from model.quantisation import choose_quantisation, quantise_layers
 from model.ranking import order_by_score, scores_by_rank, softmax
 from model.scorer import score_letters
 from model.sequence_packer import pack_sequences, plan_packing
-from model.weights import load_network
+from model.weights import load_network, parameter_count
 from model.windows import WindowStrategy, choose_windows
 
 AnyPage = Image.Image | np.ndarray | PageImage | PreparedPage
 SelectTokens = Callable[[torch.Tensor, Sequence[PageShare]], torch.Tensor]
+MakeNetwork = Callable[[str, tuple[int, ...]], Network]
+"""Quantisation scheme and the letters' vocabulary ids to a network, which may be unquantised and have the whole head."""
 
 ACTIVATION_BYTES = 12 * 2**30
 """Left free on a card, beside the weights, for one batch: about 8 GiB at the default budgets by count, not measured."""
 
 A4_TOKENS = 736
 """Visual tokens of an A4 page at 1024 px."""
+
+_USUAL_RATIOS = (2**0.5, 11 / 8.5, 14 / 8.5, 16 / 9, 16 / 10, 4 / 3, 3 / 2, 1)
+
+MOST_PARAMETERS_BESIDE_A_CARD = 1_000_000_000
+"""Of a checkpoint that `auto` runs on the CPU although the machine has a card, which CUDA cannot use."""
 
 HOST_TIER_BYTES = 8 * 2**30
 CPU_CACHE_BYTES = 2**30
@@ -84,10 +92,12 @@ class Reranker:
     prompts: PromptBuilder
     vision_attention: AttentionKernel
     text_attention: AttentionKernel
-    run_vision_block: RunLayer
-    run_decoder_layer: RunLayer
+    run_vision_block: LayerRunner
+    run_decoder_layer: LayerRunner
     feature_cache: FeatureCache
     select_tokens: SelectTokens = select_tokens
+    quantise: str = "none"  # how the decoder's weights are held: none, fp8 or int8
+    quantise_reason: str = ""  # for the log and /info
     name: str = ""  # what the checkpoint was asked for as
     revision: str | None = None  # the hub's commit
 
@@ -103,10 +113,13 @@ class Reranker:
         compute = choose_compute(config.device, config.dtype)
         checkpoint = find_checkpoint(str(path_or_hub_id), revision=revision)
         model_config = read_model_config(checkpoint.folder)
+        refuse_silent_cpu(compute, parameter_count(model_config))
         tokenizer = load_tokenizer(checkpoint.folder)
-        reranker = cls.assemble(
-            config, model_config, compute, tokenizer, lambda: load_network(checkpoint.folder, model_config, compute)
-        )
+
+        def load(quantise: str, letter_ids: tuple[int, ...]) -> Network:
+            return load_network(checkpoint.folder, model_config, compute, quantise=quantise, head_rows=letter_ids)
+
+        reranker = cls.assemble(config, model_config, compute, tokenizer, load)
         return replace(reranker, name=checkpoint.name, revision=checkpoint.revision)
 
     @classmethod
@@ -116,7 +129,7 @@ class Reranker:
         model_config: ModelConfig,
         compute: Compute,
         tokenizer: ChatTokenizer,
-        make_network: Callable[[], Network],
+        make_network: MakeNetwork,
     ) -> Self:
         """Put the parts together; the network last, after everything cheap has been checked.
 
@@ -128,21 +141,24 @@ class Reranker:
             vision_start_token_id=model_config.vision_start_token_id,
         )
         vision_attention, text_attention = _choose_kernels(config, model_config, compute)
-        network = make_network()
-        if config.fp8:
-            quantise_linears(network.model.language_model.layers, compute.device)
+        quantise, quantise_reason = choose_quantisation(config.quantise, compute)
+        network = make_network(quantise, prompts.letter_ids)
+        quantise_layers(network.model.language_model.layers, quantise)
+        give_back_memory(compute.device)
         return cls(
             config=config,
             model_config=model_config,
             compute=compute,
             network=network,
-            letter_rows=network.lm_head.weight[list(prompts.letter_ids)].float(),
+            letter_rows=network.head_weights(prompts.letter_ids).float(),
             prompts=prompts,
             vision_attention=vision_attention,
             text_attention=text_attention,
-            run_vision_block=choose_runner(config.compile),
-            run_decoder_layer=choose_runner(config.compile),
+            run_vision_block=choose_runner(config.compile, compute, "vision blocks"),
+            run_decoder_layer=choose_runner(config.compile, compute, "decoder layers", is_fp8=quantise == "fp8"),
             feature_cache=_make_cache(config, model_config, compute),
+            quantise=quantise,
+            quantise_reason=quantise_reason,
         )
 
     def prepare_page(self, page: AnyPage, *, scope: bytes = b"") -> PreparedPage:
@@ -278,13 +294,18 @@ class Reranker:
         Raises: ScoreError, DeviceError.
         """
         if self.compute.device.type == "cuda":
-            longest, _ = self.longest_window(0)
-            make_plans(self.text_attention, _text_workload(self.config, self.model_config), self.compute, longest)
+            self._make_attention_plans()
         for page_count in (1, MAX_WINDOW_SIZE) if self.compute.device.type == "cuda" else (2,):
             pages = [np.full((LONGEST_PAGE_EDGE, 724, 3), 255 - shade, dtype=np.uint8) for shade in range(page_count)]
             [answer] = self.score([self.prepare("warm-up", pages)])
         self.feature_cache.reset()
         return _checked(answer)
+
+    def _make_attention_plans(self) -> None:
+        """The plans of prompts of every length, and of the usual pages by ones to sixteens."""
+        text, vision = _text_workload(self.config, self.model_config), _vision_workload(self.model_config)
+        make_text_plans(self.text_attention, text, self.compute, self.longest_window(0)[0])
+        make_page_plans(self.vision_attention, vision, self.compute, usual_page_lengths(self.model_config))
 
     def longest_window(self, query_characters: int) -> tuple[int, int]:
         """Language tokens and vision patches of the largest window that a query of that length can ask for."""
@@ -343,6 +364,15 @@ class PendingScores:
         ]
 
 
+def refuse_silent_cpu(compute: Compute, parameters: int) -> None:
+    """Raises ConfigurationError where `auto` would run a large model on the CPU of a machine whose card is out of reach."""
+    if compute.unused_card is not None and parameters > MOST_PARAMETERS_BESIDE_A_CARD:
+        raise ConfigurationError(
+            f"device is auto, and {compute.unused_card}. On the CPU a checkpoint of {parameters / 1e9:.1f} billion "
+            "parameters takes minutes for a request. Repair the driver or the installation, or choose --device cpu."
+        )
+
+
 def _choose_kernels(
     config: RerankerConfig, model_config: ModelConfig, compute: Compute
 ) -> tuple[AttentionKernel, AttentionKernel]:
@@ -362,7 +392,17 @@ def _vision_workload(model_config: ModelConfig) -> AttentionWorkload:
         head_dim=vision.head_dim,
         lengths=(A4_TOKENS * vision.merge_unit,) * MAX_WINDOW_SIZE,
         causal=False,
+        is_fused=True,
     )
+
+
+def usual_page_lengths(model_config: ModelConfig) -> list[int]:
+    """Patches of pages of the usual formats, upright or not, at the longest edge: A4, Letter, Legal, and slides and photos."""
+    tokens = set()
+    for ratio in _USUAL_RATIOS:
+        height, width = smart_resize(LONGEST_PAGE_EDGE, round(LONGEST_PAGE_EDGE / ratio), model_config.image)
+        tokens.add(height * width // model_config.image.grid_unit**2)
+    return [count * model_config.vision.merge_unit for count in sorted(tokens)]
 
 
 def _text_workload(config: RerankerConfig, model_config: ModelConfig) -> AttentionWorkload:

@@ -4,21 +4,26 @@ Names and shapes are compared before anything is read; every difference is a Che
 """
 
 import json
-from collections.abc import Mapping
+import math
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 from safetensors import SafetensorError, safe_open
+from torch import nn
 
 from model.config import ModelConfig
-from model.device import Compute
+from model.device import Compute, give_back_memory
 from model.errors import CheckpointError
 from model.network import Network
+from model.quantisation import quantised
 
 SINGLE_FILE = "model.safetensors"
 INDEX_FILE = "model.safetensors.index.json"
 
+_DECODER_LAYERS = "model.language_model.layers."
+_HEAD = "lm_head.weight"
 _NAMED_AT_MOST = 5
 
 
@@ -30,18 +35,38 @@ class StoredTensor:
     shape: tuple[int, ...]
 
 
-def load_network(folder: Path, config: ModelConfig, compute: Compute) -> Network:
+def load_network(
+    folder: Path,
+    config: ModelConfig,
+    compute: Compute,
+    *,
+    quantise: str = "none",
+    head_rows: Sequence[int] | None = None,
+) -> Network:
     """The network with the checkpoint's weights on the device, in the chosen dtype, ready for inference.
 
-    Raises: CheckpointError for a missing, surplus or wrongly shaped tensor and for an unreadable file.
+    quantise: none, fp8 or int8. The decoder's linear maps are rounded one by one as they are read, from the values in the file,
+        so that the device never holds more than one of them unrounded.
+    head_rows: the vocabulary ids whose rows of the head are read, the others stay on the disk; None: all.
+    Raises: CheckpointError for a missing, surplus or wrongly shaped tensor, for an unreadable file, and for a head row outside
+        of the vocabulary.
     """
     network = build_network(config)
     expected = expected_shapes(network)
     found = _find_tensors(folder)
-    _compare(expected, found, optional={"lm_head.weight"} if config.tie_word_embeddings else set())
-    _fill(network, {name: found[name].file for name in expected}, compute)
+    _compare(expected, found, optional={_HEAD} if config.tie_word_embeddings else set())
+    if head_rows is not None and max(head_rows) >= config.text.vocab_size:
+        raise CheckpointError(
+            f"The tokenizer's id {max(head_rows)} is not among {config.text.vocab_size} rows of {_HEAD}."
+        )
+    files = {name: found[name].file for name in expected}
+    head_file = None if head_rows is None else files.pop(_HEAD, None)
+    _fill(network, files, compute, quantise)
     if config.tie_word_embeddings:
         network.lm_head.weight = network.model.language_model.embed_tokens.weight
+    if head_rows is not None:
+        _keep_head_rows(network, head_rows, head_file, compute)
+    give_back_memory(compute.device)
     return network.eval().requires_grad_(False)
 
 
@@ -54,6 +79,11 @@ def build_network(config: ModelConfig) -> Network:
 def expected_shapes(network: Network) -> dict[str, tuple[int, ...]]:
     """Shape of every parameter by its checkpoint name. A tied head counts once, as the embedding table."""
     return {name: tuple(parameter.shape) for name, parameter in network.named_parameters()}
+
+
+def parameter_count(config: ModelConfig) -> int:
+    """Weights of the whole network, a tied head counted once."""
+    return sum(math.prod(shape) for shape in expected_shapes(build_network(config)).values())
 
 
 def _find_tensors(folder: Path) -> dict[str, StoredTensor]:
@@ -105,14 +135,47 @@ def _compare(expected: Mapping[str, tuple[int, ...]], found: Mapping[str, Stored
             raise CheckpointError(f"The checkpoint {problem} tensors: {'; '.join(names[:_NAMED_AT_MOST])}{more}.")
 
 
-def _fill(network: Network, files: Mapping[str, Path], compute: Compute) -> None:
+def _fill(network: Network, files: Mapping[str, Path], compute: Compute, quantise: str) -> None:
     """File by file, tensor by tensor, so that at most one tensor is in memory twice."""
     for file in sorted(set(files.values())):
         with safe_open(file, framework="pt", device=str(compute.device)) as tensors:
             for name in (name for name, holder in files.items() if holder == file):
-                _assign(network, name, tensors.get_tensor(name).to(compute.dtype))
+                if quantise != "none" and _is_linear_of_decoder(network, name):
+                    _replace_linear(network, name, tensors.get_tensor(name), quantise)
+                else:
+                    _assign(network, name, tensors.get_tensor(name).to(compute.dtype))
+
+
+def _is_linear_of_decoder(network: Network, name: str) -> bool:
+    owner = network.get_submodule(name.rpartition(".")[0])
+    return name.startswith(_DECODER_LAYERS) and isinstance(owner, nn.Linear)
+
+
+def _replace_linear(network: Network, name: str, weight: torch.Tensor, quantise: str) -> None:
+    path = name.rpartition(".")[0]
+    linear = network.get_submodule(path)
+    assert isinstance(linear, nn.Linear)
+    network.set_submodule(path, quantised(linear, weight, quantise))
 
 
 def _assign(network: Network, name: str, tensor: torch.Tensor) -> None:
     owner, _, attribute = name.rpartition(".")
-    setattr(network.get_submodule(owner), attribute, torch.nn.Parameter(tensor, requires_grad=False))
+    setattr(network.get_submodule(owner), attribute, nn.Parameter(tensor, requires_grad=False))
+
+
+def _keep_head_rows(network: Network, rows: Sequence[int], head_file: Path | None, compute: Compute) -> None:
+    """From the file, or with tied embeddings (`head_file` is None) from their table, which is loaded."""
+    if head_file is None:
+        weight = network.lm_head.weight[list(rows)]
+    else:
+        weight = _read_rows(head_file, _HEAD, rows).to(compute.device, compute.dtype)
+    network.lm_head.weight = nn.Parameter(weight, requires_grad=False)
+    network.lm_head.out_features = len(rows)
+    network.head_rows = tuple(rows)
+
+
+def _read_rows(file: Path, name: str, rows: Sequence[int]) -> torch.Tensor:
+    """(rows, values) on the CPU; of the file only these rows are read."""
+    with safe_open(file, framework="pt") as tensors:
+        stored = tensors.get_slice(name)
+        return torch.cat([stored[row : row + 1] for row in rows])

@@ -66,7 +66,7 @@ def load_reranker(settings: Settings) -> Reranker:
         window_size=settings.window_size,
         stride=settings.stride,
         compile=settings.compile,
-        fp8=settings.fp8,
+        quantise=settings.quantise,
         feature_cache_gpu_bytes=settings.feature_cache_gpu_bytes,
         feature_cache_host_bytes=settings.feature_cache_host_bytes,
     )
@@ -202,6 +202,7 @@ def _bind_gauges(components: Components) -> None:
     metrics.queue_pages.set_function(lambda: batcher.waiting_pages)
     metrics.queue_tokens.set_function(lambda: batcher.waiting_tokens)
     metrics.estimated_wait.set_function(lambda: batcher.estimated_wait_seconds)
+    metrics.batch_budget_share.set_function(lambda: batcher.budget_share)
     metrics.raster_waiting.set_function(lambda: components.rasterizer.waiting_requests)
     metrics.ready.set_function(lambda: components.lifecycle.is_ready)
 
@@ -290,8 +291,11 @@ def _go_into_service(components: Components, reranker: Reranker, seconds: tuple[
     cache = reranker.feature_cache
     sizes = cache.device_tier.byte_limit, cache.host_tier.byte_limit
     logger.info("feature cache: %d bytes on the device, %d on the host", *sizes)
+    logger.info("quantisation of the decoder: %s (%s)", reranker.quantise, reranker.quantise_reason)
     for tower, kernel in (("vision", reranker.vision_attention), ("text", reranker.text_attention)):
         logger.info("%s attention: %s (%s)", tower, kernel.name, kernel.reason)
+    for tower, runner in (("vision", reranker.run_vision_block), ("text", reranker.run_decoder_layer)):
+        logger.info("%s layers: %s (%s)", tower, "compiled" if runner.is_compiled else "as written", runner.reason)
 
 
 def _export_feature_cache(components: Components, reranker: Reranker) -> None:

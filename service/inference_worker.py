@@ -207,6 +207,7 @@ class InferenceWorker:
         traces = [entry.trace for entry in running.batch if entry.trace is not None]
         self._metrics.observe_stages(seconds, traces[0].exemplar if traces else None)
         self._metrics.last_forward.set(time.time())
+        self._batcher.regain_budget()
         for entry, scores in zip(running.batch, answers, strict=True):
             self._resolve_entry(entry, scores, running.started_at, seconds)
         if traces:
@@ -299,6 +300,7 @@ class InferenceWorker:
         self._metrics.engine_errors.inc()
         if isinstance(failure, DeviceMemoryError):
             self._metrics.out_of_memory.inc()
+            self._batcher.shrink_batches(batch)
         logger.error("a batch of %d entries, %d tokens failed", len(batch), _tokens(batch), exc_info=failure)
 
 

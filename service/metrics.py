@@ -118,6 +118,10 @@ class Metrics:
         )
         self.device_memory = self._gauge("gpu_memory_bytes", "Memory of the device", "device", "kind")
         self.out_of_memory = self._counter("oom", "Batches that ran out of device memory")
+        self.batch_budget_share = self._gauge(
+            "batch_budget_share",
+            "Share of the batch budgets in use: 1, less for a while after a batch ran out of memory",
+        )
         self.engine_errors = self._counter("engine_errors", "Batches that failed")
         self.feature_tier_bytes = self._gauge("feature_tier_bytes", "Page features by where they are kept", "tier")
         self.ready = self._gauge("ready", "1 while requests are served")

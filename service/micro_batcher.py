@@ -17,6 +17,8 @@ from service.errors import OverloadedError, UnavailableError
 from service.tracing import Trace
 
 _RATE_MEMORY = 0.8  # weight of the past in the measured rate of tokens per second
+_SHARE_AFTER_OVERFLOW = 0.5  # of the batch that did not fit into the device's memory
+_SHARE_REGAINED = 1 / 64  # of the whole budget, with every batch that does fit
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -71,6 +73,7 @@ class MicroBatcher:
         self._changed = Condition()
         self._closed = False
         self._tokens_per_second = 0.0
+        self.budget_share = 1.0  # of both budgets of a batch; less after the device's memory overflowed
         self.waiting_tokens = 0
         self.waiting_pages = 0
 
@@ -140,6 +143,18 @@ class MicroBatcher:
         past = self._tokens_per_second
         self._tokens_per_second = _RATE_MEMORY * past + (1 - _RATE_MEMORY) * rate if past else rate
 
+    def shrink_batches(self, overflowed: Sequence[Entry]) -> None:
+        """Form smaller batches from now on: at most half of the one that overflowed the device's memory."""
+        tokens = sum(entry.request.token_count for entry in overflowed) / self._budget.max_tokens
+        patches = sum(entry.request.patch_count for entry in overflowed) / self._budget.max_patches
+        with self._changed:
+            self.budget_share = min(self.budget_share, _SHARE_AFTER_OVERFLOW * max(tokens, patches))
+
+    def regain_budget(self) -> None:
+        """A batch fitted: form slightly larger ones, up to the whole budget."""
+        with self._changed:
+            self.budget_share = min(1.0, self.budget_share + _SHARE_REGAINED)
+
     def close(self) -> None:
         """Admit nothing more; what waits is still given out."""
         with self._changed:
@@ -158,7 +173,8 @@ class MicroBatcher:
 
     def _pop_batch(self, patches_of: Callable[[PreparedRequest], int]) -> list[Entry]:
         batch: list[Entry] = []
-        tokens_left, patches_left = self._budget.max_tokens, self._budget.max_patches
+        tokens_left = self.budget_share * self._budget.max_tokens
+        patches_left = self.budget_share * self._budget.max_patches
         while self._entries:
             request = self._entries[0].request
             tokens, patches = request.token_count, patches_of(request)

@@ -292,8 +292,12 @@ def describe(components: Components) -> dict[str, Any]:
         "window": {
             name: getattr(settings, name) for name in ("window_size", "stride", "window_strategy", "keep_ratio")
         },
-        "compile": settings.compile,
-        "fp8": settings.fp8,
+        "compile": reranker
+        and {
+            tower: {"compiled": runner.is_compiled, "reason": runner.reason, "seconds": runner.seconds}
+            for tower, runner in (("vision", reranker.run_vision_block), ("text", reranker.run_decoder_layer))
+        },
+        "quantise": reranker and {"scheme": reranker.quantise, "reason": reranker.quantise_reason},
         "caches": {
             "scope": settings.cache_scope,
             "image_bytes": components.page_cache.limit_bytes,

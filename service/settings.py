@@ -45,7 +45,9 @@ class Settings(BaseSettings):
     revision: str | None = Field(None, description="branch, tag or commit of a hub checkpoint")
     device: str = Field("auto", description="auto, cpu, cuda or cuda:N")
     dtype: str = Field("auto", description="auto, bfloat16, float16 or float32")
-    attention: str = Field("auto", description="auto, flash-attn, torch-varlen or sdpa")
+    attention: str = Field(
+        "auto", description="auto, flash-attn (3 or 2), flash-attn-3, flash-attn-2, torch-varlen or sdpa"
+    )
     vision_attention: str | None = Field(None, description="the same names, for the vision tower alone")
     keep_ratio: float = Field(0.5, gt=0, le=1, description="share of each page's visual tokens that is kept")
     window_size: int = Field(20, ge=1, le=20, description="pages in one forward pass")
@@ -54,8 +56,14 @@ class Settings(BaseSettings):
     window_strategy: Literal["sliding", "tournament"] = Field(
         "sliding", description="over more pages than a window: sliding (published), or tournament (fewer, side by side)"
     )
-    compile: bool = Field(False, description="on: fuse layers by torch.compile; the start takes longer")
-    fp8: bool = Field(False, description="on: 8-bit floats in the decoder; faster on Hopper cards, changes scores")
+    compile: bool | Literal["auto"] = Field(
+        "auto", description="on: fuse layers by torch.compile (the start takes longer); off; auto: on a card"
+    )
+    quantise: Literal["none", "fp8", "int8", "auto"] = Field(
+        "auto",
+        description="decoder's weights in 8 bits, which changes scores: none; fp8 (Ada, Hopper and newer cards); int8 (any); "
+        "or auto, which is none for now",
+    )
     feature_cache_gpu_bytes: int | None = Field(
         None,
         ge=0,

@@ -54,6 +54,7 @@ def _vision_workload(sizes: Sizes, page_count: int) -> AttentionWorkload:
         head_dim=vision.head_dim,
         lengths=(sizes.page_patches,) * page_count,
         causal=False,
+        is_fused=True,
     )
 
 
@@ -206,7 +207,7 @@ def check_compiled_layers(compute: Compute, sizes: Sizes) -> dict[str, Any]:
 def _time_layer(
     layer: nn.Module, width: int, head_dim: int, causal: bool, compute: Compute, sizes: Sizes
 ) -> dict[str, Any]:
-    compiled, eager = choose_runner(True), choose_runner(False)
+    compiled, eager = (choose_runner(is_on, compute, "layer under test") for is_on in (True, False))
     calls = {tokens: _layer_call(layer, width, head_dim, causal, tokens, compute) for tokens in sizes.sequence_lengths}
     first = seconds_of(lambda: calls[sizes.sequence_lengths[0]](compiled), compute.device)
     return {

@@ -11,8 +11,6 @@ from concurrent.futures import Executor, ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from functools import partial
 
-import torch
-
 from benchmarks.published_path import PublishedPath, published_path, published_path_without_faults
 from benchmarks.stage_latency.own_path import (
     Answer,
@@ -29,6 +27,7 @@ from model.attention_kernels import why_not
 from model.config import ModelConfig
 from model.device import choose_compute
 from model.network import Network
+from model.quantisation import why_not_quantise
 
 REFERENCE = "R0"
 
@@ -120,12 +119,17 @@ def _arms_beside_a_card(
     arms = {
         "A5-host": Arm(adds="features cached in host memory instead", score=WarmPath(path=path).score, is_warm=True)
     }
-    if compute.dtype == torch.float32 or torch.cuda.get_device_capability(compute.device) < (8, 9):
+    if why_not_quantise("fp8", compute):
         return arms
-    rounded = make_reranker(replace(warm, fp8=True), model_config, _with_own_layers(network))
+    rounded = make_reranker(replace(warm, quantise="fp8"), model_config, _with_own_layers(network))
     score = WarmPath(path=library_path(rounded, threads)).score
     return arms | {
-        "A6": Arm(adds="8-bit products in the decoder (not exact)", score=score, is_exact=False, is_warm=True)
+        "A6": Arm(
+            adds="8-bit floats in the decoder (fp8: Ada, Hopper and newer cards; not exact)",
+            score=score,
+            is_exact=False,
+            is_warm=True,
+        )
     }
 
 
@@ -140,7 +144,7 @@ def _without_levers(config: RerankerConfig, model_config: ModelConfig) -> Rerank
         attention=_plain_kernel(config, model_config),
         vision_attention=None,
         compile=False,
-        fp8=False,
+        quantise="none",
         feature_cache_gpu_bytes=0,
         feature_cache_host_bytes=0,
     )

@@ -18,7 +18,7 @@ from torch import nn
 from torch.utils.checkpoint import checkpoint
 
 from model.attention import AttentionKernel, PackedAttention
-from model.compilation import RunLayer, run_layer
+from model.compilation import LayerRunner, RunLayer, run_layer
 from model.dataflow import PreparedRequest, VisualTokens, no_observation
 from model.device import upload
 from model.errors import ConfigurationError
@@ -130,11 +130,18 @@ class RankingPass(nn.Module):
     _no_split_modules = ("DecoderLayer", "VisionBlock")  # accelerate shards a model by these
 
     def __init__(self, reranker: Reranker, *, vision_is_trained: bool = False, run_layer: RunLayer = run_layer) -> None:
-        """Raises: ConfigurationError for a reranker that remembers features: they would outlive the weights they came from."""
+        """Raises: ConfigurationError for a reranker that remembers features (they would outlive the weights they came from) or
+        whose weights are not whole.
+        """
         super().__init__()
         if reranker.feature_cache.is_on:
             raise ConfigurationError(
                 "A reranker to be trained must remember no features; set both feature caches to 0."
+            )
+        if reranker.quantise != "none" or reranker.network.head_rows is not None:
+            raise ConfigurationError(
+                f"A reranker to be trained needs all weights unquantised; this one has quantise {reranker.quantise!r} and "
+                f"{reranker.network.lm_head.out_features} rows of the head. Load the network without head_rows and quantise."
             )
         self.network = reranker.network.requires_grad_(True)
         self.network.model.visual.requires_grad_(vision_is_trained)
@@ -143,8 +150,8 @@ class RankingPass(nn.Module):
             reranker,
             vision_attention=in_one_dtype(reranker.vision_attention),
             text_attention=in_one_dtype(reranker.text_attention),
-            run_vision_block=run_layer,
-            run_decoder_layer=run_layer,
+            run_vision_block=LayerRunner("vision blocks", run_layer),
+            run_decoder_layer=LayerRunner("decoder layers", run_layer),
         )
 
     def forward(self, prompts: Sequence[TrainingPrompt]) -> PassOutput:

@@ -128,6 +128,7 @@ def _load_reranker(config: RunConfig, source: Path, tokenizer: ChatTokenizer, de
         device=str(device),
         dtype="bfloat16" if config.training.precision == "bf16" else "float32",
         keep_ratio=config.training.keep_ratio,
+        quantise="none",
         feature_cache_gpu_bytes=0,
         feature_cache_host_bytes=0,
     )
@@ -138,7 +139,7 @@ def _load_reranker(config: RunConfig, source: Path, tokenizer: ChatTokenizer, de
         model_config,
         choose_compute(choice.device, choice.dtype),
         tokenizer,
-        lambda: load_network(source, model_config, on_host),
+        lambda quantise, letter_ids: load_network(source, model_config, on_host),
     )
 
 

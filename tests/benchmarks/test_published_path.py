@@ -11,13 +11,20 @@ from benchmarks.published_path import (
     published_path_without_faults,
 )
 from benchmarks.transformers_model import share_weights
-from model import Reranker
+from model import Reranker, RerankerConfig
 from tests.conformance import CASES, CHECKPOINT, TOLERANCE, Case
+from tests.whole_networks import load_whole
 
 # The library's processor without torchvision resizes with Pillow, which differs from the kernel behind the expected numbers
 # by one level in 0.13 % of the values: that moves scores by up to 0.005, and may swap tokens at the cut.
 RESIZED_TOLERANCE = 1e-2
 MOST_TOKENS_SWAPPED = 2
+
+
+@pytest.fixture(scope="module")
+def reranker() -> Reranker:
+    config = RerankerConfig(device="cpu", dtype="float32", keep_ratio=1.0, feature_cache_gpu_bytes=0)
+    return load_whole(CHECKPOINT, config)
 
 
 @pytest.fixture(scope="module")

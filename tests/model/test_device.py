@@ -1,8 +1,10 @@
 import time
+import weakref
 
 import pytest
 import torch
 
+from model import device
 from model.device import StageClock, choose_compute, memory_bytes, running_on, upload
 from model.errors import ConfigurationError, DeviceLostError, DeviceMemoryError
 
@@ -62,3 +64,48 @@ def test_out_of_memory_and_lost_devices_get_our_names() -> None:
         raise torch.OutOfMemoryError("CUDA out of memory")
     with pytest.raises(DeviceLostError), running_on(CPU):
         raise torch.AcceleratorError("device-side assert")
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"),
+        RuntimeError("cuDNN error: CUDNN_STATUS_ALLOC_FAILED"),
+    ],
+    ids=str,
+)
+def test_a_library_that_gets_no_memory_is_out_of_memory(error: Exception) -> None:
+    with pytest.raises(DeviceMemoryError), running_on(CPU):
+        raise error
+
+
+def test_a_cuda_error_with_the_code_of_a_failed_allocation_is_out_of_memory() -> None:
+    error = torch.AcceleratorError("CUDA error: out of memory")
+    error.error_code = 2  # type: ignore[attr-defined]  # as torch sets it
+    with pytest.raises(DeviceMemoryError), running_on(CPU):
+        raise error
+
+
+def test_other_errors_pass_as_they_are() -> None:
+    with pytest.raises(RuntimeError, match="shapes differ"), running_on(CPU):
+        raise RuntimeError("shapes differ")
+
+
+def test_a_failed_batch_leaves_nothing_behind_while_its_error_is_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Otherwise the allocator has nothing to give back, and whatever is tried next fails too."""
+    held: list[weakref.ref[torch.Tensor]] = []
+    alive_when_emptied: list[bool] = []
+
+    def forward() -> None:
+        activations = torch.ones(8)
+        held.append(weakref.ref(activations))
+        try:
+            raise ValueError("a fault on the way, whose traceback holds the frame as well")
+        except ValueError:
+            raise torch.OutOfMemoryError("CUDA out of memory")  # noqa: B904 (as torch itself raises)
+
+    monkeypatch.setattr(device, "empty_allocator_cache", lambda _: alive_when_emptied.append(held[0]() is not None))
+    with pytest.raises(DeviceMemoryError) as failure, running_on(CPU):
+        forward()
+    assert alive_when_emptied == [False]
+    assert isinstance(failure.value.__cause__, torch.OutOfMemoryError), "the log still says where memory ran out"

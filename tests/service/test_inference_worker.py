@@ -1,11 +1,14 @@
 """The device's thread: whatever a batch does, every member is answered."""
 
+import weakref
 from collections.abc import Callable, Sequence
 from threading import Event, Semaphore
 
 import pytest
+import torch
 
 from model import DeviceLostError, DeviceMemoryError, Observe, PageScores, PreparedPage, PreparedRequest, StageClock
+from model.device import running_on
 from service.errors import InternalError, ServiceError, UnavailableError
 from service.inference_worker import InferenceWorker
 from service.metrics import Metrics
@@ -61,8 +64,6 @@ class FakeScorer:
         return request.patch_count
 
     def stage_clock(self) -> StageClock:
-        import torch
-
         return StageClock(torch.device("cpu"))
 
 
@@ -115,6 +116,44 @@ def test_out_of_memory_halves_the_batch_until_it_fits() -> None:
     assert all(isinstance(result, Scored) for result in results)
     assert scorer.batches == [[20, 20, 20, 20], [20, 20], [20, 20]]
     assert value(metrics, "ziprerank_oom_total") == 1
+
+
+class CardOfLimitedMemory(FakeScorer):
+    """A scorer whose activations are tensors, counted while they live, as a card's allocator would."""
+
+    def __init__(self, capacity: int) -> None:
+        super().__init__()
+        self._capacity = capacity
+        self._held = 0
+
+    def start(self, batch: Sequence[PreparedRequest], *, observe: Observe) -> FakePending:
+        with running_on(torch.device("cpu")):
+            tokens = [prepared.token_count for prepared in batch]
+            self._forward(sum(tokens))
+            return FakePending(self.answers(tokens), self._wait)
+
+    def _forward(self, tokens: int) -> None:
+        activations = [self._allocate(tokens) for _ in range(3)]
+        assert len(activations) == 3
+
+    def _allocate(self, size: int) -> torch.Tensor:
+        if self._held + size > self._capacity:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        block = torch.empty(1)
+        self._held += size
+        weakref.finalize(block, self._free, size)
+        return block
+
+    def _free(self, size: int) -> None:
+        self._held -= size
+
+
+def test_entries_that_fit_alone_are_answered_after_their_batch_did_not_fit() -> None:
+    """Twelve of them, each of which needs 3 x 40 of the card's 150."""
+    results, worker, metrics = run(CardOfLimitedMemory(150), [40] * 12)
+    assert [type(result) for result in results] == [Scored] * 12
+    assert value(metrics, "ziprerank_oom_total") == 11, "once for each split"
+    assert worker._batcher.budget_share < 1
 
 
 def test_a_request_that_never_fits_is_told_to_send_less() -> None:

@@ -173,3 +173,42 @@ def test_a_closed_batcher_encodes_nothing_ahead() -> None:
     batcher.close()
     assert before.cancelled() and batcher.submit_background(request(10).pages).cancelled()
     assert take(batcher) == []
+
+
+def test_a_batch_that_overflowed_the_device_makes_later_ones_smaller_for_a_while() -> None:
+    batcher = MicroBatcher(BUDGET)
+    for _ in range(4):
+        batcher.submit(request(25))
+    overflowed = take(batcher)
+    assert len(overflowed) == 4
+    batcher.shrink_batches(overflowed)
+    assert batcher.budget_share == 0.5
+    for _ in range(4):
+        batcher.submit(request(25))
+    assert [len(take(batcher)), len(take(batcher))] == [2, 2]
+
+    batches = 0
+    while batcher.budget_share < 1:
+        batcher.regain_budget()
+        batches += 1
+    assert batches == 32, "slowly, so that a card that is short of memory overflows rarely"
+    for _ in range(4):
+        batcher.submit(request(25))
+    assert len(take(batcher)) == 4
+
+
+def test_patches_that_overflow_count_as_tokens_do() -> None:
+    batcher = MicroBatcher(BUDGET)
+    batcher.submit(request(10, patches=500))
+    batcher.submit(request(10, patches=500))
+    batcher.shrink_batches(take(batcher))
+    assert batcher.budget_share == 0.5
+
+
+def test_a_shrunken_budget_still_takes_one_entry() -> None:
+    batcher = MicroBatcher(BUDGET)
+    for _ in range(10):
+        batcher.submit(request(50))
+        batcher.shrink_batches(take(batcher))
+    batcher.submit(request(90))
+    assert len(take(batcher)) == 1

@@ -86,7 +86,8 @@ def test_the_model_list_and_info_publish_the_limits(service: RunningService) -> 
     assert (model["id"], model["object"], model["max_pages"]) == ("fake", "model", 100)
     info = service.client.get("/info").json()
     assert info["window"] == {"window_size": 20, "stride": 10, "window_strategy": "sliding", "keep_ratio": 0.5}
-    assert (info["compile"], info["fp8"]) == (False, False)
+    assert [info["compile"][tower]["compiled"] for tower in ("vision", "text")] == [False, False]
+    assert info["quantise"]["scheme"] == "none" and info["quantise"]["reason"]
     sizes = {"image_bytes": 0, "vision_gpu_bytes": 0, "vision_host_bytes": 0}  # as set for these tests
     assert info["caches"] == {"scope": "shared", **sizes}
     assert info["limits"]["max_pages"] == 100

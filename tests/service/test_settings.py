@@ -46,6 +46,7 @@ def test_other_programs_variables_are_none_of_our_business() -> None:
         ("MAX_PAGES", "0"),
         ("DOCUMENT_STORE", "ftpx://host/documents"),
         ("CACHE_SCOPE", "mine"),
+        ("QUANTISE", "int4"),
     ],
 )
 def test_a_value_outside_its_range_names_the_variable(monkeypatch: pytest.MonkeyPatch, name: str, value: str) -> None:

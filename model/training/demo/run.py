@@ -104,11 +104,13 @@ def train(recipe: Recipe, work: Path, device: str = "cpu") -> Path:
 def reranker_of(checkpoint: Path, network: Network, compute: Compute) -> Reranker:
     """A reranker around weights that change, so without caches."""
     return Reranker.assemble(
-        RerankerConfig(device=str(compute.device), feature_cache_gpu_bytes=0, feature_cache_host_bytes=0),
+        RerankerConfig(
+            device=str(compute.device), quantise="none", feature_cache_gpu_bytes=0, feature_cache_host_bytes=0
+        ),
         read_model_config(checkpoint),
         compute,
         load_tokenizer(checkpoint),
-        lambda: network,
+        lambda quantise, letter_ids: network,
     )
 
 

@@ -5,10 +5,11 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from model import Reranker, RerankerConfig
+from model import RerankerConfig
 from model.training import checkpoint_folder
 from model.training.errors import RunFileError
 from tests.model.training.tiny import make_checkpoint
+from tests.whole_networks import load_whole
 
 CPU = RerankerConfig(device="cpu", keep_ratio=1.0)
 
@@ -37,7 +38,7 @@ def test_large_weights_are_sharded_with_an_index_and_load(tmp_path: Path) -> Non
     assert len(shards) > 2 and shards[0] == f"model-00001-of-{len(shards):05}.safetensors"
     index = json.loads((tmp_path / "out" / "model.safetensors.index.json").read_text())
     assert set(index["weight_map"].values()) == set(shards)
-    weight = Reranker.from_checkpoint(tmp_path / "out", CPU).network.lm_head.weight
+    weight = load_whole(tmp_path / "out", CPU).network.lm_head.weight
     assert torch.equal(weight, half_of(source)["lm_head.weight"])
 
 
@@ -46,7 +47,7 @@ def test_a_tied_head_is_left_out_and_loads(tmp_path: Path) -> None:
     table = half_of(source)["model.language_model.embed_tokens.weight"]
     checkpoint_folder.write(tmp_path / "out", {**half_of(source), "lm_head.weight": table}, source=source)
     assert "lm_head.weight" not in load_file(tmp_path / "out" / "model.safetensors")
-    assert torch.equal(Reranker.from_checkpoint(tmp_path / "out", CPU).network.lm_head.weight, table)
+    assert torch.equal(load_whole(tmp_path / "out", CPU).network.lm_head.weight, table)
 
 
 def test_the_small_files_of_the_source_come_along(tmp_path: Path) -> None:

@@ -29,6 +29,7 @@ from tests.conformance import CHECKPOINT
 from tests.model.training.tiny import make_checkpoint, make_example
 from tests.oracle import load_oracle
 from tests.sequences import expanded_ids
+from tests.whole_networks import load_whole
 
 TOLERANCE = 1e-5  # float32, the same products in other shapes
 ORACLE_TOLERANCE = 1e-4  # as in test_against_transformers
@@ -37,7 +38,7 @@ HALF_TOLERANCE = 0.05  # bfloat16 has 8 bits: of logits of about 1
 
 def load(folder: Path) -> Reranker:
     config = RerankerConfig(device="cpu", dtype="float32", feature_cache_gpu_bytes=0, feature_cache_host_bytes=0)
-    return Reranker.from_checkpoint(folder, config)
+    return load_whole(folder, config)
 
 
 @pytest.fixture(scope="module")
@@ -256,6 +257,14 @@ def test_a_reranker_that_remembers_features_is_refused(tiny_reranker: Reranker, 
     remembering = Reranker.from_checkpoint(tiny, RerankerConfig(device="cpu"))
     with pytest.raises(ConfigurationError, match="must remember no features"):
         RankingPass(remembering)
+
+
+def test_a_reranker_for_inference_alone_is_refused(tiny_reranker: Reranker) -> None:
+    for_inference = Reranker.from_checkpoint(tiny_reranker.name, tiny_reranker.config)
+    with pytest.raises(ConfigurationError, match="20 rows of the head"):
+        RankingPass(for_inference)
+    with pytest.raises(ConfigurationError, match="quantise 'int8'"):
+        RankingPass(replace(tiny_reranker, quantise="int8"))
 
 
 def test_a_single_page_without_an_order_is_an_example(tiny_reranker: Reranker) -> None:

@@ -2,7 +2,7 @@
 
 import json
 import shutil
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -28,13 +28,27 @@ PAGE_SIZE = 64
 GREYS = (20, 90, 160, 230)
 
 
-def make_checkpoint(folder: Path, *, tied: bool = False, dtype: torch.dtype = torch.float32) -> Path:
-    """Random weights, of the same kind as the conformance checkpoint's, with pages of a few tokens."""
+def make_checkpoint(
+    folder: Path,
+    *,
+    tied: bool = False,
+    dtype: torch.dtype = torch.float32,
+    text: Mapping[str, Any] | None = None,
+    vision: Mapping[str, Any] | None = None,
+) -> Path:
+    """Random weights, of the same kind as the conformance checkpoint's, with pages of a few tokens.
+
+    text, vision: sizes other than `TEXT` and `VISION`.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     for file in CHECKPOINT.iterdir():
         if file.name != "model.safetensors":
             shutil.copyfile(file, folder / file.name)
-    _change(folder / "config.json", {"text_config": TEXT, "vision_config": VISION}, {"tie_word_embeddings": tied})
+    _change(
+        folder / "config.json",
+        {"text_config": TEXT | dict(text or {}), "vision_config": VISION | dict(vision or {})},
+        {"tie_word_embeddings": tied},
+    )
     _change(folder / "preprocessor_config.json", {"size": {"shortest_edge": PAGE_SIZE**2}}, {})
     tensors = {name: tensor.to(dtype) for name, tensor in _random_weights(folder).items()}
     save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})

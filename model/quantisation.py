@@ -1,0 +1,157 @@
+"""The decoder's linear maps with weights of 8 bits: half the memory of bfloat16, and scores that move a little.
+
+`fp8` rounds weights and activations row by row to 8-bit floats (e4m3) and sums the products in float32. Cards that multiply
+such values (Ada, Hopper and newer: compute capability 8.9) do so at twice the rate of bfloat16; a CPU computes the same numbers
+from the rounded values, slowly, so that the change in ranking can be measured anywhere. `int8` rounds the weights alone and
+turns them back into the activations' dtype right before each product: it saves memory, not time, and runs on every device in
+every dtype.  Source: row-wise scaling as in FBGEMM and torchao.
+"""
+
+import math
+from collections.abc import Callable, Iterable
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from model.device import Compute
+from model.errors import ConfigurationError
+
+E4M3 = torch.float8_e4m3fn
+LARGEST = {E4M3: torch.finfo(E4M3).max, torch.int8: 127.0}
+
+_SMALLEST = 1e-12  # stands for the largest value of a row of zeros
+_VALUES_AT_ONCE = 2**22  # of a weight that is rounded: 16 MiB of float32
+
+RoundRows = Callable[[torch.Tensor], tuple[torch.Tensor, torch.Tensor]]
+"""x (rows, values) to 8-bit values of the same shape and float32 (rows, 1) scales, so that values * scale is close to x."""
+
+
+def choose_quantisation(asked: str, compute: Compute) -> tuple[str, str]:
+    """The scheme (none, fp8 or int8) for what a caller asked for, and the reason.
+
+    Raises: ConfigurationError for one that the device cannot run.
+    """
+    if asked == "auto":
+        return "none", "weights stay in the dtype of the activations unless fp8 or int8 is asked for"
+    problem = why_not_quantise(asked, compute)
+    if problem:
+        raise ConfigurationError(f"quantise is {asked!r}, but {problem}")
+    return asked, "as asked"
+
+
+def why_not_quantise(scheme: str, compute: Compute) -> str | None:
+    """What keeps the device from running a scheme, with the remedy; None where it can."""
+    if scheme != "fp8" or compute.device.type != "cuda":
+        return None
+    capability = torch.cuda.get_device_capability(compute.device)
+    if capability < (8, 9):
+        return (
+            f"{compute.description} has compute capability {capability[0]}.{capability[1]}; products of 8-bit floats need 8.9 "
+            "(Ada, Hopper or newer). Choose int8."
+        )
+    if compute.dtype != torch.bfloat16:
+        return f"dtype is {compute.dtype_name}; products of 8-bit floats give bfloat16. Choose dtype bfloat16, or int8."
+    return None
+
+
+def quantise_layers(layers: Iterable[nn.Module], scheme: str) -> None:
+    """Replace the linear maps of each layer in place, one after the other. Those that are quantised already stay."""
+    if scheme == "none":
+        return
+    for layer in layers:
+        for module in list(layer.modules()):
+            for name, child in list(module.named_children()):
+                if isinstance(child, nn.Linear):
+                    setattr(module, name, quantised(child, child.weight, scheme))
+
+
+def quantised(linear: nn.Linear, weight: torch.Tensor, scheme: str) -> nn.Module:
+    """What takes the place of `linear` under `fp8` or `int8`, made from its `weight` (out, in), which may lie elsewhere.
+
+    Raises: ValueError for a linear map with a bias: the decoder has none.
+    """
+    if "bias" in dict(linear.named_parameters()):
+        raise ValueError(f"{linear} has a bias; only linear maps without one can be quantised.")
+    return {"fp8": Fp8Linear, "int8": Int8Linear}[scheme](weight)
+
+
+class Fp8Linear(nn.Module):
+    """x W^T: weights rounded once, activations as they come."""
+
+    weight: torch.Tensor  # e4m3 (out, in)
+    scale: torch.Tensor  # float32 (out, 1)
+
+    def __init__(self, weight: torch.Tensor) -> None:
+        super().__init__()
+        values, scale = _round_weight(weight, round_to_e4m3, E4M3)
+        self.register_buffer("weight", values)
+        self.register_buffer("scale", scale)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        rounded, scale = round_to_e4m3(x)
+        if x.device.type == "cuda":
+            out: torch.Tensor = torch._scaled_mm(
+                rounded, self.weight.T, scale_a=scale, scale_b=self.scale.T, out_dtype=x.dtype, use_fast_accum=True
+            )
+            return out
+        return F.linear(rounded.float().mul_(scale), self.weight.float().mul_(self.scale)).to(x.dtype)
+
+
+class Int8Linear(nn.Module):
+    """x W^T: weights rounded once, and turned back into the dtype of x for each product. Activations are not rounded."""
+
+    weight: torch.Tensor  # int8 (out, in)
+    scale: torch.Tensor  # float32 (out, 1)
+
+    def __init__(self, weight: torch.Tensor) -> None:
+        super().__init__()
+        values, scale = _round_weight(weight, round_to_int8, torch.int8)
+        self.register_buffer("weight", values)
+        self.register_buffer("scale", scale)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return F.linear(x, self._weight_as(x.dtype))
+
+    def _weight_as(self, dtype: torch.dtype) -> torch.Tensor:
+        """(out, in), the only temporary. Scaled before the product: unscaled sums would overflow float16."""
+        scale = self.scale.to(dtype)
+        if (
+            self.weight.device.type == "cuda"
+        ):  # converted inside one kernel; a CPU would make a copy of the weight first
+            return self.weight * scale
+        return self.weight.to(dtype).mul_(scale)
+
+
+def round_to_e4m3(x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """x (rows, values) to e4m3 values and float32 (rows, 1) scales. One float32 temporary of x's size."""
+    scale = _largest_of_rows(x) / LARGEST[E4M3]
+    return (x / scale).to(E4M3), scale
+
+
+def round_to_int8(x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """x (rows, values) to int8 values from -127 to 127 and float32 (rows, 1) scales. One float32 temporary of x's size.
+
+    Scales are rounded to bfloat16 before the values are made, so that in a forward pass in bfloat16 they are exact; else their
+    rounding would stretch or shrink a whole row.
+    """
+    scale = (_largest_of_rows(x) / LARGEST[torch.int8]).bfloat16().float()
+    return (x / scale).round_().to(torch.int8), scale
+
+
+def _largest_of_rows(x: torch.Tensor) -> torch.Tensor:
+    """Float32 (rows, 1): the largest magnitude, which any dtype holds exactly, without a copy of x."""
+    norm: torch.Tensor = torch.linalg.vector_norm(x, ord=math.inf, dim=-1, keepdim=True)
+    return norm.float().clamp(min=_SMALLEST)
+
+
+@torch.no_grad()
+def _round_weight(weight: torch.Tensor, round_rows: RoundRows, dtype: torch.dtype) -> tuple[torch.Tensor, torch.Tensor]:
+    """A few rows at a time, so that float32 values of the whole weight are never in memory."""
+    values = torch.empty(weight.shape, dtype=dtype, device=weight.device)
+    scale = torch.empty(len(weight), 1, dtype=torch.float32, device=weight.device)
+    rows_at_once = max(1, _VALUES_AT_ONCE // weight.shape[1])
+    for start in range(0, len(weight), rows_at_once):
+        rows = slice(start, start + rows_at_once)
+        values[rows], scale[rows] = round_rows(weight[rows])
+    return values, scale
