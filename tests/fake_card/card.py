@@ -65,20 +65,20 @@ class FakeCard:
     def __enter__(self) -> Self:
         _clear_caches_of_product()
         enter = self._stack.enter_context
-        enter(
-            FakeTensorMode(allow_non_fake_inputs=True)
-        )  # before torch.cuda is patched: it looks whether a card is there
+        enter(FakeTensorMode(allow_non_fake_inputs=True))  # before torch.cuda is patched: it looks for a card
         enter(self._watch)
         enter(mock.patch.object(fake_tensor, "init_gpu_context", lambda *_: None, create=True))
         enter(_modules(self._kernel_modules))
         functions = {"rms_norm": rms_norm(self), "scaled_dot_product_attention": scaled_dot_product_attention(self)}
-        for place_of, stand_ins in (
+        methods = tensor_methods(self)
+        for owner, stand_ins in (
             (torch.cuda, torch_cuda(self)),
-            (torch.Tensor, tensor_methods(self)),
+            (torch.Tensor, methods),
+            (torch, {"nonzero": methods["nonzero"]}),
             (F, functions),
         ):
             for name, stand_in in stand_ins.items():
-                enter(mock.patch.object(place_of, name, stand_in))
+                enter(mock.patch.object(owner, name, stand_in))
         return self
 
     def __exit__(self, *exception: object) -> None:

@@ -131,8 +131,9 @@ def torch_cuda(card: "FakeCard") -> dict[str, Any]:
 
 
 def tensor_methods(card: "FakeCard") -> dict[str, Callable[..., Any]]:
-    """Indexing, which a torch built without CUDA refuses before it is dispatched, and reading, which never is."""
+    """Methods that a torch built without CUDA refuses before they are dispatched, and reading, which never is."""
     get, put, copy = torch.Tensor.__getitem__, torch.Tensor.__setitem__, torch.Tensor.copy_
+    as_contiguous, move = torch.Tensor.contiguous, torch.Tensor.to
 
     def getitem(tensor: torch.Tensor, index: Any) -> Any:
         if not isinstance(tensor, FakeTensor):
@@ -154,6 +155,15 @@ def tensor_methods(card: "FakeCard") -> dict[str, Callable[..., Any]]:
             return copy(tensor, source, non_blocking)
         return torch.ops.aten.copy_.default(tensor, source, non_blocking)
 
+    def contiguous(tensor: torch.Tensor, memory_format: torch.memory_format = torch.contiguous_format) -> torch.Tensor:
+        if not isinstance(tensor, FakeTensor) or tensor.is_contiguous(memory_format=memory_format):
+            return as_contiguous(tensor, memory_format=memory_format)
+        return tensor.clone(memory_format=memory_format)
+
+    def to(tensor: torch.Tensor, *arguments: Any, **keywords: Any) -> torch.Tensor:
+        arguments = tuple(_with_index(value) for value in arguments)
+        return move(tensor, *arguments, **{name: _with_index(value) for name, value in keywords.items()})
+
     def reading(name: str) -> Callable[..., Any]:
         method = getattr(torch.Tensor, name)
 
@@ -165,10 +175,21 @@ def tensor_methods(card: "FakeCard") -> dict[str, Callable[..., Any]]:
 
         return read
 
-    reads = {
-        name: reading(name) for name in ("item", "tolist", "numpy", "__array__", "__bool__", "__float__", "__int__")
-    }
-    return {"__getitem__": getitem, "__setitem__": setitem, "copy_": copy_, **reads}
+    methods = {"__getitem__": getitem, "__setitem__": setitem, "copy_": copy_, "contiguous": contiguous, "to": to}
+    return (
+        methods
+        | {"cuda": lambda tensor, **keywords: to(tensor, "cuda", **keywords)}
+        | {name: reading(name) for name in _READING}
+    )
+
+
+_READING = ("item", "tolist", "numpy", "nonzero", "__array__", "__bool__", "__float__", "__index__", "__int__")
+
+
+def _with_index(value: Any) -> Any:
+    """`cuda` as the one card that there is; other values as they are."""
+    is_card = str(value) == "cuda" and isinstance(value, str | torch.device)
+    return torch.device("cuda", 0) if is_card else value
 
 
 def _split_index(tensor: torch.Tensor, index: Any) -> tuple[torch.Tensor, list[torch.Tensor | None]]:

@@ -58,10 +58,10 @@ class HostMemory:
 
     def unregister(self, start: int) -> None:
         """`cudaHostUnregister`. Runs while memory is collected, where nothing can be raised."""
-        block = self._blocks.pop(start, None)
-        for copy in self._copies:
-            if block is not None and copy.overlaps(start, block.end):
-                self._report(f"Registered memory is freed before a copy is complete that began at {copy.place}.")
+        end = self._blocks.pop(start).end
+        for copy in [copy for copy in self._copies if copy.overlaps(start, end)]:
+            self._copies.remove(copy)
+            self._report(f"Registered memory is freed before a copy is complete that began at {copy.place}.")
 
     def is_pinned(self, tensor: torch.Tensor) -> bool:
         return self._find_block(tensor) is not None

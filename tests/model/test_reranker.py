@@ -6,7 +6,6 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from torch.utils._python_dispatch import TorchDispatchMode
 
 import model
 from model import (
@@ -105,58 +104,6 @@ def test_longest_window_bounds_the_largest_request(reranker: Reranker) -> None:
 def test_the_front_door_lists_what_it_exports() -> None:
     assert model.__all__ == sorted(model.__all__, key=lambda name: (not name.isupper(), name))
     assert all(hasattr(model, name) for name in model.__all__)
-
-
-class WaitingCalls(TorchDispatchMode):
-    """Counts what would wait for a card: values read by the host, and shapes that depend on values."""
-
-    WAITING = ("_local_scalar_dense", "nonzero", "masked_select", "unique", "is_nonzero", "equal", "item")
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.names: list[str] = []
-
-    def __torch_dispatch__(self, function: Any, types: Any, arguments: Any = (), keywords: Any = None) -> Any:
-        name = function.overloadpacket.__name__
-        is_masked = name in ("index", "index_put_") and any(
-            index is not None and index.dtype == torch.bool for index in arguments[1]
-        )
-        if name in self.WAITING or is_masked:
-            self.names.append(name)
-        return function(*arguments, **(keywords or {}))
-
-
-@pytest.mark.parametrize("cache_bytes", [0, 1 << 24], ids=["cache off", "cache on"])
-def test_nothing_waits_for_the_device_between_upload_and_scores(
-    cache_bytes: int, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """(On a card `torch.cuda.set_sync_debug_mode("error")` proves the same: tests/gpu.)"""
-    reranker = make_reranker(feature_cache_gpu_bytes=cache_bytes)
-    requests = [reranker.prepare("a", [PAGE, PAGE[:96]], ratio) for ratio in (1.0, 0.3)]
-    read: list[torch.dtype] = []
-    for name in ("tolist", "cpu", "numpy"):
-        method = getattr(torch.Tensor, name)
-        monkeypatch.setattr(
-            torch.Tensor,
-            name,
-            lambda tensor, *more, method=method: (read.append(tensor.dtype), method(tensor, *more))[1],
-        )
-    for _ in range(2):  # all missing, all known
-        with WaitingCalls() as calls:
-            pending = reranker.start(requests)
-        assert calls.names == []
-    assert set(read) == {torch.int32}, "only sequence boundaries are read, which the CPU's kernel has on the host"
-    read.clear()
-    pending.wait()
-    assert read == [torch.float32], "the scores, once a batch"
-
-
-def test_the_count_of_waiting_calls_can_fail() -> None:
-    with WaitingCalls() as calls:
-        x = torch.ones(3)
-        x.sum().item()
-        x[x > 0]
-    assert calls.names == ["_local_scalar_dense", "index"]
 
 
 def test_a_second_query_over_known_pages_does_no_vision_work() -> None:
