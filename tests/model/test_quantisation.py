@@ -125,6 +125,16 @@ def test_int8_weights_are_turned_back_in_one_temporary() -> None:
 
 
 @pytest.mark.parametrize("scheme", ["fp8", "int8"])
+def test_a_quantised_map_compiles_in_one_piece_for_every_length(scheme: str) -> None:
+    torch._dynamo.reset()
+    linear = LINEARS[scheme](torch.randn(32, 64))
+    compiled = torch.compile(linear, dynamic=True, fullgraph=True, backend="aot_eager")
+    for length in (5, 9):
+        x = torch.randn(length, 64)
+        assert torch.equal(compiled(x), linear(x))
+
+
+@pytest.mark.parametrize("scheme", ["fp8", "int8"])
 def test_every_linear_map_of_a_layer_is_replaced_once(scheme: str) -> None:
     layer = nn.Sequential(nn.Linear(16, 16, bias=False), nn.Sequential(nn.Linear(16, 16, bias=False), nn.ReLU()))
     quantise_layers([layer], "none")

@@ -4,6 +4,7 @@ import threading
 import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 
 import httpx
 import pytest
@@ -11,6 +12,7 @@ from prometheus_client.openmetrics.parser import text_string_to_metric_families
 from prometheus_client.parser import text_string_to_metric_families as plain_text_to_metric_families
 
 from model import DeviceLostError, PageScores, PreparedRequest, Reranker
+from service.app import load_reranker
 from service.metrics import STAGES
 from service.settings import Settings
 from tests.documents import make_pdf
@@ -93,6 +95,16 @@ def test_the_model_list_and_info_publish_the_limits(service: RunningService) -> 
     assert info["limits"]["max_pages"] == 100
     assert info["dtype"] == "float32" and info["attention"]["text"]["kernel"] == "sdpa"
     assert {"torch", "transformers", "ziprerank"} <= set(info["versions"])
+
+
+def test_info_says_how_the_decoder_is_quantised_and_why(reranker: Reranker) -> None:
+    with running_service(fake_loader(replace(reranker, quantise="int8", quantise_reason="as asked"))) as service:
+        assert service.client.get("/info").json()["quantise"] == {"scheme": "int8", "reason": "as asked"}
+
+
+def test_the_reranker_that_is_loaded_is_quantised_as_the_settings_say() -> None:
+    loaded = load_reranker(Settings(model="demo", device="cpu", quantise="int8", feature_cache_gpu_bytes=0))
+    assert (loaded.quantise, loaded.quantise_reason) == ("int8", "as asked")
 
 
 def test_the_api_description_resolves_all_its_references(service: RunningService) -> None:

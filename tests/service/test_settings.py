@@ -26,6 +26,12 @@ def test_a_flag_wins_over_the_environment(monkeypatch: pytest.MonkeyPatch) -> No
     assert (settings.max_pages, settings.port) == (7, 9001)
 
 
+def test_every_scheme_of_the_decoder_can_be_asked_for() -> None:
+    assert Settings().quantise == "auto"
+    for scheme in ("none", "fp8", "int8", "auto"):
+        assert read_settings({"quantise": scheme}).quantise == scheme
+
+
 def test_a_misspelt_variable_is_refused_with_the_right_name(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("ZIPRERANK_MAX_PAGE", "7")
     with pytest.raises(ValueError, match=r"ZIPRERANK_MAX_PAGE is not a setting; did you mean ZIPRERANK_MAX_PAGES\?"):
