@@ -55,6 +55,15 @@ def tiny_recipe() -> Recipe:
 
 
 @pytest.fixture(scope="module", autouse=True)
+def one_thread() -> Iterator[None]:
+    """Layers this small are slower on several threads, and far slower where another process has one of the cores."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+@pytest.fixture(scope="module", autouse=True)
 def fonts(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     """The world's font, whatever this machine has."""
     style = small_style(tmp_path_factory.mktemp("fonts"))
@@ -64,7 +73,7 @@ def fonts(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
 
 
 @pytest.fixture(scope="module")
-def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def trained(tmp_path_factory: pytest.TempPathFactory, one_thread: None, fonts: None) -> Path:
     work = tmp_path_factory.mktemp("demo-training")
     train(tiny_recipe(), work)
     return work
