@@ -90,9 +90,7 @@ def test_document_that_was_open_in_a_dead_worker_is_reopened() -> None:
 def test_sum_of_a_document_s_pages_is_bounded() -> None:
     """1,000 pages take longer on any machine, one page on none."""
     with running_pool(document_seconds=0.3) as pool:
-        with pytest.raises(
-            UnusableDocumentError, match=r"the document takes longer than the limit of 0.3 s"
-        ) as caught:
+        with pytest.raises(UnusableDocumentError, match=r"the document takes longer than the limit of 0.3 s") as caught:
             pool.ask(pdf(make_pdf(1_000)))
         assert caught.value.code == "page_timeout"
 
