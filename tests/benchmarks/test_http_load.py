@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from benchmarks.http_load import client
 from benchmarks.http_load.arrivals import make_chooser, poisson_arrivals, zipf_shares
 from benchmarks.http_load.client import Outcome, Reply, closed_loop, connect, open_loop
 from benchmarks.http_load.corpus import HttpRequest, RegisteredPages, Upload, make_corpus
@@ -116,22 +117,39 @@ def test_registered_pages_of_one_document_are_named_together() -> None:
     assert json.loads(first.body)["query"] != json.loads(second.body)["query"]
 
 
+class SleptTime:
+    """A clock that moves only while somebody sleeps; for one sleeper at a time."""
+
+    def __init__(self) -> None:
+        self.now = 0.0
+
+    def perf_counter(self) -> float:
+        return self.now
+
+    async def sleep(self, seconds: float) -> None:
+        self.now += seconds
+
+
 def test_open_loop_counts_from_the_due_time_while_the_service_stands_still() -> None:
-    """A service that serves one at a time and takes 20 ms: the fifth of five due at once waits for the four before it."""
+    """A service that serves one at a time and takes 20 s: the fifth of five due at once waits for the four before it."""
+    time = SleptTime()
 
     async def run() -> list[Outcome]:
         lock = asyncio.Lock()
 
         async def send(request: HttpRequest) -> Reply:
             async with lock:
-                await asyncio.sleep(0.02)
+                await time.sleep(20)
             return ANSWERED
 
-        return await open_loop(send, iter([REQUEST] * 5), arrivals=[0.01] * 5, on_done=lambda: None)
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(client, "time", time)
+            patch.setattr(client.asyncio, "sleep", time.sleep)
+            return await open_loop(send, iter([REQUEST] * 5), arrivals=[10.0] * 5, on_done=lambda: None)
 
     outcomes = asyncio.run(run())
-    assert [round(outcome.latency / 0.02) for outcome in outcomes] == [1, 2, 3, 4, 5]
-    assert all(outcome.due == 0.01 for outcome in outcomes)
+    assert [outcome.latency for outcome in outcomes] == [20, 40, 60, 80, 100]
+    assert all(outcome.due == 10 for outcome in outcomes)
 
 
 @pytest.mark.parametrize("concurrency", [1, 3])

@@ -163,7 +163,11 @@ def test_library_and_service_give_the_same_orders(
     for question, answer in zip(questions, library, strict=True):
         expected = demo.rank(question.query, [page() for page in question.pages], keep_ratio)
         assert answer.reranked == tuple(question.page_ids[index] for index in expected.order)
-    with running_service() as service, through_service(service.url, keep_ratio=keep_ratio) as rank:
+    # Over the same weights: others, loaded elsewhere in memory, may round differently and swap pages that are nearly equal.
+    with (
+        running_service(lambda settings: demo) as service,
+        through_service(service.url, keep_ratio=keep_ratio) as rank,
+    ):
         assert evaluate(questions, rank) == library
 
 

@@ -5,6 +5,9 @@ import pytest
 from tests.documents import make_pdf
 from tests.servers import RunningService, running_service
 
+TOLERANCE = 3e-4
+"""Of logits up to 14: the compiler's kernels round differently, as in tests/model/test_compilation.py."""
+
 
 def scores(service: RunningService) -> list[float]:
     files = [("file", ("a.pdf", make_pdf(3), "application/pdf"))]
@@ -15,6 +18,6 @@ def scores(service: RunningService) -> list[float]:
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")
 def test_a_compiled_service_warms_up_and_scores_alike() -> None:
     with running_service() as eager, running_service(compile=True) as compiled:
-        assert scores(compiled) == pytest.approx(scores(eager), abs=1e-4)
+        assert scores(compiled) == pytest.approx(scores(eager), abs=TOLERANCE)
         seconds = {service: service.metric("ziprerank_warm_up_seconds") for service in (eager, compiled)}
         assert 0 < seconds[eager] < seconds[compiled] <= compiled.metric("ziprerank_model_load_seconds")

@@ -1,20 +1,43 @@
 """The published numbers again, through the real service: JSON in, letter logits out."""
 
 import base64
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from threading import Event
 from typing import Any
 
 import pytest
 
+from model import Observe, PreparedRequest
+from service.app import load_reranker
+from service.settings import Settings
 from tests.conformance import CASES, CHECKPOINT, TOLERANCE, WINDOW_CASES, Case, WindowCase, page_path
-from tests.servers import RunningService, running_service
+from tests.servers import START_SECONDS, FakeScores, RunningService, eventually, in_input_order, running_service
+
+
+class GatedScores(FakeScores):
+    """The real scores, and batches that start only while a gate is open."""
+
+    gate = Event()
+
+    def start(self, batch: Sequence[PreparedRequest], *, observe: Observe) -> Any:
+        assert self.gate.wait(START_SECONDS)
+        return self.reranker.start(batch, observe=observe)
 
 
 @pytest.fixture(scope="module")
 def service() -> Iterator[RunningService]:
-    with running_service(model=str(CHECKPOINT), keep_ratio=1.0) as running:
+    def load(settings: Settings) -> Any:
+        return GatedScores(reranker=load_reranker(settings), score_batch=in_input_order)
+
+    GatedScores.gate.set()
+    with running_service(load, model=str(CHECKPOINT), keep_ratio=1.0) as running:
         yield running
+
+
+@pytest.fixture
+def gate() -> Event:
+    return GatedScores.gate
 
 
 def body(query: str, page_names: tuple[str, ...], **options: Any) -> dict[str, Any]:
@@ -49,7 +72,8 @@ def test_windows_give_the_published_order(service: RunningService, case: WindowC
     assert any("raw_scores has no effect" in warning for warning in answer["meta"]["warnings"])
 
 
-def test_requests_sent_at_once_score_as_each_does_alone(service: RunningService) -> None:
+def test_requests_sent_at_once_score_as_each_does_alone(service: RunningService, gate: Event) -> None:
+    """The first batch is held until others wait, which then become batches of several requests."""
     cases = [case for case in CASES if not case.is_resized] * 2
 
     def rerank(case: Case) -> dict[str, Any]:
@@ -57,7 +81,13 @@ def test_requests_sent_at_once_score_as_each_does_alone(service: RunningService)
         assert answer.status_code == 200, answer.text
         return dict(answer.json())
 
+    gate.clear()
     with ThreadPoolExecutor(8) as threads:
-        for case, answer in zip(cases, threads.map(rerank, cases), strict=True):
+        answers = threads.map(rerank, cases)
+        try:
+            eventually(lambda: service.metric("ziprerank_requests_waiting") >= 2)
+        finally:
+            gate.set()
+        for case, answer in zip(cases, answers, strict=True):
             check(answer, case)
     assert service.metric("ziprerank_batch_requests_sum") > service.metric("ziprerank_batch_requests_count")

@@ -49,10 +49,13 @@ def shard(folder: Path) -> None:
     (folder / "model.safetensors.index.json").write_text(json.dumps({"metadata": {}, "weight_map": weight_map}))
 
 
-def test_a_sharded_checkpoint_scores_as_the_single_file_does(folder: Path, reranker: Reranker) -> None:
+def test_a_sharded_checkpoint_gives_the_weights_of_the_single_file(folder: Path, reranker: Reranker) -> None:
+    """Weights, not scores: products over tensors that lie elsewhere in memory may round differently in the last bits."""
     shard(folder)
-    sharded = Reranker.from_checkpoint(str(folder), CPU)
-    assert sharded.rank(CASE.query, CASE.pages()).logits == reranker.rank(CASE.query, CASE.pages()).logits
+    sharded = Reranker.from_checkpoint(str(folder), CPU).network.state_dict()
+    single = reranker.network.state_dict()
+    assert sharded.keys() == single.keys()
+    assert all(torch.equal(sharded[name], tensor) for name, tensor in single.items())
 
 
 def test_a_shard_that_is_not_there_is_named(folder: Path) -> None:

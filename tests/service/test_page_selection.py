@@ -1,5 +1,3 @@
-import time
-
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -60,10 +58,7 @@ def test_message_does_not_repeat_what_was_sent() -> None:
 
 def test_repeated_open_ranges_cost_no_more_than_one() -> None:
     selection = parse_page_selection(",".join(["1-"] * 300))
-    began = time.perf_counter()
-    spans = selection.spans(10_000_000)
-    assert sum(map(len, spans)) == 10_000_000
-    assert time.perf_counter() - began < 0.5
+    assert selection.spans(10_000_000) == (range(1, 10_000_001),)
 
 
 ranges = st.lists(st.tuples(st.integers(1, 30), st.integers(0, 9)), min_size=1, max_size=8)

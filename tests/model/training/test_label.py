@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import threading
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,9 +14,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from model.training import label
 from model.training.errors import RefusedError, TeacherError, TrainingError
 from model.training.label import LabelJob, LabelSummary, run_label
 from model.training.mmdocir import read_mmdocir_training
+from model.training.rate_limit import RateLimit
 from model.training.spending import Prices
 from model.training.teacher import TeacherConfig
 from tests.documents import make_image
@@ -153,18 +156,22 @@ def test_slow_answers_are_waited_for_side_by_side_up_to_the_limit(tmp_path: Path
     assert endpoint.most_at_once == 3
 
 
-def test_the_rate_limit_counts_repeated_requests_too(tmp_path: Path) -> None:
+def test_the_rate_limit_counts_repeated_requests_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     desk = Desk(tmp_path, questions=5)
+    slept: list[float] = []
+
+    async def sleep(seconds: float) -> None:
+        slept.append(seconds)
+
+    monkeypatch.setattr(label, "RateLimit", partial(RateLimit, clock=lambda: 0.0, sleep=sleep))  # time stands still
 
     def answer(asked: Question) -> Reply:
         return refuses(429, headers={"Retry-After": "0.01"}) if asked.number <= 3 else reversed_order(asked)
 
     with teacher_endpoint(answer) as endpoint:
         assert desk.run(endpoint.url, requests_per_minute=1_200).labelled == 5  # one every 50 ms
-    arrivals = [asked.arrived for asked in endpoint.questions]
-    assert len(arrivals) == 8
-    late = 0.04  # the first may have been on its way longer than the last
-    assert arrivals[-1] - arrivals[0] >= 7 * 0.05 - late
+    assert len(endpoint.questions) == 8
+    assert slept == pytest.approx([0.05 * place for place in range(1, 8)])
 
 
 def test_a_wrong_key_stops_the_run_at_once(tmp_path: Path) -> None:

@@ -18,6 +18,8 @@ from service.raster.pool import DocumentOutline, RasterDocument, Rasterizer, Ras
 from service.raster.request import Deliver, Kind
 
 TICK_SECONDS = 0.01
+PATIENCE_SECONDS = 60
+"""For what takes a moment on an idle machine; only a test that waits in vain waits so long."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -43,6 +45,7 @@ class Pool:
             observe=lambda stage, seconds: self.stages.append(stage),
             on_worker_death=self.deaths.append,
         )
+        self._calls_when_stopped = 0
 
     async def rasterize(self, *documents: Wanted, background: bool = False) -> list[RasterPage]:
         """The pages in document order, then in the order asked for."""
@@ -76,10 +79,19 @@ class Pool:
     def pid(self) -> int:
         return self.rasterizer.worker_pids[0]
 
+    def stop_worker(self) -> None:
+        """The first worker does nothing more, whatever it is asked; SIGCONT lets it go on."""
+        os.kill(self.pid, signal.SIGSTOP)
+        self._calls_when_stopped = self._calls
+
     async def until_busy(self) -> None:
-        """Until the worker has the task in its hands, and not only its thread."""
-        await until(lambda: self.rasterizer._schedule.running_tasks > 0)
-        await asyncio.sleep(5 * TICK_SECONDS)
+        """Until the stopped worker has been called, so that its death would be that call's."""
+        await until(lambda: self._calls > self._calls_when_stopped)
+
+    @property
+    def _calls(self) -> int:
+        process = self.rasterizer._supervisors[0]._process
+        return process._ticket if process else 0
 
 
 @contextmanager
@@ -100,7 +112,7 @@ def kill_idle(pid: int) -> None:
 
 
 async def until(is_true: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + 10
+    deadline = time.monotonic() + PATIENCE_SECONDS
     while not is_true():
         assert time.monotonic() < deadline
         await asyncio.sleep(TICK_SECONDS)

@@ -30,7 +30,17 @@ from tests.documents import (
     make_raw_pdf,
     make_tiff,
 )
-from tests.service.raster.pools import Pool, Wanted, answer, image, pdf, raster_document, running_pool, until
+from tests.service.raster.pools import (
+    PATIENCE_SECONDS,
+    Pool,
+    Wanted,
+    answer,
+    image,
+    pdf,
+    raster_document,
+    running_pool,
+    until,
+)
 
 SAMPLES = Path(__file__).parents[3].parent / "shared" / "samples"
 
@@ -225,7 +235,7 @@ def test_cancelled_request_stops_before_the_next_page() -> None:
 
 def test_full_queue_refuses_and_serves_what_it_admitted() -> None:
     async def scenario(pool: Pool) -> None:
-        os.kill(pool.pid, signal.SIGSTOP)
+        pool.stop_worker()
         admitted = [asyncio.create_task(pool.rasterize(pdf(make_pdf(1)))) for _ in range(3)]
         await pool.until_busy()
         assert pool.rasterizer.waiting_requests == 2
@@ -241,7 +251,7 @@ def test_full_queue_refuses_and_serves_what_it_admitted() -> None:
 
 def test_request_that_waits_too_long_for_its_first_task_is_told_to_come_back() -> None:
     async def scenario(pool: Pool) -> None:
-        os.kill(pool.pid, signal.SIGSTOP)
+        pool.stop_worker()
         started = asyncio.create_task(pool.rasterize(pdf(make_pdf(1))))
         await pool.until_busy()
         with pytest.raises(UnavailableError) as caught:
@@ -271,33 +281,34 @@ def test_workers_share_one_long_document() -> None:
 
 def test_closing_fails_what_runs_and_what_waits_at_once() -> None:
     async def scenario(pool: Pool) -> list[str]:
-        os.kill(pool.pid, signal.SIGSTOP)
+        pool.stop_worker()
         tasks = [asyncio.create_task(pool.rasterize(pdf(make_pdf(1)))) for _ in range(3)]
         await pool.until_busy()
         pool.rasterizer.close()
         errors = await asyncio.gather(*tasks, return_exceptions=True)
         return [error.code for error in errors if isinstance(error, UnavailableError)]
 
-    with running_pool() as pool:
+    with running_pool(open_seconds=2 * PATIENCE_SECONDS, queue_seconds=2 * PATIENCE_SECONDS) as pool:
         began = time.monotonic()
         assert asyncio.run(scenario(pool)) == ["draining"] * 3
-        assert time.monotonic() - began < 2
+        assert time.monotonic() - began < PATIENCE_SECONDS  # and not only when the worker's time is over
         assert not pool.rasterizer.is_alive and pool.deaths == []
         with pytest.raises(UnavailableError):
             pool.ask(pdf(make_pdf(1)))
 
 
 def test_event_loop_is_not_held_up_by_large_documents() -> None:
-    async def scenario(pool: Pool) -> float:
-        documents = [pdf(make_pdf(1) + bytes(20 << 20)) for _ in range(3)]
-        task = asyncio.create_task(pool.rasterize(*documents))
-        longest, before = 0.0, time.perf_counter()
-        while not task.done():
-            await asyncio.sleep(0.001)
-            now = time.perf_counter()
-            longest, before = max(longest, now - before), now
-        assert len(task.result()) == 3
-        return longest
+    """A document that no socket's buffer holds, to a worker that does not read: whoever sends it waits."""
 
-    with running_pool() as pool:
-        assert asyncio.run(scenario(pool)) < 0.1
+    async def scenario(pool: Pool) -> None:
+        pool.stop_worker()
+        task = asyncio.create_task(pool.rasterize(pdf(make_pdf(1) + bytes(20 << 20))))
+        await pool.until_busy()
+        for _ in range(100):
+            await asyncio.sleep(0.001)
+        assert not task.done()
+        os.kill(pool.pid, signal.SIGCONT)
+        assert len(await task) == 1
+
+    with running_pool(open_seconds=PATIENCE_SECONDS) as pool:
+        asyncio.run(scenario(pool))

@@ -1,3 +1,5 @@
+from pathlib import Path
+
 import numpy as np
 import pytest
 from PIL import Image
@@ -82,8 +84,8 @@ def test_a_strange_word_has_a_spelling_and_no_token():
     assert (labels.token_words == NO_WORD).all()
 
 
-def test_the_same_seed_draws_the_same_page():
-    style = small_style()
+def test_the_same_seed_draws_the_same_page(tmp_path: Path):
+    style = small_style(tmp_path)
     first, second = draw_page(5, style), draw_page(5, style)
     assert first.words == second.words
     assert first.image.tobytes() == second.image.tobytes()
@@ -91,8 +93,8 @@ def test_the_same_seed_draws_the_same_page():
 
 
 @pytest.mark.parametrize("layout", [*SEEN_LAYOUTS, HELD_OUT_LAYOUT])
-def test_words_stand_where_their_boxes_say(layout: str):
-    style = small_style()
+def test_words_stand_where_their_boxes_say(layout: str, tmp_path: Path):
+    style = small_style(tmp_path)
     drawn = draw_page(3, Style(fonts=style.fonts, layouts=(layout,)))
     pixels = np.asarray(drawn.image)
     paper = np.median(pixels)

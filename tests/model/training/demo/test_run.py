@@ -1,4 +1,5 @@
 import shutil
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,12 +12,13 @@ from safetensors.torch import load_file
 from torch import nn
 
 from model import Reranker, RerankerConfig
+from model.training.demo import run
 from model.training.demo.optimiser import LearningRates, Optimiser
 from model.training.demo.recipe import Course, Lessons, Reading, Recipe, World, read_recipe
 from model.training.demo.run import train
 from model.training.demo.stage import Stage
 from model.training.errors import RunFileError
-from tests.model.training.demo.worlds import small_style
+from tests.model.training.demo.worlds import PILLOWS_OWN, small_style
 
 LESSONS = Lessons(
     pages=6,
@@ -42,7 +44,7 @@ def tiny_recipe() -> Recipe:
             most_pixels=196_608,
             smallest_print=26,
             largest_print=30,
-            fonts=tuple(path.stem for path in small_style().fonts),
+            fonts=(PILLOWS_OWN,),
         ),
         reading=(
             Reading(most_pixels=65_536, steps=2, **READING),
@@ -52,8 +54,26 @@ def tiny_recipe() -> Recipe:
     )
 
 
+@pytest.fixture(scope="module", autouse=True)
+def one_thread() -> Iterator[None]:
+    """Layers this small are slower on several threads, and far slower where another process has one of the cores."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def fonts(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """The world's font, whatever this machine has."""
+    style = small_style(tmp_path_factory.mktemp("fonts"))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(run, "installed_fonts", lambda: style.fonts)
+        yield
+
+
 @pytest.fixture(scope="module")
-def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def trained(tmp_path_factory: pytest.TempPathFactory, one_thread: None, fonts: None) -> Path:
     work = tmp_path_factory.mktemp("demo-training")
     train(tiny_recipe(), work)
     return work
@@ -74,6 +94,12 @@ def test_a_run_that_was_broken_off_ends_where_an_unbroken_one_does(trained: Path
     ours, theirs = (load_file(work / "checkpoint" / "model.safetensors") for work in (broken, trained))
     assert ours.keys() == theirs.keys()
     assert all(torch.equal(ours[name], theirs[name]) for name in ours)
+
+
+def test_without_fonts_nothing_is_drawn(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(run, "installed_fonts", tuple)
+    with pytest.raises(RunFileError, match=f"no fonts. Install some of {PILLOWS_OWN}"):
+        train(tiny_recipe(), tmp_path)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -1,14 +1,17 @@
 """A world small enough for tests."""
 
-import pytest
+from pathlib import Path
 
-from model.fonts import installed_fonts
+from PIL import ImageFont
+
+from model.fonts import load_font
 from model.training.demo.pages import Style
 
+PILLOWS_OWN = "PillowsOwn"
 
-def small_style() -> Style:
-    """Print in the first font of this machine."""
-    fonts = installed_fonts()
-    if not fonts:
-        pytest.skip("this machine has no fonts; install one, for example fonts-dejavu-core")
-    return Style(fonts=fonts[:1])
+
+def small_style(folder: Path) -> Style:
+    """Print in Pillow's own font, which is the same everywhere, as a file in `folder`."""
+    font = folder / f"{PILLOWS_OWN}.ttf"
+    font.write_bytes(load_font(None, 16, ImageFont.Layout.BASIC).font_bytes)
+    return Style(fonts=(font,))
