@@ -25,12 +25,15 @@ from model.errors import (
     ScoreError,
     WindowError,
 )
+from model.memory_plan import DEFAULT_BATCH_LIMITS, BatchLimits, MemoryPlan
 from model.reranker import PendingScores, Reranker, combine_windows
 from model.windows import Windows, WindowStrategy, choose_windows
 
 __all__ = [
+    "DEFAULT_BATCH_LIMITS",
     "LONGEST_PAGE_EDGE",
     "MAX_WINDOW_SIZE",
+    "BatchLimits",
     "CheckpointError",
     "ConfigurationError",
     "DeviceError",
@@ -38,6 +41,7 @@ __all__ = [
     "DeviceMemoryError",
     "InputError",
     "KeepRatioError",
+    "MemoryPlan",
     "Observe",
     "PageCountError",
     "PageImage",

@@ -35,6 +35,9 @@ class RerankerConfig:
         "auto"  # fuse the layers by torch.compile: slower start, faster forward; auto: on a card
     )
     quantise: str = "auto"  # the decoder's weights: none, fp8 (Ada, Hopper and newer cards), int8 (any card), auto
+    max_batch_tokens: int | None = None  # language tokens in one batch; None: 40,960, fewer on a small card
+    max_batch_patches: int | None = None  # vision patches in one batch; None: 131,072, fewer on a small card
+    max_query_characters: int = 4096  # of the longest query that a batch has room for beside a full window
     feature_cache_gpu_bytes: int | None = None  # page features on the device; None: by what is free; 0: off
     feature_cache_host_bytes: int | None = None  # behind it in host memory; None: 8 GiB beside a card; 0: off
 

@@ -176,6 +176,22 @@ def seconds_of(work: Callable[[], object], device: torch.device) -> float:
     return time.perf_counter() - started
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DeviceBytes:
+    """Memory of a card."""
+
+    total: int
+    taken: int  # by its context and by other processes, before the first tensor of this one
+
+
+def device_bytes(device: torch.device) -> DeviceBytes | None:
+    """The card's memory without the tensors of this process, which are taken to be the weights; None on a CPU."""
+    if device.type != "cuda":
+        return None
+    free, total = torch.cuda.mem_get_info(device)
+    return DeviceBytes(total=total, taken=max(0, total - free - torch.cuda.memory_reserved(device)))
+
+
 def free_bytes(device: torch.device) -> int | None:
     """Memory of a card that nobody has taken; None on a CPU."""
     if device.type != "cuda":

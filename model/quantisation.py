@@ -15,29 +15,18 @@ import torch.nn.functional as F
 from torch import nn
 
 from model.device import Compute
-from model.errors import ConfigurationError
 
 E4M3 = torch.float8_e4m3fn
 LARGEST = {E4M3: torch.finfo(E4M3).max, torch.int8: 127.0}
+
+SCHEMES = ("none", "fp8", "int8")
+"""By how much they round, the least first."""
 
 _SMALLEST = 1e-12  # stands for the largest value of a row of zeros
 _VALUES_AT_ONCE = 2**22  # of a weight that is rounded: 16 MiB of float32
 
 RoundRows = Callable[[torch.Tensor], tuple[torch.Tensor, torch.Tensor]]
 """x (rows, values) to 8-bit values of the same shape and float32 (rows, 1) scales, so that values * scale is close to x."""
-
-
-def choose_quantisation(asked: str, compute: Compute) -> tuple[str, str]:
-    """The scheme (none, fp8 or int8) for what a caller asked for, and the reason.
-
-    Raises: ConfigurationError for one that the device cannot run.
-    """
-    if asked == "auto":
-        return "none", "weights stay in the dtype of the activations unless fp8 or int8 is asked for"
-    problem = why_not_quantise(asked, compute)
-    if problem:
-        raise ConfigurationError(f"quantise is {asked!r}, but {problem}")
-    return asked, "as asked"
 
 
 def why_not_quantise(scheme: str, compute: Compute) -> str | None:

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from PIL import Image
 
-from model.attention import AttentionKernel, AttentionWorkload, choose_attention, make_page_plans, make_text_plans
+from model.attention import AttentionKernel
 from model.checkpoint import find_checkpoint, load_tokenizer, read_model_config
 from model.compilation import LayerRunner, choose_runner
 from model.compressor import PageShare, kept_count, select_tokens, text_similarity
@@ -41,43 +41,30 @@ from model.device import (
     StageClock,
     choose_compute,
     download,
-    free_bytes,
     give_back_memory,
     memory_bytes,
     running_on,
     wait_for,
 )
-from model.errors import ConfigurationError, PageCountError, ScoreError
-from model.feature_cache import FeatureCache, FeatureShape
-from model.image_processor import prepare_page, smart_resize
+from model.errors import PageCountError, ScoreError
+from model.feature_cache import FeatureCache
+from model.image_processor import prepare_page
+from model.memory_plan import BatchLimits, MemoryPlan
 from model.network import Network
 from model.page_encoder import PageEncoder
+from model.placement import choose_kernels, longest_window, make_attention_plans, make_cache, place, refuse_silent_cpu
 from model.prompt import ChatTokenizer, PromptBuilder
-from model.quantisation import choose_quantisation, quantise_layers
+from model.quantisation import quantise_layers
 from model.ranking import order_by_score, scores_by_rank, softmax
 from model.scorer import score_letters
 from model.sequence_packer import pack_sequences, plan_packing
-from model.weights import load_network, parameter_count
+from model.weights import build_network, expected_shapes, load_network, parameter_count
 from model.windows import WindowStrategy, choose_windows
 
 AnyPage = Image.Image | np.ndarray | PageImage | PreparedPage
 SelectTokens = Callable[[torch.Tensor, Sequence[PageShare]], torch.Tensor]
 MakeNetwork = Callable[[str, tuple[int, ...]], Network]
 """Quantisation scheme and the letters' vocabulary ids to a network, which may be unquantised and have the whole head."""
-
-ACTIVATION_BYTES = 12 * 2**30
-"""Left free on a card, beside the weights, for one batch: about 8 GiB at the default budgets by count, not measured."""
-
-A4_TOKENS = 736
-"""Visual tokens of an A4 page at 1024 px."""
-
-_USUAL_RATIOS = (2**0.5, 11 / 8.5, 14 / 8.5, 16 / 9, 16 / 10, 4 / 3, 3 / 2, 1)
-
-MOST_PARAMETERS_BESIDE_A_CARD = 1_000_000_000
-"""Of a checkpoint that `auto` runs on the CPU although the machine has a card, which CUDA cannot use."""
-
-HOST_TIER_BYTES = 8 * 2**30
-CPU_CACHE_BYTES = 2**30
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -95,9 +82,11 @@ class Reranker:
     run_vision_block: LayerRunner
     run_decoder_layer: LayerRunner
     feature_cache: FeatureCache
+    batch_limits: BatchLimits
     select_tokens: SelectTokens = select_tokens
     quantise: str = "none"  # how the decoder's weights are held: none, fp8 or int8
     quantise_reason: str = ""  # for the log and /info
+    memory: MemoryPlan | None = None  # None on a CPU
     name: str = ""  # what the checkpoint was asked for as
     revision: str | None = None  # the hub's commit
 
@@ -140,10 +129,11 @@ class Reranker:
             image_token_id=model_config.image_token_id,
             vision_start_token_id=model_config.vision_start_token_id,
         )
-        vision_attention, text_attention = _choose_kernels(config, model_config, compute)
-        quantise, quantise_reason = choose_quantisation(config.quantise, compute)
-        network = make_network(quantise, prompts.letter_ids)
-        quantise_layers(network.model.language_model.layers, quantise)
+        longest = longest_window(prompts, model_config, config.max_query_characters)
+        placement = place(config, model_config, expected_shapes(build_network(model_config)), compute, longest)
+        vision_attention, text_attention = choose_kernels(config, model_config, compute)
+        network = make_network(placement.quantise, prompts.letter_ids)
+        quantise_layers(network.model.language_model.layers, placement.quantise)
         give_back_memory(compute.device)
         return cls(
             config=config,
@@ -155,10 +145,14 @@ class Reranker:
             vision_attention=vision_attention,
             text_attention=text_attention,
             run_vision_block=choose_runner(config.compile, compute, "vision blocks"),
-            run_decoder_layer=choose_runner(config.compile, compute, "decoder layers", is_fp8=quantise == "fp8"),
-            feature_cache=_make_cache(config, model_config, compute),
-            quantise=quantise,
-            quantise_reason=quantise_reason,
+            run_decoder_layer=choose_runner(
+                config.compile, compute, "decoder layers", is_fp8=placement.quantise == "fp8"
+            ),
+            feature_cache=make_cache(config, model_config, compute, placement.memory),
+            batch_limits=placement.batch,
+            quantise=placement.quantise,
+            quantise_reason=placement.quantise_reason,
+            memory=placement.memory,
         )
 
     def prepare_page(self, page: AnyPage, *, scope: bytes = b"") -> PreparedPage:
@@ -296,25 +290,18 @@ class Reranker:
         Raises: ScoreError, DeviceError.
         """
         if self.compute.device.type == "cuda":
-            self._make_attention_plans()
+            kernels = self.vision_attention, self.text_attention
+            longest = self.longest_window(0).tokens
+            make_attention_plans(self.config, self.model_config, self.compute, kernels, longest)
         for page_count in (1, MAX_WINDOW_SIZE) if self.compute.device.type == "cuda" else (2,):
             pages = [np.full((LONGEST_PAGE_EDGE, 724, 3), 255 - shade, dtype=np.uint8) for shade in range(page_count)]
             [answer] = self.score([self.prepare("warm-up", pages)])
         self.feature_cache.reset()
         return _checked(answer)
 
-    def _make_attention_plans(self) -> None:
-        """The plans of prompts of every length, and of the usual pages by ones to sixteens."""
-        text, vision = _text_workload(self.config, self.model_config), _vision_workload(self.model_config)
-        make_text_plans(self.text_attention, text, self.compute, self.longest_window(0)[0])
-        make_page_plans(self.vision_attention, vision, self.compute, usual_page_lengths(self.model_config))
-
-    def longest_window(self, query_characters: int) -> tuple[int, int]:
-        """Language tokens and vision patches of the largest window that a query of that length can ask for."""
-        tokens_per_page = (LONGEST_PAGE_EDGE // self.model_config.image.grid_unit) ** 2
-        visual_tokens = MAX_WINDOW_SIZE * tokens_per_page
-        text_tokens = self.prompts.longest_prompt(MAX_WINDOW_SIZE, query_characters)
-        return visual_tokens + text_tokens, visual_tokens * self.model_config.vision.merge_unit
+    def longest_window(self, query_characters: int) -> BatchLimits:
+        """The largest window that a query of that length can ask for."""
+        return longest_window(self.prompts, self.model_config, query_characters)
 
     def device_memory(self) -> dict[str, int]:
         """Bytes by kind (allocated, reserved, peak); empty on a CPU."""
@@ -364,79 +351,6 @@ class PendingScores:
             _page_scores(request, row, cached_pages)
             for request, row, cached_pages in zip(self.batch, rows, self.cached_pages, strict=True)
         ]
-
-
-def refuse_silent_cpu(compute: Compute, parameters: int) -> None:
-    """Raises ConfigurationError where `auto` would run a large model on the CPU of a machine whose card is out of reach."""
-    if compute.unused_card is not None and parameters > MOST_PARAMETERS_BESIDE_A_CARD:
-        raise ConfigurationError(
-            f"device is auto, and {compute.unused_card}. On the CPU a checkpoint of {parameters / 1e9:.1f} billion "
-            "parameters takes minutes for a request. Repair the driver or the installation, or choose --device cpu."
-        )
-
-
-def _choose_kernels(
-    config: RerankerConfig, model_config: ModelConfig, compute: Compute
-) -> tuple[AttentionKernel, AttentionKernel]:
-    """For the vision tower and for the decoder, at what a window of A4 pages asks of them."""
-    vision, text = _vision_workload(model_config), _text_workload(config, model_config)
-    return (
-        choose_attention(config.vision_attention or config.attention, vision, compute),
-        choose_attention(config.attention, text, compute),
-    )
-
-
-def _vision_workload(model_config: ModelConfig) -> AttentionWorkload:
-    vision = model_config.vision
-    return AttentionWorkload(
-        heads=vision.num_heads,
-        key_value_heads=vision.num_heads,
-        head_dim=vision.head_dim,
-        lengths=(A4_TOKENS * vision.merge_unit,) * MAX_WINDOW_SIZE,
-        causal=False,
-        is_fused=True,
-    )
-
-
-def usual_page_lengths(model_config: ModelConfig) -> list[int]:
-    """Patches of pages of the usual formats, upright or not, at the longest edge: A4, Letter, Legal, and slides and photos."""
-    tokens = set()
-    for ratio in _USUAL_RATIOS:
-        height, width = smart_resize(LONGEST_PAGE_EDGE, round(LONGEST_PAGE_EDGE / ratio), model_config.image)
-        tokens.add(height * width // model_config.image.grid_unit**2)
-    return [count * model_config.vision.merge_unit for count in sorted(tokens)]
-
-
-def _text_workload(config: RerankerConfig, model_config: ModelConfig) -> AttentionWorkload:
-    text = model_config.text
-    return AttentionWorkload(
-        heads=text.num_attention_heads,
-        key_value_heads=text.num_key_value_heads,
-        head_dim=text.head_dim,
-        lengths=(kept_count(A4_TOKENS, config.keep_ratio) * MAX_WINDOW_SIZE,),
-        causal=True,
-    )
-
-
-def _make_cache(config: RerankerConfig, model_config: ModelConfig, compute: Compute) -> FeatureCache:
-    """Of the configured sizes; by default half of a card's memory that weights and one batch leave free.
-
-    Raises: ConfigurationError.
-    """
-    shape = FeatureShape(
-        levels=1 + len(model_config.vision.deepstack_visual_indexes),
-        width=model_config.vision.out_hidden_size,
-        dtype=compute.dtype,
-    )
-    free = free_bytes(compute.device)
-    on_device = CPU_CACHE_BYTES if free is None else max(0, free - ACTIVATION_BYTES) // 2
-    on_host = 0 if free is None else HOST_TIER_BYTES
-    return FeatureCache(
-        shape,
-        device=compute.device,
-        device_bytes=on_device if config.feature_cache_gpu_bytes is None else config.feature_cache_gpu_bytes,
-        host_bytes=on_host if config.feature_cache_host_bytes is None else config.feature_cache_host_bytes,
-    )
 
 
 def _page_scores(request: PreparedRequest, row: Sequence[float], cached_pages: int) -> PageScores:

@@ -17,7 +17,7 @@ from fastapi.telemetry import TelemetryConfig
 from starlette.exceptions import HTTPException
 from starlette.responses import Response
 
-from model import Reranker, RerankerConfig, RerankerError
+from model import DEFAULT_BATCH_LIMITS, BatchLimits, Reranker, RerankerConfig, RerankerError
 from service.access import Access, AccessLimits, scope_of_key, shared_scope
 from service.document_files import DocumentFiles
 from service.document_processor import PAGES_AT_ONCE, DocumentProcessor
@@ -67,6 +67,9 @@ def load_reranker(settings: Settings) -> Reranker:
         stride=settings.stride,
         compile=settings.compile,
         quantise=settings.quantise,
+        max_batch_tokens=settings.max_batch_tokens,
+        max_batch_patches=settings.max_batch_patches,
+        max_query_characters=settings.max_query_characters,
         feature_cache_gpu_bytes=settings.feature_cache_gpu_bytes,
         feature_cache_host_bytes=settings.feature_cache_host_bytes,
     )
@@ -123,12 +126,7 @@ def build_app(
 def _build_components(settings: Settings, lifecycle: Lifecycle, stop: Callable[[int], None]) -> Components:
     metrics = Metrics()
     batcher = MicroBatcher(
-        BatchBudget(
-            max_tokens=settings.max_batch_tokens,
-            max_patches=settings.max_batch_patches,
-            queue_limit_tokens=settings.queue_limit_tokens,
-            queue_seconds=settings.queue_seconds,
-        ),
+        _batch_budget(settings, DEFAULT_BATCH_LIMITS),
         on_cancelled=metrics.cancellations.labels("queue").inc,
     )
     rasterizer = Rasterizer(
@@ -167,6 +165,16 @@ def _build_components(settings: Settings, lifecycle: Lifecycle, stop: Callable[[
     )
     _bind_gauges(components)
     return components
+
+
+def _batch_budget(settings: Settings, limits: BatchLimits) -> BatchBudget:
+    """As set, else of those `limits`."""
+    return BatchBudget(
+        max_tokens=settings.max_batch_tokens or limits.tokens,
+        max_patches=settings.max_batch_patches or limits.patches,
+        queue_limit_tokens=settings.queue_limit_tokens,
+        queue_seconds=settings.queue_seconds,
+    )
 
 
 def _build_registry(
@@ -253,12 +261,13 @@ async def _in_daemon_thread(work: Callable[[], Reranker]) -> Reranker:
 
 def _load_checked(settings: Settings, load: LoadReranker) -> Reranker:
     reranker = load(settings)
-    tokens, patches = reranker.longest_window(settings.max_query_characters)
-    if tokens > settings.max_batch_tokens or patches > settings.max_batch_patches:
+    longest = reranker.longest_window(settings.max_query_characters)
+    budget = _batch_budget(settings, reranker.batch_limits)
+    if longest.tokens > budget.max_tokens or longest.patches > budget.max_patches:
         raise StartError(
-            f"max_batch_tokens is {settings.max_batch_tokens} and max_batch_patches {settings.max_batch_patches}; the "
-            f"longest window that may be asked for has {tokens} tokens and {patches} patches. Raise the budgets, or "
-            "lower max_query_characters."
+            f"max_batch_tokens is {budget.max_tokens} and max_batch_patches {budget.max_patches}; the "
+            f"longest window that may be asked for has {longest.tokens} tokens and {longest.patches} patches. "
+            "Raise the budgets, or lower max_query_characters."
         )
     return reranker
 
@@ -285,9 +294,13 @@ def _go_into_service(components: Components, reranker: Reranker, seconds: tuple[
         components.page_cache.grow_to(reranker.feature_cache.byte_limit // _FEATURE_BYTES_PER_PIXEL_BYTE)
     for kind in reranker.device_memory():
         metrics.device_memory.labels(str(compute.device), kind).set_function(partial(_memory, reranker, kind))
+    components.batcher.set_budget(_batch_budget(components.settings, reranker.batch_limits))
     components.registry.start(reranker)
     components.lifecycle.become_ready()
     logger.info("%s is loaded after %.1f s with %.1f s of warm-up: %s", reranker.name, *seconds, compute.reason)
+    logger.info("decoder weights: %s (%s)", reranker.quantise, reranker.quantise_reason)
+    if reranker.memory is not None:
+        logger.info("memory plan: %s", reranker.memory.describe())
     cache = reranker.feature_cache
     sizes = cache.device_tier.byte_limit, cache.host_tier.byte_limit
     logger.info("feature cache: %d bytes on the device, %d on the host", *sizes)

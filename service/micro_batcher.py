@@ -65,7 +65,7 @@ class MicroBatcher:
         on_cancelled: Callable[[], None] = lambda: None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        self._budget = budget
+        self.budget = budget
         self._on_cancelled = on_cancelled
         self._clock = clock
         self._entries: deque[Entry] = deque()
@@ -88,7 +88,7 @@ class MicroBatcher:
 
     def refuse_when_full(self) -> None:
         """Raises OverloadedError when nothing more would be admitted, so that no work is begun in vain."""
-        if self.waiting_tokens >= self._budget.queue_limit_tokens:
+        if self.waiting_tokens >= self.budget.queue_limit_tokens:
             raise self._overloaded()
 
     def submit(
@@ -101,11 +101,11 @@ class MicroBatcher:
         with self._changed:
             if self._closed:
                 raise UnavailableError("draining", "The service is shutting down. Send the request to another replica.")
-            too_much = self.waiting_tokens + request.token_count > self._budget.queue_limit_tokens
+            too_much = self.waiting_tokens + request.token_count > self.budget.queue_limit_tokens
             if too_much and self._entries and not admitted:
                 raise self._overloaded()
             now = self._clock()
-            entry = Entry(request=request, queued_at=now, expires_at=now + self._budget.queue_seconds, trace=trace)
+            entry = Entry(request=request, queued_at=now, expires_at=now + self.budget.queue_seconds, trace=trace)
             self._entries.append(entry)
             self._count(entry, 1)
             self._changed.notify()
@@ -143,10 +143,15 @@ class MicroBatcher:
         past = self._tokens_per_second
         self._tokens_per_second = _RATE_MEMORY * past + (1 - _RATE_MEMORY) * rate if past else rate
 
+    def set_budget(self, budget: BatchBudget) -> None:
+        """Change the budgets, once the model has told how much its device has room for."""
+        with self._changed:
+            self.budget = budget
+
     def shrink_batches(self, overflowed: Sequence[Entry]) -> None:
         """Form smaller batches from now on: at most half of the one that overflowed the device's memory."""
-        tokens = sum(entry.request.token_count for entry in overflowed) / self._budget.max_tokens
-        patches = sum(entry.request.patch_count for entry in overflowed) / self._budget.max_patches
+        tokens = sum(entry.request.token_count for entry in overflowed) / self.budget.max_tokens
+        patches = sum(entry.request.patch_count for entry in overflowed) / self.budget.max_patches
         with self._changed:
             self.budget_share = min(self.budget_share, _SHARE_AFTER_OVERFLOW * max(tokens, patches))
 
@@ -173,8 +178,8 @@ class MicroBatcher:
 
     def _pop_batch(self, patches_of: Callable[[PreparedRequest], int]) -> list[Entry]:
         batch: list[Entry] = []
-        tokens_left = self.budget_share * self._budget.max_tokens
-        patches_left = self.budget_share * self._budget.max_patches
+        tokens_left = self.budget_share * self.budget.max_tokens
+        patches_left = self.budget_share * self.budget.max_patches
         while self._entries:
             request = self._entries[0].request
             tokens, patches = request.token_count, patches_of(request)
@@ -198,7 +203,7 @@ class MicroBatcher:
             self._on_cancelled()
             return False
         if self._clock() > entry.expires_at:
-            message = f"The request waited over {self._budget.queue_seconds:g} s for the device. Try again later."
+            message = f"The request waited over {self.budget.queue_seconds:g} s for the device. Try again later."
             entry.future.set_exception(
                 UnavailableError("queue_timeout", message, retry_after_seconds=self._retry_after_seconds())
             )
@@ -217,7 +222,7 @@ class MicroBatcher:
     def _overloaded(self) -> OverloadedError:
         return OverloadedError(
             "overloaded",
-            f"{self.waiting_tokens} tokens are waiting and the limit is {self._budget.queue_limit_tokens}. Try again later.",
+            f"{self.waiting_tokens} tokens are waiting and the limit is {self.budget.queue_limit_tokens}. Try again later.",
             retry_after_seconds=self._retry_after_seconds(),
         )
 

@@ -298,6 +298,9 @@ def describe(components: Components) -> dict[str, Any]:
             for tower, runner in (("vision", reranker.run_vision_block), ("text", reranker.run_decoder_layer))
         },
         "quantise": reranker and {"scheme": reranker.quantise, "reason": reranker.quantise_reason},
+        "batch": reranker
+        and {"max_tokens": components.batcher.budget.max_tokens, "max_patches": components.batcher.budget.max_patches},
+        "memory_plan": reranker and reranker.memory and reranker.memory.describe(),
         "caches": {
             "scope": settings.cache_scope,
             "image_bytes": components.page_cache.limit_bytes,

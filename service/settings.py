@@ -67,7 +67,7 @@ class Settings(BaseSettings):
     feature_cache_gpu_bytes: int | None = Field(
         None,
         ge=0,
-        description="page features kept on the device; 0: none; absent: half of what is left free (CPU: 1 GiB)",
+        description="page features kept on the device; 0: none; absent: all that weights and a batch leave (CPU: 1 GiB)",
     )
     feature_cache_host_bytes: int | None = Field(
         None,
@@ -115,8 +115,12 @@ class Settings(BaseSettings):
     max_concurrent_requests: Count = Field(64, description="requests worked on at once; more are refused with 429")
     max_in_flight_bytes: Count = Field(512 * MEBIBYTE, description="bytes of all bodies worked on at once")
 
-    max_batch_tokens: Count = Field(40_960, description="language tokens after pruning in one batch")
-    max_batch_patches: Count = Field(131_072, description="vision patches in one batch")
+    max_batch_tokens: Count | None = Field(
+        None, description="language tokens after pruning in one batch; absent: 40,960, fewer on a small card"
+    )
+    max_batch_patches: Count | None = Field(
+        None, description="vision patches in one batch; absent: 131,072, fewer on a small card"
+    )
     queue_limit_tokens: Count = Field(262_144, description="language tokens waiting; more are refused with 429")
     queue_seconds: Seconds = Field(10.0, description="longest wait for a batch, then 503")
     request_seconds: Seconds = Field(60.0, description="longest time for one request, then 504")

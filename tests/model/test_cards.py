@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from model import ConfigurationError, Reranker, RerankerConfig, cards, reranker
+from model import ConfigurationError, Reranker, RerankerConfig, cards, placement
 from model.cards import card_without_cuda, nvidia_cards
 from model.device import choose_compute
 from tests.conformance import CHECKPOINT
@@ -66,7 +66,7 @@ def test_asking_for_cuda_says_why_there_is_none(bus: Path, monkeypatch: pytest.M
 
 
 def test_auto_refuses_a_large_checkpoint_beside_an_unused_card(bus: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(reranker, "MOST_PARAMETERS_BESIDE_A_CARD", 1000)
+    monkeypatch.setattr(placement, "MOST_PARAMETERS_BESIDE_A_CARD", 1000)
     with pytest.raises(ConfigurationError, match=r"device is auto.*PCI 0000:3b:00.0.*--device cpu"):
         Reranker.from_checkpoint(str(CHECKPOINT))
     loaded = Reranker.from_checkpoint(str(CHECKPOINT), RerankerConfig(device="cpu", feature_cache_gpu_bytes=0))

@@ -11,7 +11,6 @@ from model.device import Compute
 from model.quantisation import (
     Fp8Linear,
     Int8Linear,
-    choose_quantisation,
     quantise_layers,
     quantised,
     round_to_e4m3,
@@ -163,21 +162,6 @@ def test_fp8_needs_an_ada_or_a_hopper_card(card_of_capability: Any) -> None:
         assert why_not_quantise("fp8", on_card()) is None
     assert "dtype is float16" in str(why_not_quantise("fp8", on_card(torch.float16)))
     assert why_not_quantise("fp8", ON_CPU) is None
-
-
-def test_a_scheme_that_cannot_run_is_refused(card_of_capability: Any) -> None:
-    card_of_capability(7, 5)
-    with pytest.raises(
-        ConfigurationError, match=r"quantise is 'fp8', but A card has compute capability 7\.5.*Choose int8"
-    ):
-        choose_quantisation("fp8", on_card())
-    assert choose_quantisation("int8", on_card(torch.float16)) == ("int8", "as asked")
-    assert choose_quantisation("none", on_card()) == ("none", "as asked")
-
-
-def test_auto_is_resolved_with_a_reason() -> None:
-    scheme, reason = choose_quantisation("auto", ON_CPU)
-    assert scheme == "none" and reason
 
 
 def test_an_unknown_scheme_is_refused_with_the_choices() -> None:

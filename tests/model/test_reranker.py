@@ -95,10 +95,10 @@ def test_warm_up_is_a_real_forward(reranker: Reranker) -> None:
 
 
 def test_longest_window_bounds_the_largest_request(reranker: Reranker) -> None:
-    tokens, patches = reranker.longest_window(100)
+    longest = reranker.longest_window(100)
     square = np.zeros((1024, 1024, 3), dtype=np.uint8)
     request = reranker.prepare("\U0010ffff" * 100, [square] * 20, 1.0)
-    assert request.token_count <= tokens and request.patch_count == patches
+    assert request.token_count <= longest.tokens and request.patch_count == longest.patches
 
 
 def test_the_front_door_lists_what_it_exports() -> None:

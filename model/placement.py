@@ -1,0 +1,234 @@
+"""How a checkpoint is run on this device: kernels, the rounding of its weights, and the sizes of batches and caches.
+
+Everything that a configuration leaves to `auto` is decided here, once, before the weights are read. Knows no requests.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import torch
+
+from model.attention import (
+    AttentionKernel,
+    AttentionWorkload,
+    choose_attention,
+    make_page_plans,
+    make_text_plans,
+)
+from model.compressor import kept_count
+from model.config import LONGEST_PAGE_EDGE, MAX_WINDOW_SIZE, ModelConfig, RerankerConfig
+from model.device import Compute, DeviceBytes, device_bytes, free_bytes
+from model.errors import ConfigurationError
+from model.feature_cache import FeatureCache, FeatureShape
+from model.image_processor import smart_resize
+from model.memory_plan import (
+    CONTEXT_BYTES,
+    DEFAULT_BATCH_LIMITS,
+    RESERVE_BYTES,
+    BatchLimits,
+    MemoryPlan,
+    check_plan,
+    choose_plan,
+    configured_limits,
+    plan_memory,
+)
+from model.prompt import PromptBuilder
+from model.quantisation import SCHEMES, why_not_quantise
+
+MOST_PARAMETERS_BESIDE_A_CARD = 1_000_000_000
+"""Of a checkpoint that `auto` runs on the CPU although the machine has a card, which CUDA cannot use."""
+
+_A4_TOKENS = 736  # visual tokens of an A4 page at 1024 px
+_USUAL_RATIOS = (
+    2**0.5,
+    11 / 8.5,
+    14 / 8.5,
+    16 / 9,
+    16 / 10,
+    4 / 3,
+    3 / 2,
+    1,
+)  # of page sides: A4, Letter, Legal, screens
+_HOST_TIER_BYTES = 8 * 2**30
+_CPU_CACHE_BYTES = 2**30
+
+
+def refuse_silent_cpu(compute: Compute, parameters: int) -> None:
+    """Raises ConfigurationError where `auto` would run a large model on the CPU of a machine whose card is out of reach."""
+    if compute.unused_card is not None and parameters > MOST_PARAMETERS_BESIDE_A_CARD:
+        raise ConfigurationError(
+            f"device is auto, and {compute.unused_card}. On the CPU a checkpoint of {parameters / 1e9:.1f} billion "
+            "parameters takes minutes for a request. Repair the driver or the installation, or choose --device cpu."
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Placement:
+    """What has been decided, with the reasons."""
+
+    batch: BatchLimits
+    quantise: str  # none, fp8 or int8
+    quantise_reason: str
+    memory: MemoryPlan | None  # None on a CPU, whose memory is not planned
+
+
+def longest_window(prompts: PromptBuilder, model_config: ModelConfig, query_characters: int) -> BatchLimits:
+    """Language tokens and vision patches of the largest window that a query of that length can ask for."""
+    tokens_per_page = (LONGEST_PAGE_EDGE // model_config.image.grid_unit) ** 2
+    visual_tokens = MAX_WINDOW_SIZE * tokens_per_page
+    return BatchLimits(
+        tokens=visual_tokens + prompts.longest_prompt(MAX_WINDOW_SIZE, query_characters),
+        patches=visual_tokens * model_config.vision.merge_unit,
+    )
+
+
+def place(
+    config: RerankerConfig,
+    model_config: ModelConfig,
+    shapes: Mapping[str, tuple[int, ...]],
+    compute: Compute,
+    longest: BatchLimits,
+) -> Placement:
+    """Decide how a network with parameters of these `shapes` is held on the device.
+
+    Raises: ConfigurationError for a scheme that the device cannot run, and for a card that is too small.
+    """
+    if config.quantise != "auto" and (obstacle := why_not_quantise(config.quantise, compute)):
+        raise ConfigurationError(f"quantise is {config.quantise!r}, but {obstacle}")
+    memory = device_bytes(compute.device)
+    if memory is None:
+        asked = "none" if config.quantise == "auto" else config.quantise
+        reason = "auto: a CPU's memory has room" if config.quantise == "auto" else "as asked"
+        limits = configured_limits(config, DEFAULT_BATCH_LIMITS)
+        return Placement(batch=limits, quantise=asked, quantise_reason=reason, memory=None)
+    plans = {
+        scheme: _plan(config, model_config, shapes, compute.dtype, scheme, memory, longest)
+        for scheme in SCHEMES
+        if why_not_quantise(scheme, compute) is None
+    }
+    if config.quantise == "auto":
+        plan, reason = choose_plan(list(plans.values()))
+    else:
+        plan, reason = plans[config.quantise], "as asked"
+        check_plan(plan, list(plans.values()))
+    return Placement(batch=plan.batch, quantise=plan.quantise, quantise_reason=reason, memory=plan)
+
+
+def _plan(
+    config: RerankerConfig,
+    model_config: ModelConfig,
+    shapes: Mapping[str, tuple[int, ...]],
+    dtype: torch.dtype,
+    scheme: str,
+    memory: DeviceBytes,
+    longest: BatchLimits,
+) -> MemoryPlan:
+    return plan_memory(
+        config,
+        model_config,
+        shapes,
+        dtype=dtype,
+        quantise=scheme,
+        total_bytes=memory.total,
+        taken_bytes=memory.taken + RESERVE_BYTES,
+        longest=longest,
+    )
+
+
+def plan_absent_card(
+    config: RerankerConfig,
+    model_config: ModelConfig,
+    shapes: Mapping[str, tuple[int, ...]],
+    *,
+    dtype: torch.dtype,
+    quantise: str,
+    card_bytes: int,
+    longest: BatchLimits,
+) -> MemoryPlan:
+    """The plan for a card of that size which nobody else uses, without the card."""
+    memory = DeviceBytes(total=card_bytes, taken=CONTEXT_BYTES)
+    return _plan(config, model_config, shapes, dtype, quantise, memory, longest)
+
+
+def choose_kernels(
+    config: RerankerConfig, model_config: ModelConfig, compute: Compute
+) -> tuple[AttentionKernel, AttentionKernel]:
+    """For the vision tower and for the decoder, at the attention of a window of A4 pages."""
+    vision, text = _vision_workload(model_config), _text_workload(config, model_config)
+    return (
+        choose_attention(config.vision_attention or config.attention, vision, compute),
+        choose_attention(config.attention, text, compute),
+    )
+
+
+def make_attention_plans(
+    config: RerankerConfig,
+    model_config: ModelConfig,
+    compute: Compute,
+    kernels: tuple[AttentionKernel, AttentionKernel],
+    longest_prompt: int,
+) -> None:
+    """cuDNN's plans, in this thread: of usual pages by ones to sixteens, and of prompts of every length.
+
+    kernels: the vision tower's and the decoder's.
+    """
+    vision, text = kernels
+    make_page_plans(vision, _vision_workload(model_config), compute, usual_page_lengths(model_config))
+    make_text_plans(text, _text_workload(config, model_config), compute, longest_prompt)
+
+
+def _vision_workload(model_config: ModelConfig) -> AttentionWorkload:
+    vision = model_config.vision
+    return AttentionWorkload(
+        heads=vision.num_heads,
+        key_value_heads=vision.num_heads,
+        head_dim=vision.head_dim,
+        lengths=(_A4_TOKENS * vision.merge_unit,) * MAX_WINDOW_SIZE,
+        causal=False,
+        is_fused=True,
+    )
+
+
+def usual_page_lengths(model_config: ModelConfig) -> list[int]:
+    """Patches of pages of the usual formats at the longest edge, upright or not, ascending."""
+    tokens = set()
+    for ratio in _USUAL_RATIOS:
+        height, width = smart_resize(LONGEST_PAGE_EDGE, round(LONGEST_PAGE_EDGE / ratio), model_config.image)
+        tokens.add(height * width // model_config.image.grid_unit**2)
+    return [count * model_config.vision.merge_unit for count in sorted(tokens)]
+
+
+def _text_workload(config: RerankerConfig, model_config: ModelConfig) -> AttentionWorkload:
+    text = model_config.text
+    return AttentionWorkload(
+        heads=text.num_attention_heads,
+        key_value_heads=text.num_key_value_heads,
+        head_dim=text.head_dim,
+        lengths=(kept_count(_A4_TOKENS, config.keep_ratio) * MAX_WINDOW_SIZE,),
+        causal=True,
+    )
+
+
+def make_cache(
+    config: RerankerConfig, model_config: ModelConfig, compute: Compute, memory: MemoryPlan | None
+) -> FeatureCache:
+    """Of the configured or planned sizes; made once the weights are on the device.
+
+    Raises: ConfigurationError where the memory cannot be had.
+    """
+    shape = FeatureShape(
+        levels=1 + len(model_config.vision.deepstack_visual_indexes),
+        width=model_config.vision.out_hidden_size,
+        dtype=compute.dtype,
+    )
+    on_device, on_host = _CPU_CACHE_BYTES, 0
+    free = free_bytes(compute.device)
+    if memory is not None and free is not None:  # others may have taken memory since the plan was made
+        on_device = min(memory.cache_bytes, max(0, free - memory.batch_bytes - RESERVE_BYTES))
+        on_host = _HOST_TIER_BYTES
+    return FeatureCache(
+        shape,
+        device=compute.device,
+        device_bytes=on_device if config.feature_cache_gpu_bytes is None else config.feature_cache_gpu_bytes,
+        host_bytes=on_host if config.feature_cache_host_bytes is None else config.feature_cache_host_bytes,
+    )
