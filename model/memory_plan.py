@@ -190,7 +190,7 @@ def configured_limits(config: RerankerConfig, default: BatchLimits) -> BatchLimi
     )
 
 
-def choose_plan(plans: Sequence[MemoryPlan]) -> tuple[MemoryPlan, str]:
+def choose_plan(plans: Sequence[MemoryPlan], *, least_cache_bytes: int) -> tuple[MemoryPlan, str]:
     """Of plans by ascending rounding the first that leaves enough for page features, else the last that fits; with the reason.
 
     Raises: ConfigurationError where none fits, with the figures.
@@ -198,7 +198,7 @@ def choose_plan(plans: Sequence[MemoryPlan]) -> tuple[MemoryPlan, str]:
     fitting = [plan for plan in plans if plan.fits]
     if not fitting:
         raise ConfigurationError(f"The card is too small for these settings. {_too_small(plans)}")
-    chosen = next((plan for plan in fitting if plan.cache_bytes >= LEAST_CACHE_BYTES), fitting[-1])
+    chosen = next((plan for plan in fitting if plan.cache_bytes >= least_cache_bytes), fitting[-1])
     if chosen is plans[0]:
         return chosen, f"auto: there is room for {chosen.scheme}"
     refused = "; ".join(

@@ -24,6 +24,7 @@ from model.image_processor import smart_resize
 from model.memory_plan import (
     CONTEXT_BYTES,
     DEFAULT_BATCH_LIMITS,
+    LEAST_CACHE_BYTES,
     RESERVE_BYTES,
     BatchLimits,
     MemoryPlan,
@@ -107,7 +108,8 @@ def place(
         if why_not_quantise(scheme, compute) is None
     }
     if config.quantise == "auto":
-        plan, reason = choose_plan(list(plans.values()))
+        least = LEAST_CACHE_BYTES if config.feature_cache_gpu_bytes is None else 0
+        plan, reason = choose_plan(list(plans.values()), least_cache_bytes=least)
     else:
         plan, reason = plans[config.quantise], "as asked"
         check_plan(plan, list(plans.values()))
