@@ -5,10 +5,8 @@ What the fake card cannot show (the numbers, the speed, whether a kernel really 
 
 import gc
 import re
-import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from pathlib import Path
 from types import ModuleType
 from typing import Any
 
@@ -16,23 +14,18 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from torch import nn
 
-from model import DeviceMemoryError, Reranker, RerankerConfig, page_encoder, sequence_packer, vision_encoder
-from model.checkpoint import load_tokenizer, read_model_config
+from model import DeviceMemoryError, Reranker, page_encoder, sequence_packer, vision_encoder
 from model.compressor import PageShare, select_tokens
 from model.config import ModelConfig
 from model.dataflow import PreparedRequest
-from model.device import Compute, choose_compute, download
+from model.device import download
 from model.language_model import RmsNorm, SwiGluMlp
-from model.network import Network
 from model.reranker import SelectTokens
-from model.weights import build_network
-from tests.conformance import CHECKPOINT
 from tests.fake_card import CardFault, FakeCard
+from tests.published import make_reranker, published_model
 
 LAYERS = 4  # of each tower: three that give DeepStack features, and one more
-PUBLISHED = Path(__file__).parents[1] / "data" / "published_config.json"
 
 KERNELS: dict[str, tuple[str, dict[str, Any]]] = {
     "sdpa": ("sdpa", {"varlen": None}),
@@ -54,45 +47,8 @@ CACHES = {
 
 
 @pytest.fixture(scope="module")
-def model_config(tmp_path_factory: pytest.TempPathFactory) -> ModelConfig:
-    """The published sizes with few layers, and the markers of the small checkpoint's tokenizer."""
-    folder = tmp_path_factory.mktemp("published")
-    shutil.copy(PUBLISHED, folder / "config.json")
-    shutil.copy(CHECKPOINT / "preprocessor_config.json", folder)
-    published, small = read_model_config(folder), read_model_config(CHECKPOINT)
-    return replace(
-        published,
-        vision=replace(published.vision, depth=LAYERS, deepstack_visual_indexes=(0, 1, 2)),
-        text=replace(published.text, num_hidden_layers=LAYERS),
-        image_token_id=small.image_token_id,
-        vision_start_token_id=small.vision_start_token_id,
-    )
-
-
-def make_reranker(card: FakeCard, model_config: ModelConfig, **config: Any) -> Reranker:
-    """On the fake card, without a cache unless a test asks for one. torch.compile has no part in this."""
-    caches = {"feature_cache_gpu_bytes": 0, "feature_cache_host_bytes": 0}
-    settings = {"attention": "torch-varlen", "compile": False, **caches, **config}
-    with card.waiting_allowed():
-        compute = choose_compute("auto", "auto")
-        assert (str(compute.device), compute.dtype) == ("cuda:0", torch.bfloat16)
-        return Reranker.assemble(
-            RerankerConfig(**settings),
-            model_config,
-            compute,
-            load_tokenizer(CHECKPOINT),
-            lambda quantise, letter_ids: make_network(model_config, compute),
-        )
-
-
-def make_network(model_config: ModelConfig, compute: Compute) -> Network:
-    """Weights without values on the card."""
-    network = build_network(model_config)
-    for name, parameter in list(network.named_parameters()):
-        owner, _, attribute = name.rpartition(".")
-        weight = torch.empty(parameter.shape, dtype=compute.dtype, device=compute.device)
-        setattr(network.get_submodule(owner), attribute, nn.Parameter(weight, requires_grad=False))
-    return network.eval()
+def model_config() -> ModelConfig:
+    return published_model(layers=LAYERS)
 
 
 def make_requests(reranker: Reranker) -> list[PreparedRequest]:
