@@ -51,7 +51,12 @@ FROM runtime AS runtime-cuda
 RUN apt-get update \
     && apt-get install --yes --no-install-recommends gcc=4:12.2.0-* libc6-dev=2.36-* \
     && rm -rf /var/lib/apt/lists/* /var/cache/apt/* /var/log/apt /var/log/dpkg.log
-ENV NVIDIA_VISIBLE_DEVICES=all NVIDIA_DRIVER_CAPABILITIES=compute,utility
+# A container whose card cannot be used stops at its start, instead of running the model on the CPU. Expandable segments keep
+# torch's allocator from splitting memory into pieces that no later batch fits.
+ENV NVIDIA_VISIBLE_DEVICES=all \
+    NVIDIA_DRIVER_CAPABILITIES=compute,utility \
+    PYTORCH_ALLOC_CONF=expandable_segments:True \
+    ZIPRERANK_DEVICE=cuda
 
 # KubeRay asks with wget whether its processes live, and starts them from login shells, whose PATH is Debian's.
 FROM runtime-cuda AS runtime-ray

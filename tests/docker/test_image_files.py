@@ -55,6 +55,19 @@ def test_the_variants_differ_in_torch_and_what_it_brings_alone() -> None:
     assert all(re.match("nvidia-|cuda-|triton", name) for name in cuda.keys() - cpu.keys())
 
 
+def test_every_way_to_a_card_asks_for_it_by_name() -> None:
+    """`auto` would run the model on the CPU where the card cannot be used; the CPU image asks for its CPU."""
+    dockerfile = (PROJECT / "Dockerfile").read_text()
+    stages = dict(re.findall(r"^FROM \S+ AS (runtime-\S+)\n(.*?)(?=^FROM )", dockerfile, re.MULTILINE | re.DOTALL))
+    assert "ZIPRERANK_DEVICE=cuda" in stages["runtime-cuda"] and "ZIPRERANK_DEVICE=cpu" in stages["runtime-cpu"]
+    deploy = PROJECT / "deploy"
+    assert "ZIPRERANK_DEVICE=cuda\n" in (deploy / "kubernetes" / "base" / "settings.env").read_text()
+    for name in ("config.yaml", "rayservice.yaml"):
+        assert "ZIPRERANK_DEVICE: cuda\n" in (deploy / "ray" / name).read_text()
+    gpu, cpu = (DOCKER / "compose.yaml").read_text().split("x-cpu:")
+    assert "ZIPRERANK_DEVICE: cuda" in gpu and "ZIPRERANK_DEVICE: cpu" in cpu
+
+
 @contextmanager
 def answering(status: int) -> Iterator[int]:
     """The port of a server that answers every request with `status`."""
