@@ -35,7 +35,13 @@ class PreparedPage:
     pixels: np.ndarray  # uint8 (height, width, 3), RGB, contiguous
     rows: int  # visual tokens from top to bottom: height / 32
     columns: int  # visual tokens from left to right: width / 32
-    content_hash: bytes  # SHA-256 of scope, grid and pixels: what equals in it has the same features
+    content_hash: bytes  # SHA-256 of scope, grid and pixels: pages with equal hashes have equal features
+    staged: torch.Tensor | None = None  # the pixels once more, in page-locked memory, while a request waits for a card
+
+    @property
+    def host_pixels(self) -> torch.Tensor:
+        """uint8 (height, width, 3), from where a card reads them with the least work."""
+        return torch.from_numpy(self.pixels) if self.staged is None else self.staged
 
     @property
     def visual_token_count(self) -> int:

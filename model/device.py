@@ -97,6 +97,17 @@ def upload(tensor: torch.Tensor, device: torch.device) -> torch.Tensor:
     return tensor.to(device, non_blocking=True)
 
 
+def staged(tensor: torch.Tensor, device: torch.device) -> torch.Tensor:
+    """A copy in page-locked memory, which `upload` need not make any more; the tensor itself where the device is a CPU.
+
+    May be called in any thread.
+    """
+    if device.type == "cpu":
+        return tensor
+    with torch.cuda.device(device):  # else memory would be locked for the first card, which gets a context for it
+        return tensor.pin_memory()
+
+
 def device_block(shape: tuple[int, ...], dtype: torch.dtype, device: torch.device) -> torch.Tensor:
     """Uninitialised memory on `device`, to be kept. Raises: ConfigurationError where there is not as much."""
     try:

@@ -61,7 +61,7 @@ class PageEncoder:
 
     def _encode(self, pages: Sequence[PreparedPage], observe: Observe) -> VisualTokens:
         with observe("upload"):
-            pixels = [upload(torch.from_numpy(page.pixels), self.compute.device) for page in pages]
+            pixels = [upload(page.host_pixels, self.compute.device) for page in pages]
             layout = self._lay_out_patches(pages)
         with observe("vision"):
             image, dtype = self.model_config.image, self.compute.dtype

@@ -44,6 +44,7 @@ from model.device import (
     give_back_memory,
     memory_bytes,
     running_on,
+    staged,
     wait_for,
 )
 from model.errors import PageCountError, ScoreError
@@ -170,7 +171,7 @@ class Reranker:
         if not 1 <= len(pages) <= MAX_WINDOW_SIZE:
             raise PageCountError(f"{len(pages)} pages were given; one prompt takes 1 to {MAX_WINDOW_SIZE}.")
         prompt = self.prompts.build(query, len(pages))
-        prepared = tuple(self.prepare_page(page) for page in pages)
+        prepared = tuple(self._stage(self.prepare_page(page)) for page in pages)
         merge_unit = self.model_config.vision.merge_unit
         return PreparedRequest(
             prompt=prompt,
@@ -178,6 +179,12 @@ class Reranker:
             kept_counts=tuple(kept_count(page.visual_token_count, keep_ratio) for page in prepared),
             patch_count=sum(page.visual_token_count for page in prepared) * merge_unit,
         )
+
+    def _stage(self, page: PreparedPage) -> PreparedPage:
+        """With its pixels where the card reads them, so that the scoring thread need not copy them; not for known features."""
+        if self.compute.device.type == "cpu" or page.content_hash in self.feature_cache:
+            return page
+        return replace(page, staged=staged(torch.from_numpy(page.pixels), self.compute.device))
 
     def score(self, batch: Sequence[PreparedRequest], *, observe: Observe = no_observation) -> list[PageScores]:
         """Score prepared requests in one vision and one language pass; each gets what it would get alone.

@@ -62,6 +62,11 @@ def make_requests(reranker: Reranker) -> list[PreparedRequest]:
     ]
 
 
+def without_staging(request: PreparedRequest) -> PreparedRequest:
+    """As prepared for a CPU: the pixels are not in page-locked memory yet."""
+    return replace(request, pages=tuple(replace(page, staged=None) for page in request.pages))
+
+
 @pytest.mark.parametrize("cache", CACHES)
 @pytest.mark.parametrize("kernel", KERNELS)
 def test_two_batches_run_side_by_side_without_waiting_and_with_one_download_each(
@@ -272,7 +277,7 @@ def test_a_careless_upload_is_a_fault(
 ) -> None:
     with FakeCard() as card:
         reranker = make_reranker(card, model_config)
-        requests = make_requests(reranker)
+        requests = [without_staging(request) for request in make_requests(reranker)]
         monkeypatch.setattr(stage, "upload", make_upload())
         with pytest.raises(CardFault, match=fault):
             reranker.score(requests)
@@ -356,3 +361,28 @@ def test_a_cache_that_is_freed_while_the_card_reads_it_is_a_fault(model_config: 
         reranker = replace(reranker, feature_cache=None)
         gc.collect()
         assert pending.wait() and "Registered memory is freed before a copy is complete" in card.faults[0]
+
+
+def test_pages_are_staged_while_they_are_prepared(model_config: ModelConfig, monkeypatch: pytest.MonkeyPatch) -> None:
+    """So that the scoring thread copies no pixels; pages whose features are known need none."""
+    with FakeCard() as card:
+        reranker = make_reranker(card, model_config, feature_cache_gpu_bytes=16 * PAGE_BYTES)
+        [request, *_] = make_requests(reranker)
+        assert all(page.staged is not None and page.staged.is_pinned() for page in request.pages)
+        assert all(np.array_equal(page.host_pixels.numpy(), page.pixels) for page in request.pages)
+        pinned: list[torch.Size] = []
+        pin_memory = torch.Tensor.pin_memory
+        monkeypatch.setattr(
+            torch.Tensor,
+            "pin_memory",
+            lambda tensor, *more: (pinned.append(tensor.shape), pin_memory(tensor, *more))[1],
+        )
+        reranker.score([request])
+        assert not any(len(shape) == 3 for shape in pinned), "no pixels"
+        again = reranker.prepare("another query", request.pages)
+        assert (
+            reranker.prepare("another query", [replace(page, staged=None) for page in request.pages]).pages[0].staged
+            is None
+        )
+        reranker.score([again])
+    assert card.faults == []
