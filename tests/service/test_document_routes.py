@@ -435,7 +435,7 @@ def is_switched_off(logger: str) -> bool:
 def test_documents_are_counted_and_logged_by_route_and_never_by_id(
     service: RunningService, caplog: pytest.LogCaptureFixture
 ) -> None:
-    with caplog.at_level("INFO", logger="service.access"):
+    with caplog.at_level("INFO", logger="service.access"), caplog.at_level("INFO", logger="uvicorn.access"):
         register(service, "confidential-name", THREE_PAGES)
         service.client.delete("/v1/documents/confidential-name")
         service.client.get("/documents")
