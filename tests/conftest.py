@@ -5,15 +5,27 @@ import signal
 
 import pytest
 import torch
+from torch._inductor.runtime.cache_dir_utils import default_cache_dir
 
 from model import Reranker, RerankerConfig
 from tests.conformance import CHECKPOINT
 
 
 def pytest_configure() -> None:
+    _hear_ctrl_c()
+    _compile_for_this_cpu()
+
+
+def _hear_ctrl_c() -> None:
     """A shell's background jobs ignore Ctrl-C, and so would every process that a test starts and interrupts."""
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
         signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+def _compile_for_this_cpu() -> None:
+    """Keep compiled layers by the CPU's abilities: torch also takes those for others from its cache, and they gave NaN."""
+    folder = f"{default_cache_dir()}_{torch.backends.cpu.get_cpu_capability()}"
+    os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", folder)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
