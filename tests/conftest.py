@@ -2,10 +2,11 @@
 
 import os
 import signal
+import tempfile
+from pathlib import Path
 
 import pytest
 import torch
-from torch._inductor.runtime.cache_dir_utils import default_cache_dir
 
 from model import Reranker, RerankerConfig
 from tests.conformance import CHECKPOINT
@@ -24,8 +25,8 @@ def _hear_ctrl_c() -> None:
 
 def _compile_for_this_cpu() -> None:
     """Keep compiled layers by the CPU's abilities: torch also takes those for others from its cache, and they gave NaN."""
-    folder = f"{default_cache_dir()}_{torch.backends.cpu.get_cpu_capability()}"
-    os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", folder)
+    name = f"ziprerank-tests-compiled-{getattr(os, 'getuid', int)()}-{torch.backends.cpu.get_cpu_capability()}"
+    os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(Path(tempfile.gettempdir()) / name))
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
