@@ -2,6 +2,8 @@
 
 import os
 import signal
+import tempfile
+from pathlib import Path
 
 import pytest
 import torch
@@ -11,9 +13,20 @@ from tests.conformance import CHECKPOINT
 
 
 def pytest_configure() -> None:
+    _hear_ctrl_c()
+    _compile_for_this_cpu()
+
+
+def _hear_ctrl_c() -> None:
     """A shell's background jobs ignore Ctrl-C, and so would every process that a test starts and interrupts."""
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
         signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+def _compile_for_this_cpu() -> None:
+    """Keep compiled layers by the CPU's abilities: torch also takes those for others from its cache, and they gave NaN."""
+    name = f"ziprerank-tests-compiled-{getattr(os, 'getuid', int)()}-{torch.backends.cpu.get_cpu_capability()}"
+    os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(Path(tempfile.gettempdir()) / name))
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

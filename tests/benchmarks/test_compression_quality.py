@@ -1,14 +1,15 @@
-import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 from PIL import Image
 
-from benchmarks.compression_quality import as_table, compare
+from benchmarks.compression_quality import as_table, compare, main
 from benchmarks.kendall import kendall_tau
 from model import PageScores, Ranking
+from model.training.demo import run
 from model.training.examples import DocumentQuestion
+from tests.model.training.demo.worlds import small_style
 
 ORDERS = {1.0: (2, 0, 1), 0.5: (2, 1, 0), 0.25: (0, 1, 2)}
 
@@ -57,8 +58,20 @@ def test_kendalls_tau_counts_pairs():
     assert kendall_tau("abcd", "bacd") == pytest.approx(4 / 6)
 
 
-def test_made_up_pages_are_ranked_from_the_command_line():
-    command = [sys.executable, "-m", "benchmarks.compression_quality", "--limit", "2", "--candidates", "3"]
-    done = subprocess.run([*command, "--ratios", "0.5"], capture_output=True, text=True, cwd=Path(__file__).parents[2])
-    assert done.returncode == 0, done.stderr
-    assert [line.split("|")[1].strip() for line in done.stdout.splitlines()[2:]] == ["1", "0.5"]
+def test_made_up_pages_are_ranked_from_the_command_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
+    """In Pillow's own font, whatever this machine has."""
+    monkeypatch.setattr(run, "installed_fonts", lambda: small_style(tmp_path).fonts)
+    command = ["benchmarks.compression_quality", "--limit", "2", "--candidates", "3", "--ratios", "0.5"]
+    monkeypatch.setattr(sys, "argv", command)
+    main()
+    rows = capsys.readouterr().out.splitlines()[2:]
+    assert [row.split("|")[1].strip() for row in rows] == ["1", "0.5"]
+
+
+def test_without_fonts_no_pages_are_made_up(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(run, "installed_fonts", tuple)
+    monkeypatch.setattr(sys, "argv", ["benchmarks.compression_quality", "--limit", "2"])
+    with pytest.raises(SystemExit, match=r"benchmarks\.compression_quality: This machine has no fonts\. Install"):
+        main()

@@ -288,7 +288,8 @@ def test_closing_fails_what_runs_and_what_waits_at_once() -> None:
         errors = await asyncio.gather(*tasks, return_exceptions=True)
         return [error.code for error in errors if isinstance(error, UnavailableError)]
 
-    with running_pool(open_seconds=2 * PATIENCE_SECONDS, queue_seconds=2 * PATIENCE_SECONDS) as pool:
+    limits = dict.fromkeys(("open_seconds", "document_seconds", "queue_seconds"), 2 * PATIENCE_SECONDS)
+    with running_pool(**limits) as pool:
         began = time.monotonic()
         assert asyncio.run(scenario(pool)) == ["draining"] * 3
         assert time.monotonic() - began < PATIENCE_SECONDS  # and not only when the worker's time is over

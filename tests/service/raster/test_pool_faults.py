@@ -77,10 +77,11 @@ def test_endless_page_is_ended_and_refused_at_once_after_the_second_time() -> No
 
 def test_document_that_was_open_in_a_dead_worker_is_reopened() -> None:
     async def scenario(pool: Pool) -> None:
-        long = asyncio.create_task(pool.rasterize(pdf(make_pdf(60))))
+        long = asyncio.create_task(pool.rasterize(pdf(make_pdf(300))))
+        await until(lambda: len(pool.stages) > 2)  # pages of it: it is open
         with pytest.raises(UnusableDocumentError):
             await pool.rasterize(pdf(make_endless_pdf()))
-        assert len(await long) == 60
+        assert len(await long) == 300
 
     with running_pool(page_seconds=ENOUGH_SECONDS) as pool:
         asyncio.run(scenario(pool))
