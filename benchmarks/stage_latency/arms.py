@@ -55,6 +55,8 @@ def make_arms(network: Network, model_config: ModelConfig, config: RerankerConfi
     compiled = replace(plain, compile=True)
     best = replace(compiled, attention=config.attention, vision_attention=config.vision_attention)
     warm = replace(best, feature_cache_gpu_bytes=_cache_bytes(config, model_config))
+    if choose_compute(config.device, config.dtype).device.type == "cuda":
+        make(best).warm_up()  # makes cuDNN's plans for the usual pages in this thread, as a service does when it starts
     threads = ThreadPoolExecutor(min(_THREADS_AT_MOST, os.cpu_count() or 1), thread_name_prefix="prepare")
     return {
         **_published_arms(make(plain)),

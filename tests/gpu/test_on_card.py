@@ -3,15 +3,20 @@
 import time
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
-from model import Reranker, RerankerConfig
+from benchmarks.workloads import make_reranker as make_random_reranker
+from benchmarks.workloads import model_shape, random_network, with_fewer_layers
+from model import BatchLimits, Reranker, RerankerConfig
 from model.attention import AttentionWorkload, choose_attention, make_kernel, time_attention
 from model.attention_kernels import KERNELS, why_not
 from model.checkpoint import read_model_config
 from model.device import Compute, choose_compute
+from model.memory_plan import batch_bytes
 from model.quantisation import Fp8Linear, Int8Linear, why_not_quantise
+from model.vision_encoder import linear_gelu
 from model.weights import load_network
 from tests.closeness import assert_bfloat16_is_close
 from tests.conformance import CASES, CHECKPOINT, TOLERANCE, WINDOW_CASES, Case, WindowCase
@@ -240,3 +245,36 @@ def test_stages_are_timed_on_the_card(half: Reranker) -> None:
 def test_device_memory_is_reported(half: Reranker) -> None:
     assert set(half.device_memory()) == {"allocated", "reserved", "peak"}
     assert half.device_memory()["allocated"] > 0
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float32], ids=str)
+def test_gelu_in_a_products_epilogue_is_the_tanh_approximation(card: torch.device, dtype: torch.dtype) -> None:
+    torch.manual_seed(0)
+    linear = torch.nn.Linear(64, 96, device=card, dtype=dtype)
+    x = torch.randn(300, 64, device=card, dtype=dtype)
+    with torch.inference_mode():
+        expected = torch.nn.functional.gelu(linear.double()(x.double()), approximate="tanh")
+        out = linear_gelu(linear.to(dtype), x)
+    tolerance = 1e-4 if dtype == torch.float32 else KERNEL_TOLERANCE
+    torch.testing.assert_close(out.double(), expected, atol=tolerance, rtol=tolerance)
+
+
+@pytest.mark.parametrize("scheme", ["none", "int8", "fp8"])
+def test_a_batch_takes_as_much_memory_as_was_planned(card: torch.device, scheme: str) -> None:
+    """At the published widths, where the plan has been compared with a card that counts every allocation."""
+    if why_not_quantise(scheme, ON_CARD):
+        pytest.skip(f"the card cannot run {scheme}")
+    config = RerankerConfig(
+        device="cuda", quantise=scheme, compile=False, feature_cache_gpu_bytes=0, feature_cache_host_bytes=0
+    )
+    model_config = with_fewer_layers(model_shape("published"), 5)
+    reranker = make_random_reranker(config, model_config, random_network(model_config, ON_CARD))
+    page = np.random.default_rng(0).integers(0, 256, (1024, 1024, 3), dtype=np.uint8)
+    request = reranker.prepare("which page?", [page + np.uint8(shade) for shade in range(16)], 1.0)
+    reranker.score([request])  # libraries take their workspaces
+    held = torch.cuda.memory_allocated(card)
+    torch.cuda.reset_peak_memory_stats(card)
+    reranker.score([request])
+    peak = torch.cuda.max_memory_allocated(card) - held
+    limits = BatchLimits(tokens=request.token_count, patches=request.patch_count)
+    assert batch_bytes(model_config, ON_CARD.dtype, scheme, limits) == pytest.approx(peak, rel=0.15)
