@@ -23,28 +23,15 @@ from service.errors import OverloadedError, ServiceError, TooLargeError, Unautho
 from service.lifecycle import Lifecycle
 from service.logs import fields_line
 from service.metrics import Metrics
+from service.route_table import find_route, is_open
 from service.tracing import Tracing
 
-_DOCUMENT_PATH = re.compile(r"/documents/[^/]+(/rerank)?")
-_OPEN_PATHS = ("/livez", "/readyz")
 _LINGER_BYTES = 128 * 1024 * 1024
 _LINGER_SECONDS = 5.0
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,128}")
 
 logger = logging.getLogger(__name__)
 
-
-_ADMITTED = frozenset(
-    {
-        ("POST", "/rerank"),
-        ("GET", "/documents"),
-        ("PUT", "/documents/{id}"),
-        ("GET", "/documents/{id}"),
-        ("DELETE", "/documents/{id}"),
-        ("POST", "/documents/{id}/rerank"),
-    }
-)
-"""What is admitted, counted and logged; each also under /v1. All else is small and answered at once."""
 
 CacheScope = Callable[[Headers], bytes]
 
@@ -96,15 +83,15 @@ class Access:
             await self._app(scope, receive, send)
             return
         exchange = _Exchange(scope, receive, send, replica=self._replica)
-        route = admitted_route(scope["method"], scope["path"])
-        if route is not None:
-            await self._admit(exchange, route)
+        found = find_route(scope["method"], scope["path"])
+        if found is not None and found.route.door == "admitted":
+            await self._admit(exchange, found.label)
         else:
             await self._other(exchange)
 
     async def _other(self, exchange: "_Exchange") -> None:
         try:
-            if exchange.scope["path"] not in _OPEN_PATHS:
+            if not is_open(exchange.scope["path"]):
                 self._check_key(exchange.headers)
         except ServiceError as error:
             await error_response(error, exchange.request_id)(exchange.scope, exchange.receive, exchange.send)
@@ -237,15 +224,6 @@ class _Exchange:
             async with asyncio.timeout(_LINGER_SECONDS):
                 while self._is_body_pending and left > 0:
                     left -= len((await self.receive()).get("body", b""))
-
-
-def admitted_route(method: str, path: str) -> str | None:
-    """The route's name from a closed set, such as `/v1/documents/{id}`; None for what is not admitted but just answered."""
-    prefix = "/v1" if path.startswith("/v1/") else ""
-    route = path.removeprefix(prefix)
-    if found := _DOCUMENT_PATH.fullmatch(route):
-        route = "/documents/{id}" + (found[1] or "")
-    return prefix + route if (method, route) in _ADMITTED else None
 
 
 def body_too_large(size: int, limit: int) -> TooLargeError:

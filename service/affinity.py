@@ -5,14 +5,14 @@ wrong key costs computing pages again, never a wrong answer. It only tells after
 """
 
 import hashlib
-import re
 
 from starlette.datastructures import Headers
+
+from service.route_table import find_document_id
 
 AFFINITY_HEADER = "X-ZipRerank-Affinity"
 REPLICA_HEADER = "X-ZipRerank-Replica"
 
-_DOCUMENT_PATH = re.compile(r"(?:/v1)?/documents/([^/]+)(?:/rerank)?")
 _DIGITS = 12
 
 
@@ -20,6 +20,5 @@ def affinity_mark(headers: Headers, path: str) -> str | None:
     """What stands for a request's key in logs and spans: the beginning of its SHA-256, as ids may be private. None: no key."""
     key = headers.get(AFFINITY_HEADER)
     if not key:
-        in_path = _DOCUMENT_PATH.fullmatch(path)
-        key = in_path[1] if in_path else None
+        key = find_document_id(path)
     return hashlib.sha256(key.encode()).hexdigest()[:_DIGITS] if key else None

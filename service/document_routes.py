@@ -16,6 +16,8 @@ from service.document_store import DocumentKey, StoredDocument
 from service.error_responses import JsonResponse
 from service.errors import DeadlineExceededError
 from service.metrics import Metrics
+from service.route_registration import serve
+from service.route_table import DELETE_DOCUMENT, GET_DOCUMENT, LIST_DOCUMENTS, PUT_DOCUMENT
 from service.schemas import (
     DocumentsQuery,
     ErrorBody,
@@ -41,16 +43,15 @@ class DocumentComponents:
 
 def add_document_routes(router: APIRouter, components: DocumentComponents) -> None:
     """`PUT`, `GET` and `DELETE /documents/{id}`, and `GET /documents`; each also under /v1."""
-    for prefix in ("", "/v1"):
-        _add_put(router, f"{prefix}/documents/{{id}}", components)
-        _add_get_and_delete(router, f"{prefix}/documents/{{id}}", components)
-        _add_list(router, f"{prefix}/documents", components)
+    _add_put(router, components)
+    _add_get_and_delete(router, components)
+    _add_list(router, components)
 
 
-def _add_put(router: APIRouter, path: str, components: DocumentComponents) -> None:
+def _add_put(router: APIRouter, components: DocumentComponents) -> None:
     answers = {202: {"model": RegisteredDocumentPages}, **_errors(408, 413, 415, 422)}
 
-    @router.put(path, tags=["documents"], status_code=202, responses=answers, openapi_extra=_put_body())
+    @serve(router, PUT_DOCUMENT, tags=["documents"], status_code=202, responses=answers, openapi_extra=_put_body())
     async def put_document(request: Request, id: str) -> Response:
         """Store a PDF or an image under an id, in place of what had it, and process its pages in the background."""
         key = _key(request, id)
@@ -63,26 +64,28 @@ def _add_put(router: APIRouter, path: str, components: DocumentComponents) -> No
         return JsonResponse(_with_pages(document), status_code=202)
 
 
-def _add_get_and_delete(router: APIRouter, path: str, components: DocumentComponents) -> None:
+def _add_get_and_delete(router: APIRouter, components: DocumentComponents) -> None:
     answers = {200: {"model": RegisteredDocumentPages}, **_errors(404)}
 
-    @router.get(path, tags=["documents"], responses=answers)
+    @serve(router, GET_DOCUMENT, tags=["documents"], responses=answers)
     async def get_document(request: Request, id: str) -> Response:
         """How far a document is, and its pages."""
         document = await _in_time(components.registry.get(_key(request, id)), components)
         return JsonResponse(_with_pages(document))
 
-    @router.delete(path, tags=["documents"], status_code=204, responses=_errors(404))
+    @serve(router, DELETE_DOCUMENT, tags=["documents"], status_code=204, responses=_errors(404))
     async def delete_document(request: Request, id: str) -> Response:
         """Forget a document."""
         await _in_time(components.registry.delete(_key(request, id)), components)
         return Response(status_code=204)
 
 
-def _add_list(router: APIRouter, path: str, components: DocumentComponents) -> None:
+def _add_list(router: APIRouter, components: DocumentComponents) -> None:
     answers = {200: {"model": RegisteredDocuments}, **_errors()}
 
-    @router.get(path, tags=["documents"], responses=answers, openapi_extra={"parameters": _query_parameters()})
+    @serve(
+        router, LIST_DOCUMENTS, tags=["documents"], responses=answers, openapi_extra={"parameters": _query_parameters()}
+    )
     async def list_documents(request: Request) -> Response:
         """The caller's documents by id, without their pages."""
         query = parse_documents_query(request.query_params)

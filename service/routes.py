@@ -25,6 +25,8 @@ from service.micro_batcher import MicroBatcher
 from service.page_cache import PageCache
 from service.raster.pool import Rasterizer
 from service.rerank_flow import RequestClock, RerankFlow
+from service.route_registration import check_routes, serve
+from service.route_table import INFO, LIVEZ, METRICS, MODELS, READYZ, RERANK, RERANK_DOCUMENT
 from service.schemas import DocumentRerankRequest, ErrorBody, RerankInput, RerankRequest, RerankResponse
 from service.settings import Settings
 from service.submission import Parse, choose_parser
@@ -53,7 +55,7 @@ class Components:
 
 
 def build_router(components: Components) -> APIRouter:
-    """Every route of the service."""
+    """Every route of the service. Raises: RuntimeError where they are not those of the table."""
     router = APIRouter()
     _add_rerank(router, components)
     add_document_routes(
@@ -67,6 +69,7 @@ def build_router(components: Components) -> APIRouter:
     )
     _add_probes(router, components)
     _add_descriptions(router, components)
+    check_routes(router)
     return router
 
 
@@ -79,14 +82,12 @@ def _add_rerank(router: APIRouter, components: Components) -> None:
     described = _request_body(RerankRequest, required=["query", "file"])
     of_document = _request_body(DocumentRerankRequest, required=["query"])
 
-    @router.post("/rerank", responses=answers, openapi_extra=described)
-    @router.post("/v1/rerank", responses=answers, openapi_extra=described)
+    @serve(router, RERANK, responses=answers, openapi_extra=described)
     async def rerank(request: Request) -> Response:
         """Rank the pages of PDFs and images by relevance to a query, best first."""
         return await _answer_rerank(request, components, path_id=None)
 
-    @router.post("/documents/{id}/rerank", responses=answers, openapi_extra=of_document)
-    @router.post("/v1/documents/{id}/rerank", responses=answers, openapi_extra=of_document)
+    @serve(router, RERANK_DOCUMENT, responses=answers, openapi_extra=of_document)
     async def rerank_document(request: Request, id: str) -> Response:
         """Rank the pages of one registered document; or, where the body names documents, those. Either way a load balancer
         sees in the path whose pages they are, and can send all such requests to the replica that has them in its caches."""
@@ -214,14 +215,14 @@ async def _disconnected(request: Request) -> None:
 
 
 def _add_probes(router: APIRouter, components: Components) -> None:
-    @router.get("/livez", tags=["operation"])
+    @serve(router, LIVEZ, tags=["operation"])
     async def livez() -> Response:
         """Whether the process should live on. Never touches the device."""
         if components.worker.is_lost:
             return JsonResponse({"status": "failed"}, status_code=500)
         return JsonResponse({"status": "live"})
 
-    @router.get("/readyz", tags=["operation"])
+    @serve(router, READYZ, tags=["operation"])
     async def readyz(request: Request) -> Response:
         """Whether requests should be sent here: loaded, warmed up, not draining, not stalled."""
         obstacle = readiness_obstacle(components)
@@ -229,7 +230,7 @@ def _add_probes(router: APIRouter, components: Components) -> None:
             return JsonResponse({"status": "ready"})
         return error_response(UnavailableError(*obstacle), request.state.request_id)
 
-    @router.get("/metrics", tags=["operation"])
+    @serve(router, METRICS, tags=["operation"])
     async def metrics(request: Request) -> Response:
         """Prometheus series, in the text format or (by the Accept header) in OpenMetrics with exemplars."""
         text, content_type = components.metrics.exposition(request.headers.get("accept", ""))
@@ -251,7 +252,7 @@ def readiness_obstacle(components: Components) -> tuple[str, str] | None:
 
 
 def _add_descriptions(router: APIRouter, components: Components) -> None:
-    @router.get("/v1/models", tags=["description"])
+    @serve(router, MODELS, tags=["description"])
     async def models() -> Response:
         """The one model, in the form of OpenAI's model list."""
         reranker = components.reranker
@@ -266,7 +267,7 @@ def _add_descriptions(router: APIRouter, components: Components) -> None:
         }
         return JsonResponse({"object": "list", "data": [model]})
 
-    @router.get("/info", tags=["description"])
+    @serve(router, INFO, tags=["description"])
     async def info() -> Response:
         """What is running: model, device, kernels, window, limits, versions."""
         return JsonResponse(describe(components))

@@ -24,6 +24,8 @@ from typing import TYPE_CHECKING, Any, TextIO
 from opentelemetry import trace as otel
 from opentelemetry.trace import Link, Span, SpanContext, Status, StatusCode, Tracer, format_span_id, format_trace_id
 
+from service.route_table import is_traced
+
 if TYPE_CHECKING:
     from opentelemetry.sdk.resources import Resource
     from opentelemetry.sdk.trace import TracerProvider
@@ -33,7 +35,6 @@ CLOSE_SECONDS = 5.0
 """Longest time that the last spans may take on their way out; a collector that is away must not hold up a stop."""
 
 _FILE = "file:"
-_UNTRACED_PATHS = ("/livez", "/readyz", "/metrics")
 
 _SPAN_KIND = {"openinference.span.kind": "RERANKER"}
 _OPERATION = {"gen_ai.operation.name": "rerank"}  # proposed for the GenAI conventions, which have none for this yet
@@ -164,7 +165,7 @@ class Tracing:
             "logs": False,
             "operation_spans": False,
             "auto_configure": False,
-            "exclude": lambda scope: scope.get("path") in _UNTRACED_PATHS,
+            "exclude": lambda scope: not is_traced(scope.get("path", "")),
         }
 
     def start(self) -> None:
