@@ -146,8 +146,9 @@ def choose_attention(name: str, workload: AttentionWorkload, compute: Compute) -
         if obstacle is None:
             return make_kernel(candidate, "; ".join(["as asked", *_reasons(obstacles)]))
         obstacles[candidate] = obstacle
-    told = "; ".join(
-        obstacle if candidate == name else f"{candidate}: {obstacle}" for candidate, obstacle in obstacles.items()
+    same = len(set(obstacles.values())) == 1
+    told = (
+        obstacles[candidate] if same else "; ".join(f"{kernel}: {obstacle}" for kernel, obstacle in obstacles.items())
     )
     raise ConfigurationError(f"attention is {name!r}, but {told}. Choose auto or sdpa.")
 

@@ -7,6 +7,7 @@ import time
 from collections.abc import AsyncIterator, Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import asynccontextmanager
+from dataclasses import fields
 from functools import partial
 from importlib.metadata import version
 from threading import Thread
@@ -57,23 +58,8 @@ class StartError(Exception):
 
 def load_reranker(settings: Settings) -> Reranker:
     """Load the checkpoint that the settings name. Raises: RerankerError."""
-    config = RerankerConfig(
-        device=settings.device,
-        dtype=settings.dtype,
-        attention=settings.attention,
-        vision_attention=settings.vision_attention,
-        keep_ratio=settings.keep_ratio,
-        window_size=settings.window_size,
-        stride=settings.stride,
-        compile=settings.compile,
-        quantise=settings.quantise,
-        max_batch_tokens=settings.max_batch_tokens,
-        max_batch_patches=settings.max_batch_patches,
-        max_query_characters=settings.max_query_characters,
-        feature_cache_gpu_bytes=settings.feature_cache_gpu_bytes,
-        feature_cache_host_bytes=settings.feature_cache_host_bytes,
-    )
-    return Reranker.from_checkpoint(settings.model, config, revision=settings.revision)
+    chosen = {field.name: getattr(settings, field.name) for field in fields(RerankerConfig)}
+    return Reranker.from_checkpoint(settings.model, RerankerConfig(**chosen), revision=settings.revision)
 
 
 def build_app(

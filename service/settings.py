@@ -20,6 +20,7 @@ PREFIX = "ZIPRERANK_"
 MEBIBYTE = 1024 * 1024
 
 Count = Annotated[int, Field(ge=1)]
+Attention = Literal["auto", "flash-attn", "flash-attn-3", "flash-attn-2", "torch-varlen", "sdpa"]
 Seconds = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 
 
@@ -43,12 +44,14 @@ class Settings(BaseSettings):
 
     model: str = Field("mtri-admin/ZipRerank", min_length=1, description="checkpoint: hub id, folder, or demo")
     revision: str | None = Field(None, description="branch, tag or commit of a hub checkpoint")
-    device: str = Field("auto", description="auto, cpu, cuda or cuda:N")
-    dtype: str = Field("auto", description="auto, bfloat16, float16 or float32")
-    attention: str = Field(
+    device: str = Field("auto", pattern=r"^(auto|cpu|cuda(:\d{1,3})?)$", description="auto, cpu, cuda or cuda:N")
+    dtype: Literal["auto", "bfloat16", "float16", "float32"] = Field(
+        "auto", description="auto, bfloat16, float16 or float32"
+    )
+    attention: Attention = Field(
         "auto", description="auto, flash-attn (3 or 2), flash-attn-3, flash-attn-2, torch-varlen or sdpa"
     )
-    vision_attention: str | None = Field(None, description="the same names, for the vision tower alone")
+    vision_attention: Attention | None = Field(None, description="the same names, for the vision tower alone")
     keep_ratio: float = Field(0.5, gt=0, le=1, description="share of each page's visual tokens that is kept")
     window_size: int = Field(20, ge=1, le=20, description="pages in one forward pass")
     stride: int = Field(10, ge=1, le=20, description="pages by which the window moves when there are more")

@@ -1,7 +1,13 @@
+from dataclasses import fields
+from typing import get_args
+
 import pytest
 
+from model import RerankerConfig
+from model.attention import FAMILIES
+from model.attention_kernels import KERNELS
 from service.cli import main, read_settings
-from service.settings import Settings, unknown_variables
+from service.settings import Attention, Settings, unknown_variables
 
 
 @pytest.fixture(autouse=True)
@@ -53,6 +59,11 @@ def test_other_programs_variables_are_none_of_our_business() -> None:
         ("DOCUMENT_STORE", "ftpx://host/documents"),
         ("CACHE_SCOPE", "mine"),
         ("QUANTISE", "int4"),
+        ("DEVICE", "gpu"),
+        ("DTYPE", "float8"),
+        ("ATTENTION", "xformers"),
+        ("VISION_ATTENTION", "xformers"),
+        ("COMPILE", "sometimes"),
     ],
 )
 def test_a_value_outside_its_range_names_the_variable(monkeypatch: pytest.MonkeyPatch, name: str, value: str) -> None:
@@ -83,3 +94,15 @@ def test_help_shows_every_setting(capsys: pytest.CaptureFixture[str]) -> None:
 def test_a_wrong_setting_ends_with_usage_and_one_line(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["serve", "--keep-ratio", "2"]) == 2
     assert "ZIPRERANK_KEEP_RATIO" in capsys.readouterr().err
+
+
+def test_what_a_caller_of_the_library_may_choose_is_a_setting_with_the_same_default() -> None:
+    settings = Settings()
+    for field in fields(RerankerConfig):
+        assert getattr(settings, field.name) == field.default, field.name
+
+
+def test_every_kernel_can_be_asked_for() -> None:
+    names = {"auto", *FAMILIES, *KERNELS}
+    assert set(get_args(Attention)) == names
+    assert all(read_settings({"attention": name}).attention == name for name in names)
