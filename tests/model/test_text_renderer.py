@@ -130,7 +130,7 @@ def test_any_script_leaves_ink(text: str) -> None:
 @with_any_fonts
 @pytest.mark.parametrize("text", SCRIPTS)
 def test_any_script_can_be_printed(text: str) -> None:
-    """With ink, unless the font draws nothing for what it lacks; how dark, is the font's affair."""
+    """How dark it gets is the font's affair, and so is what the font draws for a character that it lacks."""
     assert render_text(text, width=120, height=90).size == (120, 90)
 
 
