@@ -116,16 +116,22 @@ def test_empty_text_is_a_white_page() -> None:
         assert render_text(text, width=50, height=50).getextrema() == ((255, 255),) * 3
 
 
-@with_any_fonts
-@pytest.mark.parametrize(
-    "text",
-    [
-        "\ud800 lone surrogate", "مرحبا بالعالم", "שלום עולם", "नमस्ते दुनिया", "สวัสดีชาวโลก", "你好世界。",
-        "😀👨\u200d👩\u200d👧", "\u0301" * 1000, "a\u202eb",
-    ],
-)  # fmt: skip
+SCRIPTS = [
+    "\ud800 lone surrogate", "مرحبا بالعالم", "שלום עולם", "नमस्ते दुनिया", "สวัสดีชาวโลก", "你好世界。",
+    "😀👨\u200d👩\u200d👧", "\u0301" * 1000, "a\u202eb",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("text", SCRIPTS)
 def test_any_script_leaves_ink(text: str) -> None:
     assert np.asarray(render_text(text, width=120, height=90)).min() < 128
+
+
+@with_any_fonts
+@pytest.mark.parametrize("text", SCRIPTS)
+def test_any_script_can_be_printed(text: str) -> None:
+    """How dark it gets is the font's affair, and so is what the font draws for a character that it lacks."""
+    assert render_text(text, width=120, height=90).size == (120, 90)
 
 
 @given(st.text(max_size=60), st.integers(1, 60), st.integers(1, 60))
