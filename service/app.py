@@ -57,7 +57,12 @@ class StartError(Exception):
 
 def load_reranker(settings: Settings) -> Reranker:
     """Load the checkpoint that the settings name. Raises: RerankerError."""
-    config = RerankerConfig(
+    return Reranker.from_checkpoint(settings.model, reranker_config(settings), revision=settings.revision)
+
+
+def reranker_config(settings: Settings) -> RerankerConfig:
+    """What the settings say about the model."""
+    return RerankerConfig(
         device=settings.device,
         dtype=settings.dtype,
         attention=settings.attention,
@@ -73,7 +78,11 @@ def load_reranker(settings: Settings) -> Reranker:
         feature_cache_gpu_bytes=settings.feature_cache_gpu_bytes,
         feature_cache_host_bytes=settings.feature_cache_host_bytes,
     )
-    return Reranker.from_checkpoint(settings.model, config, revision=settings.revision)
+
+
+def raster_limits(settings: Settings) -> RasterLimits:
+    """What the settings say about the raster workers."""
+    return RasterLimits(processes=settings.rasterizer_processes, max_image_pixels=settings.max_image_pixels)
 
 
 def build_app(
@@ -130,10 +139,7 @@ def _build_components(settings: Settings, lifecycle: Lifecycle, stop: Callable[[
         on_cancelled=metrics.cancellations.labels("queue").inc,
     )
     rasterizer = Rasterizer(
-        RasterLimits(
-            processes=settings.rasterizer_processes,
-            max_image_pixels=settings.max_image_pixels,
-        ),
+        raster_limits(settings),
         observe=lambda stage, seconds: metrics.raster_page_duration.labels(stage).observe(seconds),
         on_worker_death=lambda cause: metrics.raster_worker_deaths.labels(cause).inc(),
     )
