@@ -191,7 +191,7 @@ def _checkpoint_failed(settings: Settings, found: str, details: dict[str, Any] |
     try:
         missing = missing_download(settings.model, revision=settings.revision)
     except CheckpointError as error:
-        found = str(error)
+        found = found if details else str(error)  # what is lacking says more than why it was not downloaded
         remedy = (
             f"Where the network allows, run `hf download {settings.model}`, copy the folder to this machine, and choose "
             "it by --model FOLDER."
@@ -220,25 +220,30 @@ def _check_attention(config: RerankerConfig, checkpoint: CheckpointFacts | None,
 
     def check() -> tuple[Check, None]:
         vision, decoder = examine_attention(config, checkpoint.model_config, device.compute)
-        found = f"Vision tower: {_attention(vision)} Decoder: {_attention(decoder)}"
-        if vision == decoder:
-            found = f"Both towers: {_attention(vision)}"
+        chosen = f"Vision tower: {_chosen(vision)}. Decoder: {_chosen(decoder)}."
+        obstacles = [f"Vision tower: {_obstacles(vision)}", f"Decoder: {_obstacles(decoder)}"]
+        if vision.obstacles == decoder.obstacles:
+            obstacles = [_obstacles(vision)]
+        found = " ".join([chosen, *obstacles]).rstrip()
         details = {"vision": asdict(vision), "decoder": asdict(decoder)}
         return Check(name="attention", state="ok", found=found, details=details), None
 
     return _guarded("attention", "Choose --attention auto, or sdpa, which runs everywhere.", check)[0]
 
 
-def _attention(facts: AttentionFacts) -> str:
-    """The kernel, and for each other that cannot run the reason, once."""
+def _chosen(facts: AttentionFacts) -> str:
+    """The kernel, and why it was preferred to others that can run."""
     why = facts.reason.partition("; not ")[0]
-    chosen = facts.chosen if why.startswith("not ") or not why else f"{facts.chosen} ({why})"
+    return facts.chosen if why.startswith("not ") or not why else f"{facts.chosen} ({why})"
+
+
+def _obstacles(facts: AttentionFacts) -> str:
+    """Each reason, with the kernels that cannot run for it."""
     names: dict[str, list[str]] = {}  # of the kernels that have this obstacle
     for name, obstacle in facts.obstacles.items():
         if obstacle:
             names.setdefault(obstacle, []).append(name)
-    others = [f"Not {', '.join(kernels)}: {obstacle}." for obstacle, kernels in names.items()]
-    return " ".join([f"{chosen}.", *others])
+    return " ".join(f"Not {', '.join(kernels)}: {obstacle}." for obstacle, kernels in names.items())
 
 
 def _check_compilation(config: RerankerConfig, device: DeviceFacts | None) -> Check:
@@ -294,7 +299,10 @@ def _check_memory(config: RerankerConfig, checkpoint: CheckpointFacts | None, de
         facts = examine_memory(config, checkpoint, device.compute)
         return Check(name="memory", state="ok", found=_memory(facts, device), details=_memory_details(facts)), None
 
-    remedy = "`ziprerank doctor --plan` shows which cards have room. Other processes on the card count: see nvidia-smi."
+    remedy = (
+        "Change what the message names. `ziprerank doctor --plan` shows which cards have room, and nvidia-smi what other "
+        "processes hold of this one."
+    )
     return _guarded("memory", remedy, check)[0]
 
 
@@ -303,7 +311,7 @@ def _memory(facts: MemoryFacts, device: DeviceFacts) -> str:
     if facts.plan is None:
         dtype = device.compute.dtype_name
         return f"{_size(facts.weight_bytes)} of weights in {dtype} in the host's memory, which is not planned. {scheme}"
-    return f"{_sentence(facts.plan.describe())} {scheme}"
+    return f"As {facts.plan.describe()}. {scheme}"
 
 
 def _memory_details(facts: MemoryFacts) -> dict[str, Any]:
@@ -420,7 +428,7 @@ def _rank_pages(settings: Settings, pages: _Pages) -> Check:
     }
     if uncompiled := _failed_compilation(reranker):
         remedy = "The service runs all the same, only slower. See the check of `compile`, or choose --compile off."
-        found = f"{found} {_sentence(uncompiled)}"
+        found = f"{found} But {uncompiled}."
         return Check(name="forward", state="warning", found=found, remedy=remedy, details=details)
     return Check(name="forward", state="ok", found=found, details=details)
 
