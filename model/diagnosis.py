@@ -208,6 +208,7 @@ class MemoryFacts:
     weight_bytes: int
     batch: BatchLimits
     plan: MemoryPlan | None  # None on a CPU
+    host_bytes: int | None  # of the machine's memory; None where the system does not say
 
 
 def examine_memory(config: RerankerConfig, checkpoint: CheckpointFacts, compute: Compute) -> MemoryFacts:
@@ -222,7 +223,16 @@ def examine_memory(config: RerankerConfig, checkpoint: CheckpointFacts, compute:
         weight_bytes=weight_bytes(shapes, model_config, compute.dtype, placement.quantise),
         batch=placement.batch,
         plan=placement.memory,
+        host_bytes=_host_bytes(),
     )
+
+
+def _host_bytes() -> int | None:
+    """A container's limit is not looked at."""
+    try:
+        return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    except (AttributeError, OSError, ValueError):  # not on this system
+        return None
 
 
 def usable_fonts() -> tuple[Path, ...]:

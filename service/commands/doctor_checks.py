@@ -297,7 +297,14 @@ def _check_memory(config: RerankerConfig, checkpoint: CheckpointFacts | None, de
 
     def check() -> tuple[Check, None]:
         facts = examine_memory(config, checkpoint, device.compute)
-        return Check(name="memory", state="ok", found=_memory(facts, device), details=_memory_details(facts)), None
+        found, details = _memory(facts, device), _memory_details(facts)
+        if facts.plan is None and facts.host_bytes is not None and facts.weight_bytes > facts.host_bytes:
+            found = f"{found} The machine has {_size(facts.host_bytes)}."
+            remedy = (
+                "Take a machine with more memory or with a card, --dtype bfloat16, or a smaller checkpoint (--model)."
+            )
+            return Check(name="memory", state="failed", found=found, remedy=remedy, details=details), None
+        return Check(name="memory", state="ok", found=found, details=details), None
 
     remedy = (
         "Change what the message names. `ziprerank doctor --plan` shows which cards have room, and nvidia-smi what other "
@@ -322,6 +329,7 @@ def _memory_details(facts: MemoryFacts) -> dict[str, Any]:
         "weight_bytes": facts.weight_bytes,
         "batch_tokens": facts.batch.tokens,
         "batch_patches": facts.batch.patches,
+        "host_bytes": facts.host_bytes,
     }
     if plan is not None:
         details |= {

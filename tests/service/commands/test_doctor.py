@@ -193,6 +193,17 @@ def test_a_card_that_is_too_small_fails_with_the_figures(capsys: pytest.CaptureF
     assert checks["forward"]["found"] == "Not tried, because of: memory."
 
 
+def test_weights_that_are_larger_than_the_hosts_memory_fail(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(diagnosis, "_host_bytes", lambda: 16 * 2**20)
+    exit_code, checks = doctor(capsys, "--model", "demo", "--device", "cpu")
+    assert exit_code == 1 and failed(checks) == ["memory"]
+    assert "31 MiB of weights in float32" in checks["memory"]["found"]
+    assert checks["memory"]["found"].endswith("The machine has 16 MiB.")
+    assert checks["forward"]["state"] == "skipped"
+
+
 def test_a_card_that_somebody_else_uses_is_a_warning(capsys: pytest.CaptureFixture[str]) -> None:
     with FakeCard(total_bytes=24 * 2**30) as card, card.waiting_allowed():
         block = torch.empty(3 * 2**30, dtype=torch.uint8, device="cuda")
