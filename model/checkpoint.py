@@ -46,6 +46,38 @@ def find_checkpoint(name: str, *, revision: str | None = None) -> Checkpoint:
     return _download(name, revision)
 
 
+def find_local_checkpoint(name: str, *, revision: str | None = None) -> Checkpoint:
+    """Like `find_checkpoint`, but a hub id is looked for in the hub's cache alone. Raises: CheckpointError."""
+    if not is_hub_id(name):
+        return find_checkpoint(name, revision=revision)
+    folder = _cached(name, revision, None)
+    return Checkpoint(name=name, folder=Path(folder), revision=Path(folder).name)
+
+
+def bytes_to_download(hub_id: str, *, revision: str | None = None) -> int:
+    """What a start of the service would download of a hub checkpoint. Downloads nothing, but asks the hub.
+
+    Raises: CheckpointError where the hub refuses or cannot be reached.
+    """
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HfHubHTTPError
+
+    try:
+        files = snapshot_download(hub_id, revision=revision, allow_patterns=_FILES, dry_run=True)
+    except Exception as error:
+        obstacle = error.__cause__ if isinstance(error.__cause__, Exception) else error
+        if isinstance(obstacle, HfHubHTTPError):
+            raise _refused(hub_id, revision, obstacle) from error
+        raise _not_here(hub_id, revision, obstacle) from error
+    return sum(file.file_size or 0 for file in files if file.will_download)
+
+
+def is_hub_id(name: str) -> bool:
+    """Whether a name that is of the form owner/name names neither a folder nor a bundled checkpoint."""
+    is_local = name in BUNDLED or Path(name).expanduser().is_dir()
+    return not is_local and name.count("/") == 1 and not name.startswith((".", "/", "~"))
+
+
 def _bundled() -> str:
     return " or ".join(repr(name) for name in BUNDLED)
 
@@ -63,23 +95,33 @@ def _download(hub_id: str, revision: str | None) -> Checkpoint:
     except (LocalEntryNotFoundError, OSError) as error:
         folder = _cached(hub_id, revision, error)
     except HfHubHTTPError as error:
-        raise CheckpointError(
-            f"The hub refused {hub_id!r}{_at(revision)}: {_hub_status(error)}. Check the id, the revision and your token."
-        ) from error
+        raise _refused(hub_id, revision, error) from error
     return Checkpoint(name=hub_id, folder=Path(folder), revision=Path(folder).name)
 
 
-def _cached(hub_id: str, revision: str | None, obstacle: Exception) -> str:
+def _cached(hub_id: str, revision: str | None, obstacle: Exception | None) -> str:
+    """The cached folder. obstacle: why it was not downloaded, None where that was not tried. Raises: CheckpointError."""
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import LocalEntryNotFoundError
 
     try:
         return str(snapshot_download(hub_id, revision=revision, allow_patterns=_FILES, local_files_only=True))
     except (LocalEntryNotFoundError, OSError) as error:
-        raise CheckpointError(
-            f"{hub_id!r}{_at(revision)} is not in the hub's cache on this machine and could not be downloaded "
-            f"({type(obstacle).__name__}). Give a folder, or download it where the network allows."
-        ) from error
+        raise _not_here(hub_id, revision, obstacle) from error
+
+
+def _not_here(hub_id: str, revision: str | None, obstacle: Exception | None) -> CheckpointError:
+    tried = f" and could not be downloaded ({type(obstacle).__name__})" if obstacle else ""
+    return CheckpointError(
+        f"{hub_id!r}{_at(revision)} is not in the hub's cache on this machine{tried}. "
+        "Give a folder, or download it where the network allows."
+    )
+
+
+def _refused(hub_id: str, revision: str | None, error: Exception) -> CheckpointError:
+    return CheckpointError(
+        f"The hub refused {hub_id!r}{_at(revision)}: {_hub_status(error)}. Check the id, the revision and your token."
+    )
 
 
 def _at(revision: str | None) -> str:

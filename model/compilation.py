@@ -80,15 +80,19 @@ def choose_runner(compile: Compile, compute: Compute, layers: str, *, is_fp8: bo
 
     8-bit floats want compiled layers: uncompiled, rounding the activations takes several passes over memory.
     """
-    if compile == "auto":
-        obstacle = _obstacle(compute)
-        is_on, reason = obstacle is None, obstacle or "auto: a card gains by fused layers"
-    else:
-        is_on, reason = compile, "as asked"
+    is_on, reason = decide_compilation(compile, compute)
     if is_fp8 and not is_on and compute.device.type == "cuda":
         reason += "; fp8 is slower than bfloat16 without it"
     run = torch.compile(run_layer, dynamic=True, fullgraph=True) if is_on else run_layer
     return LayerRunner(layers, run, is_compiled=is_on, reason=reason)
+
+
+def decide_compilation(compile: Compile, compute: Compute) -> tuple[bool, str]:
+    """Whether the layers are compiled, and why."""
+    if compile == "auto":
+        obstacle = _obstacle(compute)
+        return obstacle is None, obstacle or "auto: a card gains by fused layers"
+    return compile, "as asked"
 
 
 def _obstacle(compute: Compute) -> str | None:

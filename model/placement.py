@@ -39,7 +39,12 @@ from model.quantisation import SCHEMES, why_not_quantise
 MOST_PARAMETERS_BESIDE_A_CARD = 1_000_000_000
 """Of a checkpoint that `auto` runs on the CPU although the machine has a card, which CUDA cannot use."""
 
-_A4_TOKENS = 736  # visual tokens of an A4 page at 1024 px
+A4_TOKENS = 736
+"""Visual tokens of an A4 page whose longest edge has 1024 pixels."""
+
+MOST_PROMPT_TOKENS = 512
+"""Of the prompt for 20 pages around the query, in any tokenizer. The conformance tokenizer, with 1,214 words, needs 460."""
+
 _USUAL_RATIOS = (
     2**0.5,
     11 / 8.5,
@@ -75,12 +80,18 @@ class Placement:
 
 def longest_window(prompts: PromptBuilder, model_config: ModelConfig, query_characters: int) -> BatchLimits:
     """Language tokens and vision patches of the largest window that a query of that length can ask for."""
+    return _window_limits(model_config, prompts.longest_prompt(MAX_WINDOW_SIZE, query_characters))
+
+
+def longest_window_without_tokenizer(model_config: ModelConfig, query_characters: int) -> BatchLimits:
+    """The same, a little larger, for a checkpoint whose tokenizer is not there."""
+    return _window_limits(model_config, MOST_PROMPT_TOKENS + 4 * query_characters)
+
+
+def _window_limits(model_config: ModelConfig, prompt_tokens: int) -> BatchLimits:
     tokens_per_page = (LONGEST_PAGE_EDGE // model_config.image.grid_unit) ** 2
     visual_tokens = MAX_WINDOW_SIZE * tokens_per_page
-    return BatchLimits(
-        tokens=visual_tokens + prompts.longest_prompt(MAX_WINDOW_SIZE, query_characters),
-        patches=visual_tokens * model_config.vision.merge_unit,
-    )
+    return BatchLimits(tokens=visual_tokens + prompt_tokens, patches=visual_tokens * model_config.vision.merge_unit)
 
 
 def place(
@@ -108,12 +119,16 @@ def place(
         if why_not_quantise(scheme, compute) is None
     }
     if config.quantise == "auto":
-        least = LEAST_CACHE_BYTES if config.feature_cache_gpu_bytes is None else 0
-        plan, reason = choose_plan(list(plans.values()), least_cache_bytes=least)
+        plan, reason = choose_plan(list(plans.values()), least_cache_bytes=least_cache_bytes(config))
     else:
         plan, reason = plans[config.quantise], "as asked"
         check_plan(plan, list(plans.values()))
     return Placement(batch=plan.batch, quantise=plan.quantise, quantise_reason=reason, memory=plan)
+
+
+def least_cache_bytes(config: RerankerConfig) -> int:
+    """Page features for which `auto` rounds the decoder's weights: none where a size is configured."""
+    return LEAST_CACHE_BYTES if config.feature_cache_gpu_bytes is None else 0
 
 
 def _plan(
@@ -185,7 +200,7 @@ def _vision_workload(model_config: ModelConfig) -> AttentionWorkload:
         heads=vision.num_heads,
         key_value_heads=vision.num_heads,
         head_dim=vision.head_dim,
-        lengths=(_A4_TOKENS * vision.merge_unit,) * MAX_WINDOW_SIZE,
+        lengths=(A4_TOKENS * vision.merge_unit,) * MAX_WINDOW_SIZE,
         causal=False,
         is_fused=True,
     )
@@ -206,8 +221,17 @@ def _text_workload(config: RerankerConfig, model_config: ModelConfig) -> Attenti
         heads=text.num_attention_heads,
         key_value_heads=text.num_key_value_heads,
         head_dim=text.head_dim,
-        lengths=(kept_count(_A4_TOKENS, config.keep_ratio) * MAX_WINDOW_SIZE,),
+        lengths=(kept_count(A4_TOKENS, config.keep_ratio) * MAX_WINDOW_SIZE,),
         causal=True,
+    )
+
+
+def feature_shape(model_config: ModelConfig, dtype: torch.dtype) -> FeatureShape:
+    """Of the features that the cache keeps of a page."""
+    return FeatureShape(
+        levels=1 + len(model_config.vision.deepstack_visual_indexes),
+        width=model_config.vision.out_hidden_size,
+        dtype=dtype,
     )
 
 
@@ -218,11 +242,7 @@ def make_cache(
 
     Raises: ConfigurationError where the memory cannot be had.
     """
-    shape = FeatureShape(
-        levels=1 + len(model_config.vision.deepstack_visual_indexes),
-        width=model_config.vision.out_hidden_size,
-        dtype=compute.dtype,
-    )
+    shape = feature_shape(model_config, compute.dtype)
     on_device, on_host = _CPU_CACHE_BYTES, 0
     free = free_bytes(compute.device)
     if memory is not None and free is not None:  # others may have taken memory since the plan was made

@@ -8,6 +8,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -29,10 +30,11 @@ _NAMED_AT_MOST = 5
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StoredTensor:
-    """Where a tensor lies, and its shape."""
+    """Where a tensor lies, and what its file says about it."""
 
     file: Path
     shape: tuple[int, ...]
+    dtype: str  # as safetensors writes it: BF16, F16, F32
 
 
 def load_network(
@@ -52,14 +54,12 @@ def load_network(
         of the vocabulary.
     """
     network = build_network(config)
-    expected = expected_shapes(network)
-    found = _find_tensors(folder)
-    _compare(expected, found, optional={_HEAD} if config.tie_word_embeddings else set())
+    found = find_tensors(folder, network, config)
     if head_rows is not None and max(head_rows) >= config.text.vocab_size:
         raise CheckpointError(
             f"The tokenizer's id {max(head_rows)} is not among {config.text.vocab_size} rows of {_HEAD}."
         )
-    files = {name: found[name].file for name in expected}
+    files = {name: found[name].file for name in expected_shapes(network)}
     head_file = None if head_rows is None else files.pop(_HEAD, None)
     _fill(network, files, compute, quantise)
     if config.tie_word_embeddings:
@@ -86,7 +86,17 @@ def parameter_count(config: ModelConfig) -> int:
     return sum(math.prod(shape) for shape in expected_shapes(build_network(config)).values())
 
 
-def _find_tensors(folder: Path) -> dict[str, StoredTensor]:
+def find_tensors(folder: Path, network: Network, config: ModelConfig) -> dict[str, StoredTensor]:
+    """The checkpoint's tensors by name, from the headers of its files alone.
+
+    Raises: CheckpointError for an unreadable file, and for a missing, surplus or wrongly shaped tensor.
+    """
+    found = _stored_tensors(folder)
+    _compare(expected_shapes(network), found, optional={_HEAD} if config.tie_word_embeddings else set())
+    return found
+
+
+def _stored_tensors(folder: Path) -> dict[str, StoredTensor]:
     """Every tensor of the checkpoint by name."""
     if (folder / INDEX_FILE).is_file():
         return _find_sharded_tensors(folder)
@@ -112,13 +122,17 @@ def _read_header(file: Path) -> dict[str, StoredTensor]:
     try:
         with safe_open(file, framework="pt") as tensors:
             return {
-                name: StoredTensor(file=file, shape=tuple(tensors.get_slice(name).get_shape()))
+                name: _stored_tensor(file, tensors.get_slice(name))
                 for name in tensors.keys()  # noqa: SIM118 (a safe_open handle is no mapping)
             }
     except FileNotFoundError as error:
         raise CheckpointError(f"{file} is missing.") from error
     except (OSError, SafetensorError) as error:
         raise CheckpointError(f"{file} is not a readable safetensors file: {error}") from error
+
+
+def _stored_tensor(file: Path, stored: Any) -> StoredTensor:
+    return StoredTensor(file=file, shape=tuple(stored.get_shape()), dtype=stored.get_dtype())
 
 
 def _compare(expected: Mapping[str, tuple[int, ...]], found: Mapping[str, StoredTensor], *, optional: set[str]) -> None:

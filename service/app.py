@@ -58,8 +58,17 @@ class StartError(Exception):
 
 def load_reranker(settings: Settings) -> Reranker:
     """Load the checkpoint that the settings name. Raises: RerankerError."""
-    chosen = {field.name: getattr(settings, field.name) for field in fields(RerankerConfig)}
-    return Reranker.from_checkpoint(settings.model, RerankerConfig(**chosen), revision=settings.revision)
+    return Reranker.from_checkpoint(settings.model, reranker_config(settings), revision=settings.revision)
+
+
+def reranker_config(settings: Settings) -> RerankerConfig:
+    """What the settings say about the model."""
+    return RerankerConfig(**{field.name: getattr(settings, field.name) for field in fields(RerankerConfig)})
+
+
+def raster_limits(settings: Settings) -> RasterLimits:
+    """What the settings say about the raster workers."""
+    return RasterLimits(processes=settings.rasterizer_processes, max_image_pixels=settings.max_image_pixels)
 
 
 def build_app(
@@ -116,10 +125,7 @@ def _build_components(settings: Settings, lifecycle: Lifecycle, stop: Callable[[
         on_cancelled=metrics.cancellations.labels("queue").inc,
     )
     rasterizer = Rasterizer(
-        RasterLimits(
-            processes=settings.rasterizer_processes,
-            max_image_pixels=settings.max_image_pixels,
-        ),
+        raster_limits(settings),
         observe=lambda stage, seconds: metrics.raster_page_duration.labels(stage).observe(seconds),
         on_worker_death=lambda cause: metrics.raster_worker_deaths.labels(cause).inc(),
     )

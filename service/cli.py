@@ -1,6 +1,7 @@
-"""The command line: `ziprerank serve`, `ziprerank demo`, and the commands of training.
+"""The command line: `ziprerank serve`, `ziprerank doctor`, `ziprerank demo`, and the commands of training.
 
-Every setting of the service is a flag; what it means is said in `settings`. Training's flags are in `training_commands`.
+Every setting of the service is a flag of `serve`; what it means is said in `settings`. Training's flags are in
+`training_commands`.
 """
 
 import argparse
@@ -18,6 +19,24 @@ from service.settings import PREFIX, Settings, unknown_variables
 
 EXIT_USAGE = 2
 
+DOCTOR_SETTINGS = (
+    "model",
+    "revision",
+    "device",
+    "dtype",
+    "attention",
+    "vision_attention",
+    "compile",
+    "quantise",
+    "feature_cache_gpu_bytes",
+    "feature_cache_host_bytes",
+    "max_batch_tokens",
+    "max_batch_patches",
+    "max_query_characters",
+    "rasterizer_processes",
+)
+"""Those that decide what a machine must have: flags of `doctor`. The others it reads from the environment."""
+
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command; the process's exit code."""
@@ -28,7 +47,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = _build_parser().parse_args(arguments)
     if options.command in training_commands.COMMANDS:
         return training_commands.run_training_command(options)
-    return _run_demo() if options.command == "demo" else _run_service(vars(options))
+    return _run_demo() if options.command == "demo" else _run_with_settings(options)
 
 
 def _run_demo() -> int:
@@ -37,15 +56,22 @@ def _run_demo() -> int:
     return run_demo()
 
 
-def _run_service(options: dict[str, Any]) -> int:
+def _run_with_settings(options: argparse.Namespace) -> int:
+    flags = {name: value for name, value in vars(options).items() if name in Settings.model_fields}
     try:
-        settings = read_settings(
-            {name: value for name, value in options.items() if name != "command" and value is not None}
-        )
+        settings = read_settings({name: value for name, value in flags.items() if value is not None})
     except ValueError as error:
         print(f"ziprerank: {error}", file=sys.stderr)
         return EXIT_USAGE
-    return _serve(settings)
+    return _run_doctor(settings, options) if options.command == "doctor" else _serve(settings)
+
+
+def _run_doctor(settings: Settings, options: argparse.Namespace) -> int:
+    from service.commands.doctor import run_doctor, run_plan
+
+    if options.plan:
+        return run_plan(settings, is_json=options.json)
+    return run_doctor(settings, is_json=options.json, with_forward=options.forward)
 
 
 def read_settings(flags: dict[str, Any]) -> Settings:
@@ -81,11 +107,36 @@ def _build_parser() -> argparse.ArgumentParser:
         help="start the HTTP service",
         description=f"Starts the HTTP service. Each flag is also a variable, --max-pages being {PREFIX}MAX_PAGES; flags win.",
     )
-    for name, field in Settings.model_fields.items():
-        serve.add_argument(f"--{name.replace('_', '-')}", dest=name, metavar="VALUE", help=_help(field))
+    _add_settings(serve, list(Settings.model_fields))
+    _add_doctor(commands)
     commands.add_parser("demo", help="start the service on the bundled checkpoint, rank a bundled PDF, and stop")
     training_commands.add_training_commands(commands)
     return parser
+
+
+def _add_doctor(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    doctor = commands.add_parser(
+        "doctor",
+        help="say whether this machine can serve the checkpoint, and what to change",
+        description="Says whether this machine can serve the configured checkpoint, and what to change. Takes the settings of "
+        "`serve`: these flags and every ZIPRERANK_ variable. Exit code 0: nothing failed; 1: something did; 2: wrong usage.",
+    )
+    doctor.add_argument("--json", action="store_true", help="print one JSON object instead of text")
+    doctor.add_argument(
+        "--plan", action="store_true", help="print what cards of 16 to 141 GB have room for; needs no card"
+    )
+    doctor.add_argument(
+        "--no-forward", dest="forward", action="store_false", help="do not load the checkpoint and rank two pages"
+    )
+    _add_settings(doctor, DOCTOR_SETTINGS)
+
+
+def _add_settings(parser: argparse.ArgumentParser, names: Sequence[str]) -> None:
+    """A flag for each setting."""
+    for name in names:
+        parser.add_argument(
+            f"--{name.replace('_', '-')}", dest=name, metavar="VALUE", help=_help(Settings.model_fields[name])
+        )
 
 
 def _help(field: FieldInfo) -> str:

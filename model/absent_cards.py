@@ -1,0 +1,116 @@
+"""Memory plans for cards that are not there: what each size of card has room for, and what `auto` takes on it.
+
+Arithmetic over the sizes of a checkpoint alone, so that a card can be chosen before it is bought. No card, no weights, no
+tokenizer are needed.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+
+from model.checkpoint import find_local_checkpoint, read_model_config
+from model.config import ModelConfig, RerankerConfig
+from model.device import DTYPES
+from model.errors import CheckpointError, ConfigurationError
+from model.memory_plan import MemoryPlan, choose_plan
+from model.placement import (
+    A4_TOKENS,
+    feature_shape,
+    least_cache_bytes,
+    longest_window_without_tokenizer,
+    plan_absent_card,
+)
+from model.published import PUBLISHED_NAME, PUBLISHED_SIZES
+from model.quantisation import SCHEMES
+from model.weights import build_network, expected_shapes
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CheckpointSizes:
+    """The sizes that a plan is made from, and whose they are."""
+
+    model_config: ModelConfig
+    checkpoint: str  # its name
+    is_published: bool  # True: the numbers in `published`, because the configured checkpoint is not on this machine
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AbsentCardPlan:
+    """One scheme on one card."""
+
+    card_bytes: int
+    plan: MemoryPlan
+    a4_pages: int  # whose features the card holds
+    is_auto_with_fp8: bool  # `auto` takes this scheme on a card that multiplies 8-bit floats
+    is_auto_without_fp8: bool  # and on one that does not
+
+
+def local_sizes(name: str, *, revision: str | None = None) -> CheckpointSizes:
+    """Those of the checkpoint called `name` where its small files are on this machine, else the published ones."""
+    try:
+        checkpoint = find_local_checkpoint(name, revision=revision)
+        model_config = read_model_config(checkpoint.folder)
+    except CheckpointError:
+        return CheckpointSizes(model_config=PUBLISHED_SIZES, checkpoint=PUBLISHED_NAME, is_published=True)
+    return CheckpointSizes(model_config=model_config, checkpoint=name, is_published=False)
+
+
+def plan_absent_cards(
+    config: RerankerConfig, model_config: ModelConfig, card_bytes: Sequence[int]
+) -> list[AbsentCardPlan]:
+    """Every scheme on every card, in this order; with dtype `auto` as on cards that have bfloat16.
+
+    Products of 8-bit floats give bfloat16, so with another dtype there is no fp8.
+    Raises: ConfigurationError for an unknown dtype.
+    """
+    dtype = _dtype(config)
+    shapes = expected_shapes(build_network(model_config))
+    schemes = [scheme for scheme in SCHEMES if scheme != "fp8" or dtype == torch.bfloat16]
+    return [row for card in card_bytes for row in _plan_card(config, model_config, shapes, dtype, schemes, card)]
+
+
+def _plan_card(
+    config: RerankerConfig,
+    model_config: ModelConfig,
+    shapes: Mapping[str, tuple[int, ...]],
+    dtype: torch.dtype,
+    schemes: Sequence[str],
+    card_bytes: int,
+) -> list[AbsentCardPlan]:
+    longest = longest_window_without_tokenizer(model_config, config.max_query_characters)
+    plans = [
+        plan_absent_card(
+            config, model_config, shapes, dtype=dtype, quantise=scheme, card_bytes=card_bytes, longest=longest
+        )
+        for scheme in schemes
+    ]
+    with_fp8 = _auto(plans, config)
+    without_fp8 = _auto([plan for plan in plans if plan.quantise != "fp8"], config)
+    page_bytes = A4_TOKENS * feature_shape(model_config, dtype).token_bytes
+    return [
+        AbsentCardPlan(
+            card_bytes=card_bytes,
+            plan=plan,
+            a4_pages=plan.cache_bytes // page_bytes if plan.fits else 0,
+            is_auto_with_fp8=plan is with_fp8,
+            is_auto_without_fp8=plan is without_fp8,
+        )
+        for plan in plans
+    ]
+
+
+def _dtype(config: RerankerConfig) -> torch.dtype:
+    if config.dtype == "auto":
+        return torch.bfloat16
+    if config.dtype not in DTYPES:
+        raise ConfigurationError(f"dtype is {config.dtype!r}; it must be auto, {', '.join(DTYPES)}.")
+    return DTYPES[config.dtype]
+
+
+def _auto(plans: Sequence[MemoryPlan], config: RerankerConfig) -> MemoryPlan | None:
+    """The plan that `auto` takes; None where none fits."""
+    try:
+        return choose_plan(plans, least_cache_bytes=least_cache_bytes(config))[0]
+    except ConfigurationError:
+        return None

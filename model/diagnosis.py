@@ -1,0 +1,240 @@
+"""What this machine has for a checkpoint, part by part, without loading it: plain records, for an operator to be told.
+
+Each function asks the same code that a start of the service runs, and raises what that raises. Prints nothing.
+"""
+
+import os
+import re
+from collections import Counter
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from model.attention_kernels import KERNELS, why_not
+from model.cards import card_without_cuda, nvidia_cards
+from model.checkpoint import (
+    ARCHITECTURE,
+    bytes_to_download,
+    find_local_checkpoint,
+    is_hub_id,
+    load_tokenizer,
+    read_model_config,
+)
+from model.compilation import decide_compilation
+from model.config import ModelConfig, RerankerConfig
+from model.device import Compute, choose_compute
+from model.errors import CheckpointError
+from model.fonts import installed_fonts
+from model.memory_plan import BatchLimits, MemoryPlan, weight_bytes
+from model.placement import MOST_PARAMETERS_BESIDE_A_CARD, choose_kernels, longest_window, place
+from model.prompt import PromptBuilder
+from model.weights import build_network, expected_shapes, find_tensors, parameter_count
+
+LARGE_CHECKPOINT = MOST_PARAMETERS_BESIDE_A_CARD
+"""Parameters from which a checkpoint is too slow for a CPU."""
+
+_DRIVER_FILE = Path("/proc/driver/nvidia/version")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DeviceFacts:
+    """The device that was chosen, and the software under it."""
+
+    compute: Compute
+    name: str  # the card's, or cpu
+    torch_version: str
+    cuda_version: str | None  # that torch was built for; None: a build without CUDA
+    driver_version: str | None  # None: no driver, or its version is not known
+    compute_capability: str | None  # None on a CPU
+    total_bytes: int | None  # of the card
+    free_bytes: int | None
+    cores: int
+
+
+def examine_device(config: RerankerConfig) -> DeviceFacts:
+    """Raises: ConfigurationError for a device that is not there."""
+    compute = choose_compute(config.device, config.dtype)
+    capability, total, free = None, None, None
+    if compute.device.type == "cuda":
+        capability = ".".join(map(str, torch.cuda.get_device_capability(compute.device)))
+        free, total = torch.cuda.mem_get_info(compute.device)
+    return DeviceFacts(
+        compute=compute,
+        name=compute.description,
+        torch_version=torch.__version__,
+        cuda_version=torch.version.cuda,
+        driver_version=_driver_version(),
+        compute_capability=capability,
+        total_bytes=total,
+        free_bytes=free,
+        cores=os.cpu_count() or 1,
+    )
+
+
+def _driver_version() -> str | None:
+    """As the kernel's module says it: `NVRM version: NVIDIA UNIX x86_64 Kernel Module  550.54.15  …`."""
+    try:
+        found = re.search(r"Module\D*?(\d+(?:\.\d+)+)", _DRIVER_FILE.read_text())
+    except OSError:
+        return None
+    return found.group(1) if found else None
+
+
+def card_obstacle() -> str | None:
+    """Why CUDA cannot use a card of this machine; None where it can, and where there is none."""
+    return card_without_cuda()
+
+
+def card_count() -> int:
+    """NVIDIA cards on the PCI bus, whether CUDA can use them or not."""
+    return len(nvidia_cards())
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CheckpointFacts:
+    """A checkpoint whose small files fit together. Its weights are looked at by `examine_weights`."""
+
+    name: str
+    folder: Path
+    revision: str | None  # the hub's commit; None for a folder
+    architecture: str
+    parameters: int
+    model_config: ModelConfig
+    prompts: PromptBuilder
+
+
+def examine_checkpoint(name: str, *, revision: str | None = None) -> CheckpointFacts:
+    """Find a checkpoint on this machine, and read its configuration and its tokenizer. Raises: CheckpointError."""
+    checkpoint = find_local_checkpoint(name, revision=revision)
+    model_config = read_model_config(checkpoint.folder)
+    prompts = PromptBuilder(
+        load_tokenizer(checkpoint.folder),
+        image_token_id=model_config.image_token_id,
+        vision_start_token_id=model_config.vision_start_token_id,
+    )
+    return CheckpointFacts(
+        name=name,
+        folder=checkpoint.folder,
+        revision=checkpoint.revision,
+        architecture=ARCHITECTURE,
+        parameters=parameter_count(model_config),
+        model_config=model_config,
+        prompts=prompts,
+    )
+
+
+def missing_download(name: str, *, revision: str | None = None) -> int | None:
+    """Bytes that the service would download of a hub checkpoint that is not complete here; None for a folder.
+
+    Asks the hub. Raises: CheckpointError where it refuses or cannot be reached.
+    """
+    return bytes_to_download(name, revision=revision) if is_hub_id(name) else None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WeightFacts:
+    """What the headers of a checkpoint's files say, when every tensor is there in the right shape."""
+
+    tensors: int
+    files: int
+    file_bytes: int
+    dtypes: tuple[str, ...]  # as safetensors writes them, the most frequent first
+
+
+def examine_weights(checkpoint: CheckpointFacts) -> WeightFacts:
+    """Raises: CheckpointError that names a missing, surplus or wrongly shaped tensor, or an unreadable file."""
+    config = checkpoint.model_config
+    found = find_tensors(checkpoint.folder, build_network(config), config)
+    files = {tensor.file for tensor in found.values()}
+    letter = max(checkpoint.prompts.letter_ids)
+    if letter >= config.text.vocab_size:
+        raise CheckpointError(f"The tokenizer's id {letter} is not among {config.text.vocab_size} rows of the head.")
+    return WeightFacts(
+        tensors=len(found),
+        files=len(files),
+        file_bytes=sum(file.stat().st_size for file in files),
+        dtypes=tuple(dtype for dtype, _ in Counter(tensor.dtype for tensor in found.values()).most_common()),
+    )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AttentionFacts:
+    """One tower's kernel, and what keeps the others from running."""
+
+    chosen: str
+    reason: str
+    obstacles: dict[str, str | None]  # every kernel by name; None: it can run here
+
+
+def examine_attention(
+    config: RerankerConfig, model_config: ModelConfig, compute: Compute
+) -> tuple[AttentionFacts, AttentionFacts]:
+    """For the vision tower and for the decoder. On a card with several kernels they are timed, as at a start.
+
+    Raises: ConfigurationError for a kernel that was asked for and cannot run.
+    """
+    vision, text = choose_kernels(config, model_config, compute)
+    head_dims = model_config.vision.head_dim, model_config.text.head_dim
+    first, second = (
+        AttentionFacts(
+            chosen=kernel.name,
+            reason=kernel.reason,
+            obstacles={name: why_not(name, compute, head_dim) for name in KERNELS},
+        )
+        for kernel, head_dim in zip((vision, text), head_dims, strict=True)
+    )
+    return first, second
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CompilationFacts:
+    is_on: bool
+    reason: str
+
+
+def examine_compilation(config: RerankerConfig, compute: Compute) -> CompilationFacts:
+    """Whether a start would compile the layers. Compiles nothing: a compiler that fails shows in a forward pass."""
+    is_on, reason = decide_compilation(config.compile, compute)
+    return CompilationFacts(is_on=is_on, reason=reason)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MemoryFacts:
+    """How the weights would be held, and where a card's bytes would go."""
+
+    quantise: str
+    reason: str
+    weight_bytes: int
+    batch: BatchLimits
+    plan: MemoryPlan | None  # None on a CPU
+    host_bytes: int | None  # of the machine's memory; None where the system does not say
+
+
+def examine_memory(config: RerankerConfig, checkpoint: CheckpointFacts, compute: Compute) -> MemoryFacts:
+    """Raises: ConfigurationError with the figures for a card that is too small, and for a scheme that it cannot run."""
+    model_config = checkpoint.model_config
+    shapes = expected_shapes(build_network(model_config))
+    longest = longest_window(checkpoint.prompts, model_config, config.max_query_characters)
+    placement = place(config, model_config, shapes, compute, longest)
+    return MemoryFacts(
+        quantise=placement.quantise,
+        reason=placement.quantise_reason,
+        weight_bytes=weight_bytes(shapes, model_config, compute.dtype, placement.quantise),
+        batch=placement.batch,
+        plan=placement.memory,
+        host_bytes=_host_bytes(),
+    )
+
+
+def _host_bytes() -> int | None:
+    """A container's limit is not looked at."""
+    try:
+        return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    except (AttributeError, OSError, ValueError):  # not on this system
+        return None
+
+
+def usable_fonts() -> tuple[Path, ...]:
+    """Fonts of this machine that text can be rendered with, the first one first."""
+    return installed_fonts()

@@ -1,0 +1,117 @@
+"""The table of `ziprerank doctor --plan`: which sizes of cards have room for the checkpoint, by arithmetic.
+
+The table is Markdown that reads well in a terminal too, so that deploy/README.md can hold it as it is printed.
+"""
+
+import json
+from collections.abc import Sequence
+from typing import Any
+
+from model import AbsentCardPlan, CheckpointSizes, local_sizes, plan_absent_cards
+from service.app import reranker_config
+from service.settings import Settings
+
+GIGABYTE = 10**9
+CARD_GIGABYTES = (16, 24, 32, 40, 48, 80, 141)
+
+_HEADINGS = ("card", "decoder", "weights", "batch", "page features", "A4 pages", "fits", "`auto` takes it on")
+
+
+def plan_text(settings: Settings) -> str:
+    """Whose sizes they are, the table, and how to read it. Raises: ConfigurationError."""
+    sizes, rows = _plan(settings)
+    return f"{_source(settings, sizes)}\n\n{plan_table(rows)}\n\n{_legend(rows)}"
+
+
+def plan_json(settings: Settings) -> str:
+    """One object: `checkpoint`, `is_published`, and `rows`. Raises: ConfigurationError."""
+    sizes, rows = _plan(settings)
+    content = {
+        "checkpoint": sizes.checkpoint,
+        "is_published": sizes.is_published,
+        "rows": [_record(row) for row in rows],
+    }
+    return json.dumps(content, indent=2)
+
+
+def _plan(settings: Settings) -> tuple[CheckpointSizes, list[AbsentCardPlan]]:
+    sizes = local_sizes(settings.model, revision=settings.revision)
+    cards = [gigabytes * GIGABYTE for gigabytes in CARD_GIGABYTES]
+    return sizes, plan_absent_cards(reranker_config(settings), sizes.model_config, cards)
+
+
+def _source(settings: Settings, sizes: CheckpointSizes) -> str:
+    if sizes.is_published:
+        return (
+            f"{settings.model} is not on this machine, so the sizes are those of the published checkpoint "
+            f"{sizes.checkpoint}."
+        )
+    return f"The sizes are those of {sizes.checkpoint}, which is on this machine."
+
+
+def plan_table(rows: Sequence[AbsentCardPlan]) -> str:
+    """A Markdown table with aligned columns, a row for each card and scheme."""
+    cells = [_HEADINGS, *(_cells(row) for row in rows)]
+    widths = [max(len(line[column]) for line in cells) for column in range(len(_HEADINGS))]
+    rule = tuple("-" * width for width in widths)
+    return "\n".join(
+        "| " + " | ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)) + " |"
+        for line in (cells[0], rule, *cells[1:])
+    )
+
+
+def _cells(row: AbsentCardPlan) -> tuple[str, ...]:
+    plan = row.plan
+    fits = "yes" if plan.fits else f"no, needs {_gigabytes(plan.needed_bytes)}"
+    return (
+        f"{row.card_bytes // GIGABYTE} GB",
+        plan.scheme,
+        _gigabytes(plan.weight_bytes),
+        _gigabytes(plan.batch_bytes),
+        _gigabytes(plan.cache_bytes) if plan.fits else "none",
+        f"{row.a4_pages:,}",
+        fits,
+        _auto(row),
+    )
+
+
+def _gigabytes(byte_count: int) -> str:
+    return f"{byte_count / GIGABYTE:.1f} GB"
+
+
+def _auto(row: AbsentCardPlan) -> str:
+    return {
+        (True, True): "any such card",
+        (True, False): "cards with fp8",
+        (False, True): "cards without fp8",
+        (False, False): "",
+    }[row.is_auto_with_fp8, row.is_auto_without_fp8]
+
+
+def _legend(rows: Sequence[AbsentCardPlan]) -> str:
+    taken = _gigabytes(rows[0].plan.taken_bytes)
+    return (
+        f"A GB is 10^9 bytes. Each plan also leaves {taken} to the CUDA context and a reserve. Cards with fp8 have compute\n"
+        "capability 8.9 or higher (Ada, Hopper and newer). Cards below 8.0 (such as the T4) have no bfloat16 and run in\n"
+        "float16, with the same figures. All of this is arithmetic over the checkpoint's sizes, not measured on a card."
+    )
+
+
+def _record(row: AbsentCardPlan) -> dict[str, Any]:
+    plan = row.plan
+    return {
+        "card_bytes": row.card_bytes,
+        "decoder": plan.scheme,
+        "quantise": plan.quantise,
+        "weight_bytes": plan.weight_bytes,
+        "batch_bytes": plan.batch_bytes,
+        "batch_tokens": plan.batch.tokens,
+        "batch_patches": plan.batch.patches,
+        "page_feature_bytes": plan.cache_bytes,
+        "taken_or_reserved_bytes": plan.taken_bytes,
+        "needed_bytes": plan.needed_bytes,
+        "a4_pages": row.a4_pages,
+        "fits": plan.fits,
+        "is_auto_with_fp8": row.is_auto_with_fp8,
+        "is_auto_without_fp8": row.is_auto_without_fp8,
+    }
