@@ -16,6 +16,7 @@ from model.config import ImageConfig, ModelConfig, RerankerConfig, TextConfig, V
 from model.device import Compute, choose_compute
 from model.image_processor import smart_resize
 from model.network import Network
+from model.published import PUBLISHED_SIZES
 from model.reranker import Reranker
 from model.weights import build_network
 
@@ -29,18 +30,7 @@ the network, so the small network gets small pages: its stages then stand to eac
 WEIGHT_DEVIATION = 0.02
 """At the published width; narrower networks get larger weights, so that their scores depend on the pages as much."""
 
-PUBLISHED_VISION = VisionConfig(
-    depth=27, hidden_size=1152, intermediate_size=4304, num_heads=16, in_channels=3, patch_size=16, spatial_merge_size=2,
-    temporal_patch_size=2, out_hidden_size=4096, num_position_embeddings=2304, deepstack_visual_indexes=(8, 16, 24),
-)  # fmt: skip
-PUBLISHED_TEXT = TextConfig(
-    vocab_size=151_936, hidden_size=4096, intermediate_size=12_288, num_hidden_layers=36, num_attention_heads=32,
-    num_key_value_heads=8, head_dim=128, rms_norm_eps=1e-6, rope_theta=5e6, mrope_section=(24, 20, 20),
-)  # fmt: skip
-
-PUBLISHED_IMAGE = ImageConfig(
-    patch_size=16, merge_size=2, temporal_patch_size=2, min_pixels=65_536, max_pixels=16_777_216
-)
+PUBLISHED_TEXT, PUBLISHED_IMAGE = PUBLISHED_SIZES.text, PUBLISHED_SIZES.image
 
 SMALL_VISION = VisionConfig(
     depth=4, hidden_size=256, intermediate_size=960, num_heads=4, in_channels=3, patch_size=16, spatial_merge_size=2,
@@ -59,7 +49,7 @@ def model_shape(name: str) -> ModelConfig:
     """
     demo = read_model_config(BUNDLED["demo"])
     shapes = {
-        "published": replace(demo, vision=PUBLISHED_VISION, text=PUBLISHED_TEXT, image=PUBLISHED_IMAGE),
+        "published": replace(demo, vision=PUBLISHED_SIZES.vision, text=PUBLISHED_TEXT, image=PUBLISHED_IMAGE),
         "small": replace(demo, vision=SMALL_VISION, text=SMALL_TEXT, image=PUBLISHED_IMAGE),
         "demo": demo,
     }
