@@ -16,7 +16,11 @@ from service.lifecycle import Lifecycle
 from service.server import make_server
 from service.settings import Settings
 
-START_SECONDS = 60
+PATIENCE_SECONDS = 300
+"""For what takes seconds on an idle machine: a loaded one may take its time, and only what hangs takes as long as this."""
+
+PATIENCE = {f"{name}_seconds": PATIENCE_SECONDS for name in ("queue", "request", "stall", "body_idle", "body")}
+"""Settings of a service that gives up nothing before a test does."""
 
 Load = Callable[[Settings], Reranker]
 
@@ -43,7 +47,7 @@ class RunningService:
 def settings_for_tests(**changes: Any) -> Settings:
     values = {
         "model": "demo", "device": "cpu", "dtype": "float32", "port": 0, "rasterizer_processes": 1,
-        "drain_delay_seconds": 0, "drain_grace_seconds": 5, "document_store": f"memory://{uuid.uuid4().hex}",
+        **PATIENCE, "drain_delay_seconds": 0, "drain_grace_seconds": 5, "document_store": f"memory://{uuid.uuid4().hex}",
     }  # fmt: skip
     return Settings(**{**values, **changes})
 
@@ -55,15 +59,15 @@ def running_service(load: Load = load_reranker, *, wait: bool = True, **settings
     thread = threading.Thread(target=server.run, daemon=True)
     thread.start()
     try:
-        assert server.is_listening.wait(START_SECONDS), "the server did not start"
+        assert server.is_listening.wait(PATIENCE_SECONDS), "the server did not start"
         url = f"http://127.0.0.1:{server.port}"
-        with httpx.Client(base_url=url, timeout=60) as client:
+        with httpx.Client(base_url=url, timeout=PATIENCE_SECONDS) as client:
             if wait:
                 wait_until_ready(client)
             yield RunningService(url=url, client=client, lifecycle=server.lifecycle)
     finally:
         server.stop(0)
-        thread.join(START_SECONDS)
+        thread.join(PATIENCE_SECONDS)
         assert not thread.is_alive(), "the server did not stop"
 
 
@@ -73,7 +77,7 @@ def wait_until_ready(client: httpx.Client) -> None:
 
 def eventually(is_true: Callable[[], bool]) -> None:
     """Wait for a state that another thread or process brings about; a test that waits in vain fails instead of hanging."""
-    deadline = time.monotonic() + START_SECONDS
+    deadline = time.monotonic() + PATIENCE_SECONDS
     while not is_true():
         assert time.monotonic() < deadline, "waited in vain"
         time.sleep(0.01)

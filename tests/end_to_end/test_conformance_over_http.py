@@ -12,7 +12,7 @@ from model import Observe, PreparedRequest
 from service.app import load_reranker
 from service.settings import Settings
 from tests.conformance import CASES, CHECKPOINT, TOLERANCE, WINDOW_CASES, Case, WindowCase, page_path
-from tests.servers import START_SECONDS, FakeScores, RunningService, eventually, in_input_order, running_service
+from tests.servers import PATIENCE_SECONDS, FakeScores, RunningService, eventually, in_input_order, running_service
 
 
 class GatedScores(FakeScores):
@@ -24,7 +24,7 @@ class GatedScores(FakeScores):
 
     def start(self, batch: Sequence[PreparedRequest], *, observe: Observe) -> Any:
         GatedScores.held = len(batch)
-        assert self.gate.wait(START_SECONDS)
+        assert self.gate.wait(PATIENCE_SECONDS)
         return self.reranker.start(batch, observe=observe)
 
 

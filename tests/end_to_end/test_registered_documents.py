@@ -23,7 +23,7 @@ def service_on(store: Path) -> Iterator[tuple[httpx.Client, Any]]:
     flags = ("--model", "demo", "--port", "0", "--device", "cpu", "--drain-delay-seconds", "0")
     with (
         process(*flags, ZIPRERANK_DOCUMENT_STORE=str(store)) as running,
-        httpx.Client(base_url=listening_url(running), timeout=60) as client,
+        httpx.Client(base_url=listening_url(running), timeout=STOP_SECONDS) as client,
     ):
         wait_until_ready(client)
         yield client, running
@@ -74,7 +74,7 @@ def test_a_kill_among_many_puts_leaves_a_whole_version_that_is_served_and_finish
 
         def replace_for_ever() -> None:
             try:
-                with httpx.Client(base_url=client.base_url, timeout=60) as writer:
+                with httpx.Client(base_url=client.base_url, timeout=STOP_SECONDS) as writer:
                     while True:
                         for version in (NEW, OLD):
                             put(writer, version)

@@ -14,9 +14,9 @@ import httpx
 import pytest
 
 from tests.documents import make_pdf
-from tests.servers import eventually, wait_until_ready
+from tests.servers import PATIENCE, PATIENCE_SECONDS, eventually, wait_until_ready
 
-STOP_SECONDS = 60
+STOP_SECONDS = PATIENCE_SECONDS
 
 
 @contextmanager
@@ -24,6 +24,7 @@ def process(*flags: str, **variables: str) -> Iterator["subprocess.Popen[str]"]:
     """`python -m service` with its log on a pipe; ended with the test. Nothing is kept in the home folder."""
     environment = {name: value for name, value in os.environ.items() if not name.startswith("ZIPRERANK_")}
     environment["ZIPRERANK_DOCUMENT_STORE"] = "memory://process"
+    environment |= {f"ZIPRERANK_{name.upper()}": str(seconds) for name, seconds in PATIENCE.items()}
     running = subprocess.Popen(
         [sys.executable, "-m", "service", *flags], stderr=subprocess.PIPE, text=True, env={**environment, **variables}
     )
@@ -47,7 +48,7 @@ def listening_url(running: "subprocess.Popen[str]") -> str:
 
 def test_a_pdf_of_more_than_30_pages_is_ranked_through_windows_and_sigterm_drains() -> None:
     with process("--model", "demo", "--port", "0", "--drain-delay-seconds", "0.2", "--device", "cpu") as running:
-        with httpx.Client(base_url=listening_url(running), timeout=60) as client:
+        with httpx.Client(base_url=listening_url(running), timeout=PATIENCE_SECONDS) as client:
             wait_until_ready(client)
             files = [("file", ("long.pdf", make_pdf(33, width=320, height=448), "application/pdf"))]
             answer = client.post("/rerank", data={"query": "the last page"}, files=files)
@@ -61,7 +62,7 @@ def test_a_pdf_of_more_than_30_pages_is_ranked_through_windows_and_sigterm_drain
 
 def test_a_request_in_flight_is_finished_after_sigterm() -> None:
     with process("--model", "demo", "--port", "0", "--drain-delay-seconds", "0", "--device", "cpu") as running:
-        with httpx.Client(base_url=listening_url(running), timeout=60) as client:
+        with httpx.Client(base_url=listening_url(running), timeout=PATIENCE_SECONDS) as client:
             wait_until_ready(client)
             files = [("file", ("long.pdf", make_pdf(60), "application/pdf"))]
             answers: list[httpx.Response] = []

@@ -26,7 +26,7 @@ def test_a_request_has_one_trace_through_the_raster_process_and_the_device_threa
         reader.start()
         eventually(lambda: any("listening on" in line for line in log))
         [url] = re.findall(r"listening on (http://\S+)", "".join(log))
-        with httpx.Client(base_url=url, timeout=60) as client:
+        with httpx.Client(base_url=url, timeout=STOP_SECONDS) as client:
             wait_until_ready(client)
             answer = client.post(
                 "/v1/rerank",

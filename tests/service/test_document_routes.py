@@ -17,7 +17,15 @@ from model import PreparedPage, Reranker
 from service.document_store import DocumentKey
 from service.schemas import ErrorBody, RegisteredDocumentPages, RegisteredDocuments
 from tests.documents import make_encrypted_pdf, make_image, make_pdf, make_raw_pdf, make_tiff
-from tests.servers import FakeScores, RunningService, eventually, fake_loader, in_input_order, running_service
+from tests.servers import (
+    PATIENCE_SECONDS,
+    FakeScores,
+    RunningService,
+    eventually,
+    fake_loader,
+    in_input_order,
+    running_service,
+)
 
 PDF = {"content-type": "application/pdf"}
 THREE_PAGES, FIVE_PAGES = make_pdf(3, width=64, height=64), make_pdf(5, width=64, height=64)
@@ -122,7 +130,7 @@ def test_a_form_with_anything_but_one_file_is_refused(service: RunningService, f
 
 def at_path(service: RunningService, method: str, path: str, data: bytes | None = None) -> tuple[int, dict[str, Any]]:
     """Status and body for a path exactly as given: httpx would resolve `..` before it sends."""
-    connection = http.client.HTTPConnection(service.url.removeprefix("http://"), timeout=60)
+    connection = http.client.HTTPConnection(service.url.removeprefix("http://"), timeout=PATIENCE_SECONDS)
     with contextlib.closing(connection):
         connection.request(method, path, data, PDF if data else {})
         answer = connection.getresponse()
@@ -320,7 +328,7 @@ def test_a_document_that_is_replaced_all_the_time_is_always_ranked_whole(service
     versions = [make_pdf(pages, width=60, height=64) for pages in (2, 4)]
 
     def keep_replacing() -> None:
-        with httpx.Client(base_url=service.url, timeout=60) as client:
+        with httpx.Client(base_url=service.url, timeout=PATIENCE_SECONDS) as client:
             while not stop.is_set():
                 for version in versions:
                     client.put("/documents/restless", content=version, headers=PDF)
@@ -333,7 +341,7 @@ def test_a_document_that_is_replaced_all_the_time_is_always_ranked_whole(service
             assert len(ranked_ids(rerank(service, [{"id": "restless"}]))) in (2, 4)
     finally:
         stop.set()
-        writer.join(60)
+        writer.join(PATIENCE_SECONDS)
 
 
 class GatedEncoding(FakeScores):
@@ -342,7 +350,7 @@ class GatedEncoding(FakeScores):
     gate = threading.Event()
 
     def encode(self, pages: Sequence[PreparedPage]) -> int:
-        assert self.gate.wait(30)
+        assert self.gate.wait(PATIENCE_SECONDS)
         return len(pages)
 
 
@@ -357,7 +365,7 @@ def test_a_document_in_processing_can_be_ranked_once_its_pages_are_there(reranke
         asker.start()
         assert get(service, "early")["state"] == "processing"
         GatedEncoding.gate.set()
-        asker.join(60)
+        asker.join(PATIENCE_SECONDS)
         assert ranked_ids(answers[0]) == ["early#page=2"]
         eventually(lambda: get(service, "early")["state"] == "ready")
 

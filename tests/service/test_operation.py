@@ -18,7 +18,7 @@ from service.metrics import STAGES
 from service.settings import Settings
 from tests.documents import make_pdf
 from tests.servers import (
-    START_SECONDS,
+    PATIENCE_SECONDS,
     FakeScores,
     RunningService,
     eventually,
@@ -51,7 +51,7 @@ class Gate:
     def __call__(self, batch: Sequence[PreparedRequest]) -> list[PageScores]:
         self.batch_sizes.append(len(batch))
         self.entered.set()
-        assert self.opened.wait(30)
+        assert self.opened.wait(PATIENCE_SECONDS)
         return in_input_order(batch)
 
 
@@ -72,7 +72,7 @@ def test_not_ready_until_a_warm_up_forward_has_run(reranker: Reranker) -> None:
     may_load = threading.Event()
 
     def slow_load(settings: Settings) -> Reranker:
-        assert may_load.wait(30)
+        assert may_load.wait(PATIENCE_SECONDS)
         return fake_loader(reranker)(settings)
 
     with running_service(slow_load, wait=False) as service:
@@ -187,7 +187,7 @@ def test_the_estimated_wait_rises_with_the_queue_and_falls_to_nothing(reranker: 
         gate.opened.clear()
         gate.entered.clear()
         running = threads.submit(rerank, service)
-        assert gate.entered.wait(30)
+        assert gate.entered.wait(PATIENCE_SECONDS)
         waiting = [threads.submit(rerank, service)]
         eventually(lambda: service.metric("ziprerank_requests_waiting") == 1)
         one = service.metric("ziprerank_estimated_wait_seconds")
@@ -216,7 +216,7 @@ def test_what_waits_becomes_one_batch_and_the_gauges_see_it(reranker: Reranker) 
     gate = Gate()
     with running_service(fake_loader(reranker, gate)) as service, ThreadPoolExecutor(4) as threads:
         first = threads.submit(rerank, service)
-        assert gate.entered.wait(30)
+        assert gate.entered.wait(PATIENCE_SECONDS)
         others = [threads.submit(rerank, service) for _ in range(3)]
         eventually(lambda: service.metric("ziprerank_requests_waiting") == 3)
         assert service.metric("ziprerank_requests_running") == 1
@@ -232,7 +232,7 @@ def test_a_full_house_refuses_with_retry_after(reranker: Reranker) -> None:
     limits = {"max_concurrent_requests": 1}
     with running_service(fake_loader(reranker, gate), **limits) as service, ThreadPoolExecutor(1) as threads:
         first = threads.submit(rerank, service)
-        assert gate.entered.wait(30)
+        assert gate.entered.wait(PATIENCE_SECONDS)
         refusal = rerank(service)
         assert (refusal.status_code, refusal.json()["code"]) == (429, "overloaded")
         assert 1 <= int(refusal.headers["retry-after"]) <= 5
@@ -249,7 +249,7 @@ def test_a_full_queue_refuses_with_retry_after(reranker: Reranker) -> None:
         ThreadPoolExecutor(2) as threads,
     ):
         running = threads.submit(rerank, service)
-        assert gate.entered.wait(30)
+        assert gate.entered.wait(PATIENCE_SECONDS)
         waiting = threads.submit(rerank, service)
         eventually(lambda: service.metric("ziprerank_requests_waiting") == 1)
         refusal = rerank(service)
@@ -263,7 +263,7 @@ def test_a_client_that_has_gone_is_dropped_from_the_queue(reranker: Reranker) ->
     gate = Gate()
     with running_service(fake_loader(reranker, gate)) as service, ThreadPoolExecutor(2) as threads:
         first = threads.submit(rerank, service)
-        assert gate.entered.wait(30)
+        assert gate.entered.wait(PATIENCE_SECONDS)
         body = httpx.Request("POST", service.url, data={"query": "gone"}, files=FILES)
         with socket.create_connection(address(service)) as impatient:
             head = f"Content-Type: {body.headers['content-type']}\r\nContent-Length: {body.headers['content-length']}"
@@ -290,7 +290,7 @@ def test_a_batch_that_hangs_makes_the_service_not_ready(reranker: Reranker) -> N
     gate = Gate()
     with running_service(fake_loader(reranker, gate), stall_seconds=0.2) as service, ThreadPoolExecutor(1) as threads:
         stuck = threads.submit(rerank, service)
-        assert gate.entered.wait(30)
+        assert gate.entered.wait(PATIENCE_SECONDS)
         eventually(lambda: service.client.get("/readyz").status_code == 503)
         assert service.client.get("/livez").status_code == 200
         gate.opened.set()
@@ -361,7 +361,7 @@ def test_a_key_guards_everything_but_the_probes(reranker: Reranker) -> None:
 def test_a_body_that_does_not_arrive_is_a_time_out(reranker: Reranker) -> None:
     with (
         running_service(fake_loader(reranker), body_idle_seconds=0.2) as service,
-        socket.create_connection(address(service), timeout=START_SECONDS) as connection,
+        socket.create_connection(address(service), timeout=PATIENCE_SECONDS) as connection,
     ):
         connection.sendall(
             b"POST /rerank HTTP/1.1\r\nHost: a\r\nContent-Type: application/json\r\nContent-Length: 50\r\n\r\n{"

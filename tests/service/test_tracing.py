@@ -19,7 +19,7 @@ from service import tracing
 from service.cli import read_settings
 from service.logs import configure_logging
 from tests.documents import make_image
-from tests.servers import RunningService, eventually, fake_loader, in_input_order, running_service
+from tests.servers import PATIENCE_SECONDS, RunningService, eventually, fake_loader, in_input_order, running_service
 from tests.spans import ReadSpan, read_spans
 
 TRACE_ID = "4bf92f3577b34da6a3ce929d0e0e4736"
@@ -117,13 +117,13 @@ def test_requests_of_one_batch_are_linked_to_it_and_it_to_them(reranker: Reranke
 
     def wait(batch: Sequence[PreparedRequest]) -> list[PageScores]:
         entered.set()
-        assert opened.wait(30)
+        assert opened.wait(PATIENCE_SECONDS)
         return in_input_order(batch)
 
     load = fake_loader(reranker, wait)
     with running_service(load, tracing=f"file:{tmp_path}/spans") as service, ThreadPoolExecutor(3) as threads:
         first = threads.submit(rerank, service, NOT_SAMPLED)
-        assert entered.wait(30)
+        assert entered.wait(PATIENCE_SECONDS)
         others = [threads.submit(rerank, service) for _ in range(2)]
         eventually(lambda: service.metric("ziprerank_requests_waiting") == 2)
         opened.set()

@@ -13,7 +13,7 @@ from tests.documents import make_image
 from tests.teacher_endpoint import Answer, reversed_order, says, teacher_endpoint
 
 KEY = "sk-a-key-that-nobody-may-see"
-STOP_SECONDS = 60
+STOP_SECONDS = 300
 
 
 @pytest.fixture(autouse=True)

@@ -14,6 +14,7 @@ from service.errors import (
 from service.raster.page import DocumentOutline
 from service.raster.request import Deliver, RasterDocument, RasterPage, RasterRequest, RasterTask
 from service.raster.schedule import RasterSchedule
+from tests.service.raster.pools import PATIENCE_SECONDS
 
 
 def make_request(
@@ -253,7 +254,7 @@ def test_idle_worker_wakes_up_to_forget_a_finished_document() -> None:
     idle = threading.Thread(target=lambda: turns.append(schedule.take([request.states[0].key])))
     idle.start()
     finish(schedule, task)
-    idle.join(timeout=5)
+    idle.join(timeout=PATIENCE_SECONDS)
     assert turns[0].task is None and turns[0].stale == (request.states[0].key,)
 
 
