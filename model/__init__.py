@@ -12,7 +12,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from model.config import LONGEST_PAGE_EDGE, MAX_WINDOW_SIZE, RerankerConfig
+    from model.config import MAX_WINDOW_SIZE, RerankerConfig
     from model.dataflow import Observe, PageImage, PageScores, PreparedPage, PreparedRequest, Ranking, no_observation
     from model.device import StageClock, StageInterval
     from model.errors import (
@@ -31,6 +31,7 @@ if TYPE_CHECKING:
         WindowError,
     )
     from model.memory_plan import DEFAULT_BATCH_LIMITS, BatchLimits, MemoryPlan
+    from model.pages.image import LONGEST_PAGE_EDGE
     from model.reranker import PendingScores, Reranker, combine_windows
     from model.windows import Windows, WindowStrategy, choose_windows
 
@@ -73,7 +74,7 @@ __all__ = [
 
 _HOMES = {
     "DEFAULT_BATCH_LIMITS": "model.memory_plan",
-    "LONGEST_PAGE_EDGE": "model.config",
+    "LONGEST_PAGE_EDGE": "model.pages.image",
     "MAX_WINDOW_SIZE": "model.config",
     "BatchLimits": "model.memory_plan",
     "CheckpointError": "model.errors",
