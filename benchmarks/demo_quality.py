@@ -25,7 +25,7 @@ from tqdm import tqdm
 from benchmarks import results_file
 from benchmarks.pdf_questions import PdfPage, PdfQuestion, deal_questions, read_pages
 from model import Reranker, RerankerConfig
-from model.fonts import installed_fonts
+from model.pages.fonts import installed_fonts
 from model.training.demo.page_pool import draw_pool
 from model.training.demo.pages import HELD_OUT_LAYOUT, Style
 from model.training.demo.quality import HELD_OUT_POOL, Quality, measure

@@ -4,50 +4,56 @@
     reranker = Reranker.from_checkpoint("mtri-admin/ZipRerank")
     ranking = reranker.rank("revenue of the third quarter", page_images)
 
-Plain PyTorch; knows no web server, no environment variables, no threads.
+Plain PyTorch; knows no web server, no environment variables, no threads. A name is imported when it is first asked for, so
+that processes which need `model.pages` alone start without torch.
 """
 
-from model.absent_cards import AbsentCardPlan, CheckpointSizes, local_sizes, plan_absent_cards
-from model.config import LONGEST_PAGE_EDGE, MAX_WINDOW_SIZE, RerankerConfig
-from model.dataflow import Observe, PageImage, PageScores, PreparedPage, PreparedRequest, Ranking, no_observation
-from model.device import StageClock, StageInterval
-from model.diagnosis import (
-    LARGE_CHECKPOINT,
-    AttentionFacts,
-    CheckpointFacts,
-    CompilationFacts,
-    DeviceFacts,
-    MemoryFacts,
-    WeightFacts,
-    card_count,
-    card_obstacle,
-    examine_attention,
-    examine_checkpoint,
-    examine_compilation,
-    examine_device,
-    examine_memory,
-    examine_weights,
-    missing_download,
-    usable_fonts,
-)
-from model.errors import (
-    CheckpointError,
-    ConfigurationError,
-    DeviceError,
-    DeviceLostError,
-    DeviceMemoryError,
-    InputError,
-    KeepRatioError,
-    PageCountError,
-    PageImageError,
-    QueryError,
-    RerankerError,
-    ScoreError,
-    WindowError,
-)
-from model.memory_plan import DEFAULT_BATCH_LIMITS, BatchLimits, MemoryPlan
-from model.reranker import PendingScores, Reranker, combine_windows
-from model.windows import Windows, WindowStrategy, choose_windows
+from importlib import import_module
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from model.absent_cards import AbsentCardPlan, CheckpointSizes, local_sizes, plan_absent_cards
+    from model.config import MAX_WINDOW_SIZE, RerankerConfig
+    from model.dataflow import Observe, PageImage, PageScores, PreparedPage, PreparedRequest, Ranking, no_observation
+    from model.device import StageClock, StageInterval
+    from model.diagnosis import (
+        LARGE_CHECKPOINT,
+        AttentionFacts,
+        CheckpointFacts,
+        CompilationFacts,
+        DeviceFacts,
+        MemoryFacts,
+        WeightFacts,
+        card_count,
+        card_obstacle,
+        examine_attention,
+        examine_checkpoint,
+        examine_compilation,
+        examine_device,
+        examine_memory,
+        examine_weights,
+        missing_download,
+        usable_fonts,
+    )
+    from model.errors import (
+        CheckpointError,
+        ConfigurationError,
+        DeviceError,
+        DeviceLostError,
+        DeviceMemoryError,
+        InputError,
+        KeepRatioError,
+        PageCountError,
+        PageImageError,
+        QueryError,
+        RerankerError,
+        ScoreError,
+        WindowError,
+    )
+    from model.memory_plan import DEFAULT_BATCH_LIMITS, BatchLimits, MemoryPlan
+    from model.pages.image import LONGEST_PAGE_EDGE
+    from model.reranker import PendingScores, Reranker, combine_windows
+    from model.windows import Windows, WindowStrategy, choose_windows
 
 __all__ = [
     "DEFAULT_BATCH_LIMITS",
@@ -106,3 +112,75 @@ __all__ = [
     "plan_absent_cards",
     "usable_fonts",
 ]
+
+_HOMES = {
+    "DEFAULT_BATCH_LIMITS": "model.memory_plan",
+    "LARGE_CHECKPOINT": "model.diagnosis",
+    "LONGEST_PAGE_EDGE": "model.pages.image",
+    "MAX_WINDOW_SIZE": "model.config",
+    "AbsentCardPlan": "model.absent_cards",
+    "AttentionFacts": "model.diagnosis",
+    "BatchLimits": "model.memory_plan",
+    "CheckpointError": "model.errors",
+    "CheckpointFacts": "model.diagnosis",
+    "CheckpointSizes": "model.absent_cards",
+    "CompilationFacts": "model.diagnosis",
+    "ConfigurationError": "model.errors",
+    "DeviceError": "model.errors",
+    "DeviceFacts": "model.diagnosis",
+    "DeviceLostError": "model.errors",
+    "DeviceMemoryError": "model.errors",
+    "InputError": "model.errors",
+    "KeepRatioError": "model.errors",
+    "MemoryFacts": "model.diagnosis",
+    "MemoryPlan": "model.memory_plan",
+    "Observe": "model.dataflow",
+    "PageCountError": "model.errors",
+    "PageImage": "model.dataflow",
+    "PageImageError": "model.errors",
+    "PageScores": "model.dataflow",
+    "PendingScores": "model.reranker",
+    "PreparedPage": "model.dataflow",
+    "PreparedRequest": "model.dataflow",
+    "QueryError": "model.errors",
+    "Ranking": "model.dataflow",
+    "Reranker": "model.reranker",
+    "RerankerConfig": "model.config",
+    "RerankerError": "model.errors",
+    "ScoreError": "model.errors",
+    "StageClock": "model.device",
+    "StageInterval": "model.device",
+    "WeightFacts": "model.diagnosis",
+    "WindowError": "model.errors",
+    "WindowStrategy": "model.windows",
+    "Windows": "model.windows",
+    "card_count": "model.diagnosis",
+    "card_obstacle": "model.diagnosis",
+    "choose_windows": "model.windows",
+    "combine_windows": "model.reranker",
+    "examine_attention": "model.diagnosis",
+    "examine_checkpoint": "model.diagnosis",
+    "examine_compilation": "model.diagnosis",
+    "examine_device": "model.diagnosis",
+    "examine_memory": "model.diagnosis",
+    "examine_weights": "model.diagnosis",
+    "local_sizes": "model.absent_cards",
+    "missing_download": "model.diagnosis",
+    "no_observation": "model.dataflow",
+    "plan_absent_cards": "model.absent_cards",
+    "usable_fonts": "model.diagnosis",
+}
+"""The module of each exported name. The imports above say the same to type checkers; a test compares the two."""
+
+if not TYPE_CHECKING:  # a type checker that saw `__getattr__` would accept misspelt names
+
+    def __getattr__(name: str) -> object:
+        """Import an exported name from its module, and keep it. Raises: AttributeError."""
+        if name not in _HOMES:
+            raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+        value = globals()[name] = getattr(import_module(_HOMES[name]), name)
+        return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

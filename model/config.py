@@ -13,9 +13,6 @@ MAX_WINDOW_SIZE = 20
 
 QUANTISE_CHOICES = ("none", "fp8", "int8", "auto")
 
-LONGEST_PAGE_EDGE = 1024
-"""Pixels. Larger pages are shrunk to it before anything else (published preprocessing)."""
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RerankerConfig:

@@ -25,8 +25,8 @@ from model.compilation import decide_compilation
 from model.config import ModelConfig, RerankerConfig
 from model.device import Compute, choose_compute
 from model.errors import CheckpointError
-from model.fonts import installed_fonts
 from model.memory_plan import BatchLimits, MemoryPlan, weight_bytes
+from model.pages.fonts import installed_fonts
 from model.placement import MOST_PARAMETERS_BESIDE_A_CARD, choose_kernels, longest_window, place
 from model.prompt import PromptBuilder
 from model.weights import build_network, expected_shapes, find_tensors, parameter_count

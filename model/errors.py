@@ -10,7 +10,7 @@ RerankerError
 └── InputError             Reranker.prepare and windows: what the caller handed in
     ├── QueryError         empty, or not encodable as UTF-8
     ├── PageCountError     no page, or more pages than one window takes
-    ├── PageImageError     not an RGB page, or too elongated
+    ├── PageImageError     not an image that becomes an RGB page, or too elongated
     ├── KeepRatioError     outside (0, 1]
     └── WindowError        not 1 <= stride <= window size <= 20
 """

@@ -1,4 +1,4 @@
-"""Page images to the model's patches: RGB and size on the CPU, numbers and patches on the device.
+"""Page images to the model's patches: the grid's size on the CPU, numbers and patches on the device.
 
 The page crosses to the device as uint8, a quarter of the bytes of float32 patches. Knows nothing of PDFs or files.
 Source: the published preprocessing, i.e. Qwen2-VL's "smart resize" (transformers `Qwen2VLImageProcessor`).
@@ -6,19 +6,16 @@ Source: the published preprocessing, i.e. Qwen2-VL's "smart resize" (transformer
 
 import hashlib
 import math
-from contextlib import suppress
 
 import numpy as np
 import torch
 import torch.nn.functional as F
-from PIL import Image, ImageOps
+from PIL import Image
 
-from model.config import LONGEST_PAGE_EDGE, ImageConfig
+from model.config import ImageConfig
 from model.dataflow import PageImage, PreparedPage
 from model.errors import PageImageError
-
-MAX_ASPECT_RATIO = 200
-WHITE = (255, 255, 255)
+from model.pages.image import MAX_ASPECT_RATIO, UnreadableSamplesError, to_page
 
 
 def prepare_page(
@@ -26,8 +23,8 @@ def prepare_page(
 ) -> PreparedPage:
     """A page of any size as uint8 pixels on the model's grid. `scope` keeps equal pages of different callers apart.
 
-    Raises: PageImageError for an array that is not uint8 (height, width, 3), an empty image, or one side over 200 times
-    the other.
+    Raises: PageImageError for an array that is not uint8 (height, width, 3), an empty image, grey samples that have no
+    scale, or one side over 200 times the other.
     """
     pixels = page.pixels if isinstance(page, PageImage) else to_page_image(page).pixels
     height, width = pixels.shape[:2]
@@ -60,7 +57,7 @@ def _content_hash(pixels: np.ndarray, scope: bytes) -> bytes:
 
 
 def to_page_image(page: Image.Image | np.ndarray) -> PageImage:
-    """RGB, the longest edge brought to at most 1024 px (Lanczos, both sides cut to whole pixels).
+    """Upright, RGB over white, the longest edge at most 1024 px (see `pages.image`).
 
     Raises: PageImageError.
     """
@@ -68,7 +65,10 @@ def to_page_image(page: Image.Image | np.ndarray) -> PageImage:
         page = _image_of_array(page)
     if min(page.size) < 1:
         raise PageImageError(f"The page is {page.width} x {page.height} px; both sides must be at least 1 px.")
-    return PageImage(pixels=np.array(_shrink(_to_rgb(_upright(page)))))
+    try:
+        return PageImage(pixels=np.array(to_page(page)))
+    except UnreadableSamplesError as error:
+        raise PageImageError(str(error)) from error
 
 
 def _image_of_array(pixels: np.ndarray) -> Image.Image:
@@ -78,32 +78,6 @@ def _image_of_array(pixels: np.ndarray) -> Image.Image:
             "Convert it, or hand in a PIL image."
         )
     return Image.fromarray(pixels)
-
-
-def _upright(image: Image.Image) -> Image.Image:
-    """Turned as its EXIF orientation says. With broken EXIF a page stays as it is stored."""
-    with suppress(OSError, SyntaxError, ValueError, TypeError, KeyError, IndexError, ArithmeticError, AttributeError):
-        return ImageOps.exif_transpose(image)
-    return image
-
-
-def _to_rgb(image: Image.Image) -> Image.Image:
-    if image.mode.startswith("I"):  # 16-bit grey: Pillow's own conversion would clip nearly all of it to white
-        image = Image.fromarray((np.asarray(image).clip(0, 0xFFFF).astype(np.uint16) >> 8).astype(np.uint8))
-    if image.has_transparency_data:
-        image = image.convert("RGBA")
-        paper = Image.new("RGBA", image.size, (*WHITE, 255))
-        image = Image.alpha_composite(paper, image)
-    return image.convert("RGB")
-
-
-def _shrink(image: Image.Image) -> Image.Image:
-    longest = max(image.size)
-    if longest <= LONGEST_PAGE_EDGE:
-        return image
-    scale = LONGEST_PAGE_EDGE / longest
-    size = max(1, int(image.width * scale)), max(1, int(image.height * scale))
-    return image.resize(size, Image.Resampling.LANCZOS)
 
 
 def smart_resize(height: int, width: int, config: ImageConfig) -> tuple[int, int]:

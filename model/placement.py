@@ -16,7 +16,7 @@ from model.attention import (
     make_text_plans,
 )
 from model.compressor import kept_count
-from model.config import LONGEST_PAGE_EDGE, MAX_WINDOW_SIZE, ModelConfig, RerankerConfig
+from model.config import MAX_WINDOW_SIZE, ModelConfig, RerankerConfig
 from model.device import Compute, DeviceBytes, device_bytes, free_bytes
 from model.errors import ConfigurationError
 from model.feature_cache import FeatureCache, FeatureShape
@@ -33,6 +33,7 @@ from model.memory_plan import (
     configured_limits,
     plan_memory,
 )
+from model.pages.image import LONGEST_PAGE_EDGE
 from model.prompt import PromptBuilder
 from model.quantisation import SCHEMES, why_not_quantise
 

@@ -19,7 +19,6 @@ from model.checkpoint import find_checkpoint, load_tokenizer, read_model_config
 from model.compilation import LayerRunner, choose_runner
 from model.compressor import PageShare, kept_count, select_tokens, text_similarity
 from model.config import (
-    LONGEST_PAGE_EDGE,
     MAX_WINDOW_SIZE,
     ModelConfig,
     RerankerConfig,
@@ -53,6 +52,7 @@ from model.image_processor import prepare_page
 from model.memory_plan import BatchLimits, MemoryPlan
 from model.network import Network
 from model.page_encoder import PageEncoder
+from model.pages.image import LONGEST_PAGE_EDGE
 from model.placement import choose_kernels, longest_window, make_attention_plans, make_cache, place, refuse_silent_cpu
 from model.prompt import ChatTokenizer, PromptBuilder
 from model.quantisation import quantise_layers

@@ -30,6 +30,7 @@ from typing import Any
 from PIL import Image
 
 from model.config import MAX_WINDOW_SIZE
+from model.pages.image import to_rgb, upright
 from model.training.data_files import (
     Record,
     SkipLog,
@@ -62,7 +63,8 @@ class StoredPage:
     def __call__(self) -> Image.Image:
         try:
             with Image.open(io.BytesIO(self.read())) as image:
-                return image.convert("RGB")
+                image.load()  # a page that needs no conversion is the open file itself
+                return to_rgb(upright(image))
         except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
             raise DataError(f"{self.images.path}: the image in row {self.row} cannot be decoded.") from error
 

@@ -11,6 +11,7 @@ from typing import Protocol
 
 from PIL import Image
 
+from model.pages.image import to_rgb, upright
 from model.training.errors import DataError
 from model.training.examples import OpenPage
 from model.training.mmdocir import StoredPage
@@ -48,7 +49,8 @@ class ImageFile:
     def __call__(self) -> Image.Image:
         try:
             with Image.open(self.path) as image:
-                return image.convert("RGB")
+                image.load()  # a page that needs no conversion is the open file itself
+                return to_rgb(upright(image))
         except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
             raise DataError(
                 f"{self.path} cannot be read as an image ({type(error).__name__}). Save it anew."

@@ -22,7 +22,7 @@ from string import ascii_uppercase
 from PIL import Image
 
 from model.config import MAX_WINDOW_SIZE
-from model.text_renderer import render_text
+from model.pages.text_renderer import render_text
 from model.training.data_files import Record, SkipLog, UnusableRecordError, list_field, read_records
 from model.training.errors import DataError
 from model.training.examples import RankingExample

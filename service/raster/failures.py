@@ -3,9 +3,10 @@
 The worker sends a code and two sizes at most; every word is written here, so that no library's text can leak.
 """
 
+from model.pages.image import MAX_ASPECT_RATIO
 from service.errors import ServiceError, TooLargeError, UnusableDocumentError
 from service.raster.limits import RasterLimits
-from service.raster.page import MAX_ASPECT_RATIO, MAX_FRAMES, RasterFailure
+from service.raster.page import MAX_FRAMES, RasterFailure
 from service.raster.process import ProcessDied
 from service.raster.request import RasterTask
 

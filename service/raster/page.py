@@ -1,17 +1,17 @@
 """What one rastered page is, what may keep a document from becoming pages, and the bounds both sides of the pipe rely on.
 
-Imported by the worker process and by its parent; knows nothing of either, nor of any library.
+Imported by the worker process and by its parent; knows nothing of either, nor of MuPDF.
 """
 
 from dataclasses import dataclass
 
-LONGEST_EDGE = 1024
-MAX_ASPECT_RATIO = 200
+from model.pages.image import LONGEST_PAGE_EDGE, MAX_ASPECT_RATIO
+
 MAX_FRAMES = 1_000
 MIN_PDF_EDGE = 28
 MEMORY_EXIT_STATUS = 71  # how a worker that ran out of memory between two replies says so
-# MuPDF rounds a page box outwards, so an edge of 1,025 pixels exists for a moment; whole memory pages of 4 KiB.
-SLOT_BYTES = -(-1025 * 1025 * 3 // 4096) * 4096
+# MuPDF rounds a page box outwards, so an edge of one pixel more exists for a moment; whole memory pages of 4 KiB.
+SLOT_BYTES = -(-((LONGEST_PAGE_EDGE + 1) ** 2) * 3 // 4096) * 4096
 
 FAILURE_CODES = frozenset(
     {

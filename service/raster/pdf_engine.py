@@ -13,7 +13,8 @@ from typing import Any
 import pymupdf
 from PIL import Image
 
-from service.raster.page import LONGEST_EDGE, MIN_PDF_EDGE, PagePixels, RasterFailure, require_sane_box
+from model.pages.image import LONGEST_PAGE_EDGE
+from service.raster.page import MIN_PDF_EDGE, PagePixels, RasterFailure, require_sane_box
 
 _MAGIC_WINDOW_BYTES = 1_024
 _MAX_PIXMAP_PIXELS = 1_060_000
@@ -104,7 +105,7 @@ def _failing_as(code: str) -> Iterator[None]:
 def _rasterize(page: Any) -> Any:
     width, height = page.rect.width, page.rect.height
     require_sane_box(width, height)
-    scale = LONGEST_EDGE / max(width, height)
+    scale = LONGEST_PAGE_EDGE / max(width, height)
     pixmap = page.get_pixmap(matrix=pymupdf.Matrix(scale, scale), colorspace=pymupdf.csRGB, alpha=False)
     if pixmap.n != 3 or pixmap.stride != pixmap.width * 3 or pixmap.width * pixmap.height > _MAX_PIXMAP_PIXELS:
         raise RasterFailure("bad_page_box", width=round(width), height=round(height))
@@ -127,10 +128,12 @@ def _has_lost_content(warnings: str) -> bool:
 def _fit(pixmap: Any, *, degraded: bool) -> PagePixels:
     # `samples` is a copy; the view `samples_mv` does not keep the pixmap alive, and reading it later is a crash.
     width, height = pixmap.width, pixmap.height
-    if max(width, height) <= LONGEST_EDGE and min(width, height) >= MIN_PDF_EDGE:
+    if max(width, height) <= LONGEST_PAGE_EDGE and min(width, height) >= MIN_PDF_EDGE:
         return PagePixels(width=width, height=height, data=pixmap.samples, degraded=degraded)
     image = Image.frombytes("RGB", (width, height), pixmap.samples)
-    image = _pad(image.resize((min(width, LONGEST_EDGE), min(height, LONGEST_EDGE)), Image.Resampling.LANCZOS))
+    image = _pad(
+        image.resize((min(width, LONGEST_PAGE_EDGE), min(height, LONGEST_PAGE_EDGE)), Image.Resampling.LANCZOS)
+    )
     return PagePixels(width=image.width, height=image.height, data=image.tobytes(), degraded=degraded)
 
 

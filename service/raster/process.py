@@ -20,6 +20,7 @@ from typing import Any, Literal
 
 import numpy as np
 
+from model.pages.image import LONGEST_PAGE_EDGE
 from service.raster.page import FAILURE_CODES, MEMORY_EXIT_STATUS, SLOT_BYTES, DocumentOutline, RasterFailure
 
 Cause = Literal["timeout", "memory", "cpu", "protocol", "crash"]
@@ -127,7 +128,7 @@ class RasterProcess:
         sent_ns = time.time_ns()
         reply = self._call(message, payload=payload, seconds=seconds)
         got_ns = time.time_ns()
-        width, height = (self._integer(reply, name, most=1024) for name in ("width", "height"))
+        width, height = (self._integer(reply, name, most=LONGEST_PAGE_EDGE) for name in ("width", "height"))
         began_ns, ended_ns = (
             min(max(self._integer(reply, name, most=2**63), sent_ns), got_ns) for name in ("began_ns", "ended_ns")
         )

@@ -1,8 +1,9 @@
 """The worker process: `python -m service.raster.worker SETTINGS` reads hostile documents where they can do no harm.
 
 Speaks newline-delimited JSON over an inherited socket (never pickle: whoever takes this process over must not take its
-parent too), puts pixels into an inherited shared slot, and ends when the socket does. It imports the engines and the
-standard library only, never torch or the web framework, and knows neither requests nor deadlines.
+parent too), puts pixels into an inherited shared slot, and ends when the socket does. It imports the engines,
+`model.pages.image` and the standard library only, never torch or the web framework, and knows neither requests nor
+deadlines.
 
     > {"ticket": 1, "verb": "open", "document": 7, "kind": "pdf", "bytes": 5120}  and then 5,120 bytes
     < {"ticket": 1, "page_count": 28, "is_paged": true, "rss_bytes": 60000000}

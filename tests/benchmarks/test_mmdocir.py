@@ -17,7 +17,7 @@ from benchmarks.mmdocir.__main__ import evaluate, main
 from benchmarks.mmdocir.rankers import through_library, through_service
 from benchmarks.mmdocir.recall import Answer, as_table, recall_at, summarise
 from model import Reranker, RerankerConfig
-from model.text_renderer import render_text
+from model.pages.text_renderer import render_text
 from model.training.examples import DocumentQuestion
 from model.training.mmdocir import read_mmdocir_evaluation
 from tests.servers import running_service

@@ -80,6 +80,33 @@ def test_16_bit_grey_keeps_its_shades() -> None:
     assert pixels.min() == 0 and pixels.max() == 255 and len(np.unique(pixels)) == 256
 
 
+@pytest.mark.parametrize(
+    "samples",
+    [
+        np.array([[0, 128, 255]], np.int32),
+        np.array([[0, 32_896, 65_535]], np.int32),
+        np.array([[0, 0.504, 1]], np.float32),
+    ],
+    ids=["integers to 255", "integers to 65,535", "floats to 1"],
+)
+def test_32_bit_grey_is_no_black_page(samples: np.ndarray) -> None:
+    assert to_page_image(Image.fromarray(samples)).pixels[0, :, 0].tolist() == [0, 128, 255]
+
+
+@pytest.mark.parametrize("sample", [np.nan, np.inf, -1.0])
+def test_grey_samples_without_a_scale_are_refused_with_the_remedy(sample: float) -> None:
+    page = Image.fromarray(np.array([[0.5, sample]], np.float32))
+    with pytest.raises(PageImageError, match=r"samples.*Convert (it|the page) to 8-bit grey"):
+        prepare_page(page, CONFIG)
+
+
+def test_the_page_does_not_share_the_callers_pixels() -> None:
+    image = Image.new("RGB", (40, 40), "white")
+    page = to_page_image(image)
+    image.paste("black", (0, 0, 40, 40))
+    assert page.pixels.min() == 255 and page.pixels.flags.writeable
+
+
 def test_pages_in_different_wrappings_are_the_same_page() -> None:
     array = np.random.default_rng(0).integers(0, 256, (100, 140, 3), dtype=np.uint8)
     wrapped = [prepare_page(page, CONFIG).pixels for page in (array, Image.fromarray(array), PageImage(pixels=array))]

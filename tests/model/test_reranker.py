@@ -7,7 +7,6 @@ import numpy as np
 import pytest
 import torch
 
-import model
 from model import (
     KeepRatioError,
     PageCountError,
@@ -99,11 +98,6 @@ def test_longest_window_bounds_the_largest_request(reranker: Reranker) -> None:
     square = np.zeros((1024, 1024, 3), dtype=np.uint8)
     request = reranker.prepare("\U0010ffff" * 100, [square] * 20, 1.0)
     assert request.token_count <= longest.tokens and request.patch_count == longest.patches
-
-
-def test_the_front_door_lists_what_it_exports() -> None:
-    assert model.__all__ == sorted(model.__all__, key=lambda name: (not name.isupper(), name))
-    assert all(hasattr(model, name) for name in model.__all__)
 
 
 def test_a_second_query_over_known_pages_does_no_vision_work() -> None:

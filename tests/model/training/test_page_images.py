@@ -3,10 +3,11 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from PIL import Image
 
 from model.training.errors import DataError
 from model.training.page_images import FolderImages, ParquetImages, find_page_images
-from tests.documents import make_image
+from tests.documents import encode, make_image
 
 RED, BLUE, GREEN = (255, 0, 0), (0, 0, 255), (0, 128, 0)
 
@@ -92,3 +93,20 @@ def test_a_page_comes_from_its_own_domains_file_first(tmp_path: Path) -> None:
     assert colour(images, "report", "1", "DUDE") == GREEN
     with pytest.raises(DataError, match="no page file holds page 2 of report"):
         images.find("report", "2", domain="DUDE")
+
+
+def deep_grey() -> bytes:
+    """Two pixels of 16-bit grey, black and mid-grey; the camera was held upright."""
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    return encode(Image.frombytes("I;16", (2, 1), b"\x00\x00\x00\x80"), "PNG", exif=exif)
+
+
+def test_training_sees_the_page_that_the_service_would_make_of_the_image(tmp_path: Path) -> None:
+    (tmp_path / "a_1.png").write_bytes(deep_grey())
+    rows = {"file_name": ["report"], "page": ["a_1"], "image": [deep_grey()]}
+    pq.write_table(pa.table(rows), tmp_path / "DUDE_filter.parquet")
+    for images in (FolderImages(tmp_path), ParquetImages([tmp_path / "DUDE_filter.parquet"])):
+        page = images.find("report", "a_1", domain="DUDE")()
+        assert (page.mode, page.size) == ("RGB", (1, 2))
+        assert [page.getpixel((0, row)) for row in range(2)] == [(0, 0, 0), (128, 128, 128)]

@@ -14,7 +14,7 @@ from safetensors.torch import load_file, save_file
 
 from model import cards, diagnosis
 from model.checkpoint import BUNDLED
-from model.fonts import installed_fonts
+from model.pages.fonts import installed_fonts
 from service.cli import DOCTOR_SETTINGS, main
 from service.commands import doctor_checks
 from service.raster.pool import RasterLimits

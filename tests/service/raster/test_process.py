@@ -102,12 +102,26 @@ def test_process_sees_neither_secrets_nor_the_parent_s_files(
     assert links == {"/dev/null", "socket", "/memfd"}
 
 
-def test_worker_imports_neither_torch_nor_the_web_framework() -> None:
-    code = "import sys, service.raster.worker; print([name for name in sys.modules])"
-    modules = subprocess.run([sys.executable, "-c", code], capture_output=True, check=True, text=True).stdout
-    assert "'pymupdf'" in modules
-    for name in ("torch", "fastapi", "pydantic", "model", "asyncio", "numpy"):
-        assert f"'{name}'" not in modules
+def test_worker_imports_the_engines_and_the_pages_and_else_the_standard_library_alone() -> None:
+    code = "import sys; before = set(sys.modules); import service.raster.worker; print(*set(sys.modules) - before)"
+    output = subprocess.run([sys.executable, "-c", code], capture_output=True, check=True, text=True).stdout
+    modules = set(output.split())
+    assert not modules & {"torch", "numpy", "fastapi", "pydantic", "asyncio"}
+    packages = {name.partition(".")[0] for name in modules} - sys.stdlib_module_names
+    assert {name for name in packages if not name.startswith("swig_runtime_data")} == {
+        "PIL",
+        "pymupdf",
+        "model",
+        "service",
+    }
+    assert {name for name in modules if name.partition(".")[0] == "model"} == {
+        "model",
+        "model.pages",
+        "model.pages.image",
+    }
+    parts = ("worker", "page", "image_decoder", "pdf_engine")
+    ours = {"service", "service.raster", *(f"service.raster.{part}" for part in parts)}
+    assert {name for name in modules if name.partition(".")[0] == "service"} == ours
 
 
 def test_worker_ends_with_its_socket(process: RasterProcess) -> None:

@@ -1,4 +1,4 @@
-"""The worker's decoder repeats what `model.image_processor` does for callers of the library; both must give the same page."""
+"""A document sent to the service and the same image handed to the library must become the same page."""
 
 import io
 
@@ -6,30 +6,68 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from model import PageImageError
 from model.image_processor import to_page_image
 from service.raster.image_decoder import ImageDocument
+from service.raster.page import RasterFailure
+
+CHANNELS = {"L": 1, "LA": 2, "RGB": 3, "RGBA": 4, "CMYK": 4}
+WIDE_GREY = {
+    "I, white is 255": (np.int32, 255),
+    "I, white is 65,535": (np.int32, 65_535),
+    "I, white is 2,147,483,647": (np.int32, 2**31 - 1),
+    "F, white is 1": (np.float32, 1),
+    "F, white is 255": (np.float32, 255),
+    "F, white is 65,535": (np.float32, 65_535),
+}
+KINDS = ["RGB", "L", "1", "P", "P with transparency", "RGBA", "LA", "CMYK", "I;16", "I;16B", *WIDE_GREY]
 
 
-def picture(mode: str, size: tuple[int, int]) -> Image.Image:
+def make_file(kind: str, size: tuple[int, int]) -> bytes:
+    """Noise in an image of that mode, as TIFF where PNG lacks the mode."""
+    image = noise(kind, size)
+    transparency = {"transparency": bytes(range(256))} if kind == "P with transparency" else {}
+    stream = io.BytesIO()
+    image.save(stream, "PNG" if image.mode in ("RGB", "L", "1", "P", "RGBA", "LA", "I;16") else "TIFF", **transparency)
+    return stream.getvalue()
+
+
+def noise(kind: str, size: tuple[int, int]) -> Image.Image:
     generator = np.random.default_rng(3)
-    if mode == "I;16":
-        return Image.fromarray(generator.integers(0, 65536, size[::-1], dtype=np.uint16))
-    channels = {"L": 1, "LA": 2, "RGB": 3, "RGBA": 4, "CMYK": 4}.get(mode, 3)
+    if kind in WIDE_GREY:
+        dtype, white = WIDE_GREY[kind]
+        return Image.fromarray((generator.random(size[::-1]) * white).astype(dtype))
+    if kind.startswith("I;16"):
+        return Image.frombytes(kind, size, generator.bytes(2 * size[0] * size[1]))
+    channels = CHANNELS.get(kind, 3)
     pixels = generator.integers(0, 256, (size[1], size[0], channels), dtype=np.uint8)
-    if mode in ("1", "P"):
-        return Image.fromarray(pixels, "RGB").convert(mode)
-    return Image.frombytes(mode, size, pixels.tobytes())
+    if kind in CHANNELS:
+        return Image.frombytes(kind, size, pixels.tobytes())
+    return Image.fromarray(pixels, "RGB").convert(kind[0])
+
+
+def decode(data: bytes) -> np.ndarray:
+    page = ImageDocument(data, max_pixels=10**8, max_edge=20_000).render(1)
+    return np.frombuffer(page.data, np.uint8).reshape(page.height, page.width, 3)
 
 
 @pytest.mark.parametrize("size", [(320, 448), (1122, 1700), (1500, 300)], ids=str)
-@pytest.mark.parametrize("mode", ["RGB", "L", "1", "P", "RGBA", "LA", "CMYK", "I;16"])
-def test_a_decoded_file_is_the_page_that_the_library_makes_of_it(mode: str, size: tuple[int, int]) -> None:
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_decoded_file_is_the_page_that_the_library_makes_of_it(kind: str, size: tuple[int, int]) -> None:
+    data = make_file(kind, size)
+    with Image.open(io.BytesIO(data)) as image:
+        assert image.mode == kind.partition(",")[0].partition(" ")[0]
+        assert np.array_equal(decode(data), to_page_image(image).pixels)
+
+
+@pytest.mark.parametrize("sample", [np.nan, np.inf, -np.inf, -1.0, 1e12])
+@pytest.mark.parametrize("place", [0, 5])
+def test_samples_without_a_scale_are_refused_by_both(sample: float, place: int) -> None:
+    samples = np.full((3, 4), 0.5, np.float32)
+    samples.flat[place] = sample
     stream = io.BytesIO()
-    picture(mode, size).save(stream, "TIFF" if mode == "CMYK" else "PNG")
-    page = ImageDocument(stream.getvalue(), max_pixels=10**8, max_edge=20_000).render(1)
-    decoded = np.frombuffer(page.data, np.uint8).reshape(page.height, page.width, 3)
-    expected = to_page_image(Image.open(stream)).pixels
-    assert decoded.shape == expected.shape
-    difference = np.abs(decoded.astype(int) - expected.astype(int))
-    # Pillow blends transparency by two formulas that round differently; everything else is the same operation.
-    assert difference.max() <= (1 if mode in ("RGBA", "LA") else 0)
+    Image.fromarray(samples).save(stream, "TIFF")
+    with pytest.raises(RasterFailure, match="corrupt_image"):
+        decode(stream.getvalue())
+    with pytest.raises(PageImageError, match="samples"), Image.open(stream) as image:
+        to_page_image(image)

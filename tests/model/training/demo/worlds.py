@@ -4,7 +4,7 @@ from pathlib import Path
 
 from PIL import ImageFont
 
-from model.fonts import load_font
+from model.pages.fonts import load_font
 from model.training.demo.pages import Style
 
 PILLOWS_OWN = "PillowsOwn"

@@ -15,7 +15,7 @@ from pathlib import Path
 
 from PIL import Image, ImageDraw, ImageFont, features
 
-from model.fonts import choose_font, load_font
+from model.pages.fonts import choose_font, load_font
 
 SMALLEST_FONT = 6
 """Pixels. Below it letters are grey spots; text that does not fit at this size is cut at the bottom."""

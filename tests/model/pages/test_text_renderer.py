@@ -13,9 +13,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image, ImageDraw, ImageFont
 
-from model import fonts, text_renderer
-from model.fonts import character_codes, choose_font, installed_fonts, load_font
-from model.text_renderer import render_text
+from model.pages import fonts, text_renderer
+from model.pages.fonts import character_codes, choose_font, installed_fonts, load_font
+from model.pages.text_renderer import render_text
 
 LINEAR_SECONDS = 20.0
 """Of processor time. A megabyte takes a tenth of a second; this is for any machine, and ends what grows with the square."""

@@ -1,0 +1,111 @@
+"""What makes an image a page: upright, RGB over white, its longest edge at most 1024 pixels.
+
+The one place for it: callers of the library, the raster workers and training get the same pixels for the same image. Pillow
+alone, because importing numpy would double the start of a raster worker. Knows no files and no model.
+"""
+
+import math
+from contextlib import suppress
+
+from PIL import ExifTags, Image, ImageOps
+
+LONGEST_PAGE_EDGE = 1024
+"""Pixels. Larger pages are shrunk to it before anything else (published preprocessing)."""
+
+MAX_ASPECT_RATIO = 200
+"""The longer side of a page by its shorter one; the published preprocessing takes no page beyond it."""
+
+WHITE = (255, 255, 255)
+
+_NOT_TURNED = 1  # EXIF's orientation of an image that is stored upright
+_USUAL_WHITES = {"I": (255, 65_535, 4_294_967_295), "F": (1, 255, 65_535, 4_294_967_295)}
+"""By mode of 32-bit grey, the sample values that programs write for white."""
+
+
+class UnreadableSamplesError(ValueError):
+    """32-bit grey samples of which nobody can say which shade they are."""
+
+
+def to_page(image: Image.Image) -> Image.Image:
+    """Upright, RGB over white, longest edge at most 1024 pixels. May be the image itself, where it is all that already.
+
+    Raises: UnreadableSamplesError.
+    """
+    return shrink(to_rgb(upright(image)))
+
+
+def upright(image: Image.Image) -> Image.Image:
+    """Turned as its EXIF orientation says. With broken EXIF a page stays as it is stored: phones' editors leave such files."""
+    with suppress(OSError, SyntaxError, ValueError, TypeError, KeyError, IndexError, ArithmeticError, AttributeError):
+        # Asked first, because `exif_transpose` copies an image that need not be turned.
+        if image.getexif().get(ExifTags.Base.Orientation, _NOT_TURNED) != _NOT_TURNED:
+            return ImageOps.exif_transpose(image)
+    return image
+
+
+def to_rgb(image: Image.Image) -> Image.Image:
+    """RGB over white. 16-bit and 32-bit grey is scaled, because Pillow's own conversion clips it to 255.
+
+    Raises: UnreadableSamplesError for 32-bit grey that holds NaN, infinity or a negative sample, or one above 2^32 - 1.
+    """
+    if image.mode.startswith("I;16"):
+        image = _high_bytes(image)
+    elif image.mode in _USUAL_WHITES:
+        image = _scaled_to_bytes(image)
+    if image.has_transparency_data:
+        return _over_white(image)
+    return image if image.mode == "RGB" else image.convert("RGB")
+
+
+def _high_bytes(image: Image.Image) -> Image.Image:
+    samples = image.tobytes("raw", image.mode)
+    return Image.frombytes("L", image.size, samples[(0 if image.mode == "I;16B" else 1) :: 2])
+
+
+def _scaled_to_bytes(image: Image.Image) -> Image.Image:
+    """32-bit samples do not say which of them is white: it is the smallest usual value that no sample exceeds."""
+    darkest, brightest = _sample_range(image)
+    white = next((white for white in _USUAL_WHITES[image.mode] if brightest <= white), None)
+    if darkest < 0 or white is None:
+        raise UnreadableSamplesError(
+            f"The page's grey samples reach from {darkest:g} to {brightest:g}; they must lie between 0 and "
+            f"{_USUAL_WHITES[image.mode][-1]}. Convert the page to 8-bit grey."
+        )
+    factor = 255 / white
+    return image.point(lambda sample: sample * factor + 0).convert("L")
+
+
+def _sample_range(image: Image.Image) -> tuple[float, float]:
+    """The darkest and the brightest sample. Raises: UnreadableSamplesError where one is not finite."""
+    darkest, brightest = image.getextrema()
+    assert isinstance(darkest, int | float) and isinstance(brightest, int | float)
+    if image.mode == "F" and not _is_finite(image):
+        raise UnreadableSamplesError("The page holds grey samples that are NaN or infinite. Convert it to 8-bit grey.")
+    return darkest, brightest
+
+
+def _is_finite(image: Image.Image) -> bool:
+    """Whether no sample is NaN or infinite. Either makes the mean so, while `getextrema` passes over NaN."""
+    mean = image.resize((1, 1), Image.Resampling.BOX).getpixel((0, 0))
+    assert isinstance(mean, int | float)
+    return math.isfinite(mean)
+
+
+def _over_white(image: Image.Image) -> Image.Image:
+    image = image.convert("RGBA")
+    page = Image.new("RGB", image.size, WHITE)
+    page.paste(image, mask=image.getchannel("A"))
+    return page
+
+
+def shrink(image: Image.Image) -> Image.Image:
+    """Longest edge at most 1024 pixels, by Lanczos; smaller images stay as they are.
+
+    Both sides are cut to whole pixels, so the longest may come out at 1023: the checkpoint was trained on such pages.
+    """
+    longest = max(image.size)
+    if longest <= LONGEST_PAGE_EDGE:
+        return image
+    scale = LONGEST_PAGE_EDGE / longest
+    size = (max(1, int(image.width * scale)), max(1, int(image.height * scale)))
+    return image.resize(size, Image.Resampling.LANCZOS)
