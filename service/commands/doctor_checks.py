@@ -193,8 +193,8 @@ def _checkpoint_failed(settings: Settings, found: str, details: dict[str, Any] |
     except CheckpointError as error:
         found = found if details else str(error)  # what is lacking says more than why it was not downloaded
         remedy = (
-            f"Where the network allows, run `hf download {settings.model}`, copy the folder to this machine, and choose "
-            "it by --model FOLDER."
+            f"Check the name; for a private checkpoint log in (`hf auth login`). Without a network, run `hf download "
+            f"{settings.model}` on another machine, copy the folder to this one, and choose it by --model FOLDER."
         )
     else:
         if missing:

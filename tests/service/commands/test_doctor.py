@@ -5,6 +5,9 @@ import os
 import shutil
 import subprocess
 import sys
+import threading
+from collections.abc import Iterator, Mapping
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -100,27 +103,82 @@ def test_the_last_line_counts_the_problems(capsys: pytest.CaptureFixture[str], t
     assert "To do: Choose a folder" in out
 
 
+def checkpoint_on_the_hub(home: Path, name: str, **environment: str) -> dict[str, Any]:
+    """The check of a hub checkpoint, in a process of its own: the hub's library reads its environment when it is imported."""
+    code = "import sys; from service.cli import main; sys.exit(main(['doctor', '--json', *sys.argv[1:]]))"
+    ended = subprocess.run(
+        [sys.executable, "-c", code, "--device", "cpu", "--model", name],
+        env={"PATH": "", "HOME": str(home), "ZIPRERANK_RASTERIZER_PROCESSES": "1", **environment},
+        cwd=Path(__file__).parents[3],
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert ended.returncode == 1
+    check: dict[str, Any] = json.loads(ended.stdout)["checks"][1]
+    assert (check["name"], check["state"]) == ("checkpoint", "failed")
+    return check
+
+
 def test_a_hub_checkpoint_that_is_neither_here_nor_within_reach_says_how_to_get_it(tmp_path: Path) -> None:
-    """In a process of its own: the hub's library reads its environment when it is imported."""
-    environment = {"PATH": "", "HOME": str(tmp_path), "HF_HUB_OFFLINE": "1", "ZIPRERANK_RASTERIZER_PROCESSES": "1"}
-    command = [sys.executable, "-c", "import sys; from service.cli import main; sys.exit(main(sys.argv[1:]))"]
-    root = Path(__file__).parents[3]
-    flags = ["doctor", "--json", "--device", "cpu", "--model", "owner/name"]
-    ended = subprocess.run([*command, *flags], env=environment, cwd=root, capture_output=True, text=True, timeout=120)
-    checkpoint = json.loads(ended.stdout)["checks"][1]
-    assert ended.returncode == 1 and checkpoint["state"] == "failed"
+    checkpoint = checkpoint_on_the_hub(tmp_path, "owner/name", HF_HUB_OFFLINE="1")
     assert "'owner/name' is not in the hub's cache on this machine and could not be downloaded" in checkpoint["found"]
     assert "hf download owner/name" in checkpoint["remedy"]
 
 
-def test_a_hub_checkpoint_that_the_hub_has_says_how_much_is_to_be_downloaded(
-    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(diagnosis, "bytes_to_download", lambda name, revision: 17_500_000_000)
-    exit_code, checks = doctor(capsys, "--model", "owner/absent")
-    assert exit_code == 1
-    assert "the hub has it, 17.5 GB to download" in checks["checkpoint"]["found"]
-    assert "hf download owner/absent" in checks["checkpoint"]["remedy"]
+class Hub(BaseHTTPRequestHandler):
+    """Has `owner/name`, with files whose contents nobody may ask for, and keeps `owner/gated` to itself."""
+
+    TREE = (
+        {"type": "file", "path": "config.json", "size": 100, "oid": "b" * 40},
+        {"type": "file", "path": "model.safetensors", "size": 17_000_000_000, "oid": "c" * 40},
+        {"type": "file", "path": "README.md", "size": 99_000_000_000, "oid": "d" * 40},
+    )
+
+    def do_GET(self) -> None:
+        if "owner/name" not in self.path:
+            self.answer(401, b"{}")
+        elif "/resolve/" in self.path:
+            self.answer(500, b"a file is downloaded")
+        else:
+            self.answer(
+                200, json.dumps(self.TREE if "/tree/" in self.path else {"id": "owner/name", "sha": "a" * 40}).encode()
+            )
+
+    def do_HEAD(self) -> None:
+        size = next(file["size"] for file in self.TREE if self.path.endswith(f"/{file['path']}"))
+        self.answer(200, b"", {"ETag": '"e"', "X-Repo-Commit": "a" * 40, "Content-Length": str(size)})
+
+    def answer(self, status: int, body: bytes, headers: Mapping[str, str] | None = None) -> None:
+        self.send_response(status)
+        for name, value in ({"Content-Length": str(len(body))} | dict(headers or {})).items():
+            self.send_header(name, value)
+        self.end_headers()
+        self.wfile.write(body)
+
+    def log_message(self, *arguments: object) -> None: ...
+
+
+@pytest.fixture
+def hub() -> Iterator[str]:
+    """Its address."""
+    with ThreadingHTTPServer(("127.0.0.1", 0), Hub) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield f"http://127.0.0.1:{server.server_port}"
+        server.shutdown()
+
+
+def test_a_hub_checkpoint_that_the_hub_has_says_how_much_is_to_be_downloaded(hub: str, tmp_path: Path) -> None:
+    checkpoint = checkpoint_on_the_hub(tmp_path, "owner/name", HF_ENDPOINT=hub, NO_PROXY="127.0.0.1")
+    assert "the hub has it, 17.0 GB to download" in checkpoint["found"]
+    assert "hf download owner/name" in checkpoint["remedy"]
+
+
+def test_a_hub_that_refuses_is_told_with_its_status(hub: str, tmp_path: Path) -> None:
+    checkpoint = checkpoint_on_the_hub(tmp_path, "owner/gated", HF_ENDPOINT=hub, NO_PROXY="127.0.0.1")
+    assert (
+        "The hub refused 'owner/gated': status 401. Check the id, the revision and your token." in checkpoint["found"]
+    )
 
 
 def test_a_tensor_that_is_missing_is_named_and_nothing_is_loaded(
