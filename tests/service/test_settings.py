@@ -1,6 +1,11 @@
-import pytest
+from dataclasses import fields
 
+import pytest
+from pydantic import ValidationError
+
+from model import MAX_WINDOW_SIZE, RerankerConfig
 from service.cli import main, read_settings
+from service.schemas import ZipRerankOptions
 from service.settings import Settings, unknown_variables
 
 
@@ -17,6 +22,22 @@ def test_the_default_model_is_the_published_one() -> None:
     assert (settings.model, settings.keep_ratio, settings.window_size, settings.stride) == (
         "mtri-admin/ZipRerank", 0.5, 20, 10
     )  # fmt: skip
+
+
+@pytest.mark.parametrize("name", [field.name for field in fields(RerankerConfig)])
+def test_every_field_of_the_library_is_a_setting_with_the_same_default(name: str) -> None:
+    assert getattr(Settings(), name) == getattr(RerankerConfig(), name)
+
+
+@pytest.mark.parametrize("kind", [Settings, ZipRerankOptions])
+@pytest.mark.parametrize("name", ["window_size", "stride"])
+def test_a_window_is_as_long_as_the_library_takes_and_no_longer(
+    kind: type[Settings] | type[ZipRerankOptions], name: str
+) -> None:
+    longest = {"window_size": MAX_WINDOW_SIZE, "stride": MAX_WINDOW_SIZE}
+    assert getattr(kind(**longest), name) == MAX_WINDOW_SIZE
+    with pytest.raises(ValidationError, match=name):
+        kind(**{**longest, name: MAX_WINDOW_SIZE + 1})
 
 
 def test_a_flag_wins_over_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
