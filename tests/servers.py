@@ -13,7 +13,7 @@ import httpx
 from model import Observe, PageScores, PreparedRequest, Reranker, StageClock
 from service.app import load_reranker
 from service.lifecycle import Lifecycle
-from service.server import make_server
+from service.server import Server, make_server
 from service.settings import Settings
 
 PATIENCE_SECONDS = 300
@@ -32,6 +32,14 @@ class RunningService:
     url: str
     client: httpx.Client
     lifecycle: Lifecycle
+    server: Server
+    thread: threading.Thread
+
+    def exit_code(self) -> int:
+        """That with which it ends by itself; a service that goes on fails the test."""
+        self.thread.join(PATIENCE_SECONDS)
+        assert not self.thread.is_alive(), "the service goes on"
+        return self.server.exit_code
 
     def metric(self, name: str, **labels: str) -> float:
         """A sample's value, 0 where there is none."""
@@ -64,7 +72,7 @@ def running_service(load: Load = load_reranker, *, wait: bool = True, **settings
         with httpx.Client(base_url=url, timeout=PATIENCE_SECONDS) as client:
             if wait:
                 wait_until_ready(client)
-            yield RunningService(url=url, client=client, lifecycle=server.lifecycle)
+            yield RunningService(url=url, client=client, lifecycle=server.lifecycle, server=server, thread=thread)
     finally:
         server.stop(0)
         thread.join(PATIENCE_SECONDS)

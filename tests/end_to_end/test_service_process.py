@@ -7,6 +7,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -20,13 +21,17 @@ STOP_SECONDS = PATIENCE_SECONDS
 
 
 @contextmanager
-def process(*flags: str, **variables: str) -> Iterator["subprocess.Popen[str]"]:
-    """`python -m service` with its log on a pipe; ended with the test. Nothing is kept in the home folder."""
+def process(*flags: str, module: str = "service", **variables: str) -> Iterator["subprocess.Popen[str]"]:
+    """`python -m service` with its log and its input on pipes; ended with the test. Nothing is kept in the home folder."""
     environment = {name: value for name, value in os.environ.items() if not name.startswith("ZIPRERANK_")}
     environment["ZIPRERANK_DOCUMENT_STORE"] = "memory://process"
     environment |= {f"ZIPRERANK_{name.upper()}": str(seconds) for name, seconds in PATIENCE.items()}
     running = subprocess.Popen(
-        [sys.executable, "-m", "service", *flags], stderr=subprocess.PIPE, text=True, env={**environment, **variables}
+        [sys.executable, "-m", module, *flags],
+        stdin=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env={**environment, **variables},
     )
     try:
         yield running
@@ -78,6 +83,26 @@ def test_a_request_in_flight_is_finished_after_sigterm() -> None:
         assert running.wait(STOP_SECONDS) == 0
 
 
+def test_a_lost_device_is_not_ready_and_ends_the_process_with_70() -> None:
+    """The exit code that the runbook promises."""
+    flags = "--model", "demo", "--port", "0", "--device", "cpu", "--drain-grace-seconds", "5"
+    with process(*flags, module="tests.end_to_end.lost_device") as running, ThreadPoolExecutor(1) as threads:
+        with httpx.Client(base_url=listening_url(running), timeout=60) as client:
+            wait_until_ready(client)
+            files = [("file", ("a.pdf", make_pdf(1), "application/pdf"))]
+            answer = threads.submit(client.post, "/rerank", data={"query": "a"}, files=files)
+            eventually(lambda: client.get("/readyz").status_code != 200)
+            assert client.get("/readyz").json()["code"] == "gpu_failed"
+            assert client.get("/livez").status_code == 500
+            assert client.post("/rerank", data={"query": "a"}, files=files).json()["code"] == "gpu_failed"
+            assert running.poll() is None and not answer.done()
+            assert running.stdin is not None
+            print(file=running.stdin, flush=True)  # now it may end
+            told = answer.result(STOP_SECONDS)
+            assert (told.status_code, told.json()["code"]) == (503, "gpu_failed")
+        assert running.wait(STOP_SECONDS) == 70
+
+
 def test_a_checkpoint_that_cannot_be_loaded_ends_the_process(tmp_path: Path) -> None:
     with process("--model", str(tmp_path), "--port", "0") as running:
         _, log = running.communicate(timeout=STOP_SECONDS)
@@ -96,7 +121,10 @@ def test_a_kernel_that_cannot_run_ends_the_process() -> None:
     with process("--model", "demo", "--port", "0", "--device", "cpu", "--attention", "flash-attn") as running:
         _, log = running.communicate(timeout=STOP_SECONDS)
         assert running.returncode == 1
-        assert "attention is 'flash-attn', but it needs CUDA" in log
+        for kernel in ("flash-attn-3", "flash-attn-2"):
+            assert re.search(rf"attention is 'flash-attn', but .*{kernel}: it needs CUDA and the device is cpu", log), (
+                log
+            )
 
 
 @pytest.mark.parametrize(

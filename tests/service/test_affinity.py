@@ -82,6 +82,21 @@ def test_the_api_description_tells_of_header_and_path_form(service: RunningServi
     for path in ("/rerank", "/v1/rerank", "/documents/{id}/rerank", "/v1/documents/{id}/rerank"):
         names = {parameter["name"] for parameter in description["paths"][path]["post"]["parameters"]}
         assert names == {"X-ZipRerank-Affinity"} | ({"id"} if "{id}" in path else set())
-    body = description["paths"]["/v1/documents/{id}/rerank"]["post"]["requestBody"]["content"]["application/json"]
-    assert body["schema"] == {"$ref": "#/components/schemas/DocumentRerankRequest"}
-    assert "required" in description["components"]["schemas"]["RerankRequest"]
+
+
+@pytest.mark.parametrize(
+    ("path", "body", "in_json", "in_a_form"),
+    [
+        ("/rerank", "RerankRequest", {"query", "documents"}, {"query", "file"}),
+        ("/documents/{id}/rerank", "DocumentRerankRequest", {"query"}, {"query"}),
+    ],
+)
+def test_documents_are_required_where_the_path_names_none(
+    service: RunningService, path: str, body: str, in_json: set[str], in_a_form: set[str]
+) -> None:
+    description = service.client.get("/openapi.json").json()
+    for prefix in ("", "/v1"):
+        forms = description["paths"][prefix + path]["post"]["requestBody"]["content"]
+        assert forms["application/json"]["schema"] == {"$ref": f"#/components/schemas/{body}"}
+        assert set(forms["multipart/form-data"]["schema"]["required"]) == in_a_form
+    assert set(description["components"]["schemas"][body]["required"]) == in_json

@@ -3,6 +3,7 @@
 import base64
 import io
 import json
+import re
 from collections.abc import Iterator
 from typing import Any
 
@@ -42,13 +43,25 @@ def rerank(service: RunningService, documents: Any, **fields: Any) -> httpx.Resp
 
 def results(response: httpx.Response) -> list[dict[str, Any]]:
     assert response.status_code == 200, response.text
-    RerankResponse.model_validate(response.json())
-    return list(response.json()["results"])
+    return list(fitting_its_schema(response.json())["results"])
+
+
+def fitting_its_schema(answer: dict[str, Any]) -> dict[str, Any]:
+    """The answer, which has every field of the published schema except those that stand for nothing, and no others."""
+    described = RerankResponse.model_validate(answer, extra="forbid")
+    assert described.model_dump(exclude_none=True) == without_nulls(answer)
+    return answer
+
+
+def without_nulls(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: without_nulls(inner) for key, inner in value.items() if inner is not None}
+    return [without_nulls(inner) for inner in value] if isinstance(value, list) else value
 
 
 def refused(response: httpx.Response, status: int, code: str, *mentions: str) -> dict[str, Any]:
     body = response.json()
-    ErrorBody.model_validate(body)
+    ErrorBody.model_validate(body, extra="forbid")
     assert (response.status_code, body["code"]) == (status, code), body
     assert response.headers["content-type"] == "application/json"
     assert body["request_id"] == response.headers["x-request-id"]
@@ -75,6 +88,22 @@ def test_json_with_a_pdf_and_an_image(service: RunningService) -> None:
     assert body["usage"]["prompt_tokens"] == body["usage"]["total_tokens"] > 0
     assert body["meta"]["score"] == "softmax" and body["meta"]["warnings"] == []
     assert "ziprerank" not in body and "document" not in body["results"][0]
+
+
+@pytest.mark.parametrize("options", [{}, {"return_documents": True, "ziprerank": {"include_timings": True}}], ids=repr)
+def test_an_answer_has_the_fields_of_its_published_schema_and_no_others(
+    service: RunningService, options: dict[str, Any]
+) -> None:
+    description = service.client.get("/openapi.json").json()
+    answered = description["paths"]["/rerank"]["post"]["responses"]["200"]["content"]["application/json"]["schema"]
+    assert answered == {"$ref": "#/components/schemas/RerankResponse"}
+    response = rerank(service, [{"pdf": encoded(FIVE_PAGES), "pages": "1-2"}, {"image": encoded(picture())}], **options)
+    assert len(results(response)) == 3
+    for group in ("meta", "ziprerank"):  # two groups without a schema: the fields are in their descriptions
+        told = description["components"]["schemas"]["RerankResponse"]["properties"][group]["description"]
+        assert all(field in re.findall(r"\w+", told) for field in response.json().get(group, ())), told
+    assert set(response.json()["meta"]) == {"api_version", "billed_units", "tokens", "warnings", "score", "windows"}
+    assert set(response.json().get("ziprerank", ())) == ({"timings_ms", "visual_tokens", "cache"} if options else set())
 
 
 def test_multipart_with_files_fields_and_options(service: RunningService) -> None:
@@ -162,10 +191,12 @@ def test_a_body_that_is_not_json(service: RunningService, content: bytes) -> Non
     refused(response, 400, "malformed_body")
 
 
-def test_deeply_nested_json_is_refused_in_time(service: RunningService) -> None:
-    content = b'{"query":' + b"[" * 500_000
-    response = service.client.post("/rerank", content=content, headers={"content-type": "application/json"})
-    refused(response, 400, "malformed_body")
+def test_deeply_nested_json_is_refused_as_malformed_and_harms_nothing(service: RunningService) -> None:
+    depth = 500_000
+    for content in (b'{"query":' + b"[" * depth, b'{"query":' + b"[" * depth + b"]" * depth + b"}"):
+        response = service.client.post("/rerank", content=content, headers={"content-type": "application/json"})
+        refused(response, 400, "malformed_body")
+    results(rerank(service, [{"image": encoded(picture())}]))
 
 
 @pytest.mark.parametrize(
@@ -200,12 +231,18 @@ def test_a_request_outside_the_schema_names_the_field(
 
 
 def test_many_wrong_items_cost_one_short_answer(service: RunningService) -> None:
-    response = service.client.post(
-        "/rerank", json={"query": "a", "documents": [7] * 5, "top_n": "x", "raw_scores": "y"}
-    )
-    assert len(response.content) < 8192
-    response = service.client.post("/rerank", json={"query": "a", "documents": [7] * 200_000})
+    wrong_four_times = {"image": 7, "pdf": 7, "pages": 7, "id": 7}
+    told = refused(rerank(service, [wrong_four_times] * 6), 400, "invalid_request", "documents[0].image", "got 7")
+    assert told["message"].count("got 7") == 10 and told["message"].endswith("; and 14 more.")
+    response = rerank(service, [7] * 200_000)
     refused(response, 413, "too_many_files", "200000", "limit is 6")
+    assert len(response.content) < 8192
+
+
+def test_a_long_wrong_name_is_told_shortened(service: RunningService) -> None:
+    response = rerank(service, [{"image": encoded(picture())}], ziprerank={"x" * 10_000: 1})
+    refused(response, 400, "invalid_request", "ziprerank.xxx", "x…")
+    assert len(response.content) < 8192
 
 
 @pytest.mark.parametrize("pages", ["0", "3-2", "6", "1,9-12", "99999999"])

@@ -2,11 +2,13 @@ from dataclasses import fields
 from typing import get_args
 
 import pytest
+from pydantic import ValidationError
 
-from model import RerankerConfig
+from model import MAX_WINDOW_SIZE, RerankerConfig
 from model.attention import FAMILIES
 from model.attention_kernels import KERNELS
 from service.cli import main, read_settings
+from service.schemas import ZipRerankOptions
 from service.settings import Attention, Settings, unknown_variables
 
 
@@ -23,6 +25,22 @@ def test_the_default_model_is_the_published_one() -> None:
     assert (settings.model, settings.keep_ratio, settings.window_size, settings.stride) == (
         "mtri-admin/ZipRerank", 0.5, 20, 10
     )  # fmt: skip
+
+
+@pytest.mark.parametrize("name", [field.name for field in fields(RerankerConfig)])
+def test_every_field_of_the_library_is_a_setting_with_the_same_default(name: str) -> None:
+    assert getattr(Settings(), name) == getattr(RerankerConfig(), name)
+
+
+@pytest.mark.parametrize("kind", [Settings, ZipRerankOptions])
+@pytest.mark.parametrize("name", ["window_size", "stride"])
+def test_a_window_is_as_long_as_the_library_takes_and_no_longer(
+    kind: type[Settings] | type[ZipRerankOptions], name: str
+) -> None:
+    longest = {"window_size": MAX_WINDOW_SIZE, "stride": MAX_WINDOW_SIZE}
+    assert getattr(kind(**longest), name) == MAX_WINDOW_SIZE
+    with pytest.raises(ValidationError, match=name):
+        kind(**{**longest, name: MAX_WINDOW_SIZE + 1})
 
 
 def test_a_flag_wins_over_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -94,12 +112,6 @@ def test_help_shows_every_setting(capsys: pytest.CaptureFixture[str]) -> None:
 def test_a_wrong_setting_ends_with_usage_and_one_line(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["serve", "--keep-ratio", "2"]) == 2
     assert "ZIPRERANK_KEEP_RATIO" in capsys.readouterr().err
-
-
-def test_what_a_caller_of_the_library_may_choose_is_a_setting_with_the_same_default() -> None:
-    settings = Settings()
-    for field in fields(RerankerConfig):
-        assert getattr(settings, field.name) == field.default, field.name
 
 
 def test_every_kernel_can_be_asked_for() -> None:
