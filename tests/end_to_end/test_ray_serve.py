@@ -29,7 +29,7 @@ PROJECT = Path(__file__).parents[2]
 RAY = Path(sys.executable).with_name("ray")
 INVENTED_GPUS = 4
 REPLICAS = 3
-START_SECONDS = 600
+PATIENCE_SECONDS = 600
 ANSWER_SECONDS = 120
 METRICS_PORTS = range(9400, 9400 + REPLICAS)
 
@@ -138,7 +138,7 @@ def eventually(is_true: Callable[[], bool], what: str) -> float:
     """The seconds until it was so."""
     started = time.monotonic()
     while not is_true():
-        assert time.monotonic() - started < START_SECONDS, f"waited in vain: {what}"
+        assert time.monotonic() - started < PATIENCE_SECONDS, f"waited in vain: {what}"
         time.sleep(0.5)
     return time.monotonic() - started
 

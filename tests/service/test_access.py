@@ -8,7 +8,7 @@ from model import Reranker
 from service.access import admitted_route
 from service.app import build_app
 from service.settings import Settings
-from tests.servers import START_SECONDS, fake_loader, running_service, settings_for_tests
+from tests.servers import PATIENCE_SECONDS, fake_loader, running_service, settings_for_tests
 
 ANSWERED_AT_ONCE = {
     "/livez", "/readyz", "/metrics", "/info", "/v1/models", "/openapi.json", "/docs", "/docs/oauth2-redirect"
@@ -45,7 +45,7 @@ def test_whatever_takes_a_body_is_refused_while_the_model_loads(reranker: Rerank
     may_load = threading.Event()
 
     def slow_load(settings: Settings) -> Reranker:
-        assert may_load.wait(START_SECONDS)
+        assert may_load.wait(PATIENCE_SECONDS)
         return fake_loader(reranker)(settings)
 
     with running_service(slow_load, wait=False) as service:

@@ -21,7 +21,7 @@ from service.app import LoadReranker, build_app
 from service.settings import Settings
 from tests.documents import make_image
 from tests.fake_ray import FakeAutoscalingConfig, FakeAutoscalingContext, FakeRay, fake_ray
-from tests.servers import START_SECONDS, fake_loader, in_input_order
+from tests.servers import PATIENCE_SECONDS, fake_loader, in_input_order
 
 CONFIGURATION = Path(__file__).parents[2] / "deploy" / "ray" / "config.yaml"
 
@@ -117,7 +117,7 @@ class Gate:
         self.opened.set()
 
     def __call__(self, batch: Sequence[PreparedRequest]) -> list[PageScores]:
-        assert self.opened.wait(START_SECONDS)
+        assert self.opened.wait(PATIENCE_SECONDS)
         return in_input_order(batch)
 
 
@@ -152,7 +152,7 @@ def served(replica: Any, use: Callable[[httpx.AsyncClient], Coroutine[Any, Any, 
 
 
 async def eventually(is_true: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + START_SECONDS
+    deadline = time.monotonic() + PATIENCE_SECONDS
     while not is_true():
         assert time.monotonic() < deadline, "waited in vain"
         await asyncio.sleep(0.01)
@@ -168,7 +168,7 @@ def test_the_first_check_waits_for_the_model_and_a_replica_that_fails_is_told_to
     may_load = threading.Event()
 
     def slow_load(settings: Settings) -> Reranker:
-        assert may_load.wait(START_SECONDS)
+        assert may_load.wait(PATIENCE_SECONDS)
         return fake_loader(reranker)(settings)
 
     replica = build(slow_load)
@@ -177,7 +177,7 @@ def test_the_first_check_waits_for_the_model_and_a_replica_that_fails_is_told_to
         first = asyncio.create_task(replica.check_health())
         assert (await client.get("/readyz")).status_code == 503 and not first.done()
         may_load.set()
-        await asyncio.wait_for(first, START_SECONDS)
+        await asyncio.wait_for(first, PATIENCE_SECONDS)
         assert (await client.get("/readyz")).status_code == 200
         replica._app.state.components.lifecycle.fail()
         with pytest.raises(ray.adapter.NotServingError, match="gpu_failed"):
@@ -192,7 +192,7 @@ def test_a_check_that_is_given_up_does_not_stop_the_loading(
     may_load = threading.Event()
 
     def slow_load(settings: Settings) -> Reranker:
-        assert may_load.wait(START_SECONDS)
+        assert may_load.wait(PATIENCE_SECONDS)
         return fake_loader(reranker)(settings)
 
     replica = build(slow_load)
@@ -201,7 +201,7 @@ def test_a_check_that_is_given_up_does_not_stop_the_loading(
         with pytest.raises(TimeoutError):
             await asyncio.wait_for(replica.check_health(), 0.01)  # as Ray does, after its own time
         may_load.set()
-        await asyncio.wait_for(replica.check_health(), START_SECONDS)
+        await asyncio.wait_for(replica.check_health(), PATIENCE_SECONDS)
 
     served(replica, check)
 
@@ -222,7 +222,11 @@ def test_ray_is_told_how_long_the_work_takes_that_waits(
         assert (await rerank(client)).status_code == 200  # a rate is measured
         assert wait() == 0
         gate.opened.clear()
-        requests = [asyncio.create_task(rerank(client)) for _ in range(3)]
+        requests = [asyncio.create_task(rerank(client))]
+        await eventually(
+            lambda: replica._components.worker.running_entries == 1
+        )  # else it could share the others' batch
+        requests += [asyncio.create_task(rerank(client)) for _ in range(2)]
         await eventually(lambda: wait() > 0)
         gate.opened.set()
         assert [answer.status_code for answer in await asyncio.gather(*requests)] == [200] * 3
