@@ -65,7 +65,7 @@ class Settings(BaseSettings):
     quantise: Literal["none", "fp8", "int8", "auto"] = Field(
         "auto",
         description="decoder's weights in 8 bits, which changes scores: none; fp8 (Ada, Hopper and newer cards); int8 (any); "
-        "or auto, which is none for now",
+        "or auto, which takes neither where the card has room without",
     )
     feature_cache_gpu_bytes: int | None = Field(
         None,
