@@ -121,10 +121,7 @@ def test_a_kernel_that_cannot_run_ends_the_process() -> None:
     with process("--model", "demo", "--port", "0", "--device", "cpu", "--attention", "flash-attn") as running:
         _, log = running.communicate(timeout=STOP_SECONDS)
         assert running.returncode == 1
-        for kernel in ("flash-attn-3", "flash-attn-2"):
-            assert re.search(rf"attention is 'flash-attn', but .*{kernel}: it needs CUDA and the device is cpu", log), (
-                log
-            )
+        assert "attention is 'flash-attn', but it needs CUDA and the device is cpu" in log
 
 
 @pytest.mark.parametrize(
