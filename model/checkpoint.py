@@ -85,28 +85,29 @@ def _bundled() -> str:
 def _download(hub_id: str, revision: str | None) -> Checkpoint:
     """From the hub into its cache; where the hub cannot be reached, what the cache holds."""
     from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
+    from huggingface_hub.errors import HFValidationError
 
     logger.info("looking for %s in the hub's cache, then on the hub", hub_id)
     try:
         folder = snapshot_download(hub_id, revision=revision, allow_patterns=_FILES)
     except HFValidationError as error:
         raise CheckpointError(f"{hub_id!r} is not a valid hub id (owner/name).") from error
-    except (LocalEntryNotFoundError, OSError) as error:
+    except OSError as error:  # the hub's errors are among them, those of its answers too
         folder = _cached(hub_id, revision, error)
-    except HfHubHTTPError as error:
-        raise _refused(hub_id, revision, error) from error
     return Checkpoint(name=hub_id, folder=Path(folder), revision=Path(folder).name)
 
 
 def _cached(hub_id: str, revision: str | None, obstacle: Exception | None) -> str:
     """The cached folder. obstacle: why it was not downloaded, None where that was not tried. Raises: CheckpointError."""
     from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import LocalEntryNotFoundError
+    from huggingface_hub.errors import HfHubHTTPError
 
     try:
         return str(snapshot_download(hub_id, revision=revision, allow_patterns=_FILES, local_files_only=True))
-    except (LocalEntryNotFoundError, OSError) as error:
+    except OSError as error:
+        refusal = obstacle.__cause__ if obstacle and isinstance(obstacle.__cause__, HfHubHTTPError) else obstacle
+        if isinstance(refusal, HfHubHTTPError):
+            raise _refused(hub_id, revision, refusal) from error
         raise _not_here(hub_id, revision, obstacle) from error
 
 

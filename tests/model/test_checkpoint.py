@@ -4,10 +4,12 @@ import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
+import huggingface_hub
 import pytest
 import torch
+from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
 from safetensors.torch import load_file, save_file
 
 from model import CheckpointError, Reranker, RerankerConfig
@@ -204,3 +206,23 @@ def test_half_precision_weights_are_converted_to_the_chosen_dtype(folder: Path) 
     change_tensors(folder, halve)
     loaded = Reranker.from_checkpoint(str(folder), CPU)
     assert {parameter.dtype for parameter in loaded.network.parameters()} == {torch.float32}
+
+
+@pytest.mark.parametrize("is_wrapped", [False, True], ids=["as it is", "as a cause"])
+def test_a_refusal_of_the_hub_is_told_with_its_status(monkeypatch: pytest.MonkeyPatch, is_wrapped: bool) -> None:
+    class Response:
+        status_code = 401
+        headers: ClassVar[dict[str, str]] = {}
+        request = None
+
+    def refuse(*arguments: Any, local_files_only: bool = False, **options: Any) -> str:
+        if local_files_only:
+            raise LocalEntryNotFoundError("not in the cache")
+        refusal = HfHubHTTPError("401 Client Error", response=Response())  # type: ignore[arg-type]
+        if is_wrapped:
+            raise LocalEntryNotFoundError("could not be fetched") from refusal
+        raise refusal
+
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", refuse)
+    with pytest.raises(CheckpointError, match=r"The hub refused 'owner/name': status 401\. Check the id"):
+        find_checkpoint("owner/name")
