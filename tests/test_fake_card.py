@@ -183,3 +183,10 @@ def test_indices_of_every_kind_have_the_shapes_of_torch(card: FakeCard) -> None:
         assert fake[[0, 1]].shape == (2, 5, 6)
     with pytest.raises(CardFault, match="is an index"):
         fake[[0, 1]]
+
+
+def test_tensors_are_what_they_were_when_the_card_is_gone() -> None:
+    """A scalar tensor that looked like a sequence would break torch.tensor for every test that follows."""
+    with FakeCard():
+        torch.empty(3, device="cuda")[1:]
+    assert torch.tensor([torch.tensor(-1), torch.tensor(2)]).tolist() == [-1, 2]

@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch._subclasses import fake_tensor
 from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode, unset_fake_temporarily
 
-from tests.fake_card.cuda import tensor_methods, torch_cuda
+from tests.fake_card.cuda import OPERATORS, TensorOperators, tensor_methods, torch_cuda
 from tests.fake_card.device_memory import DeviceMemory
 from tests.fake_card.faults import CardFault, place
 from tests.fake_card.host_memory import HostMemory
@@ -71,6 +71,7 @@ class FakeCard:
         enter(_modules(self._kernel_modules))
         functions = {"rms_norm": rms_norm(self), "scaled_dot_product_attention": scaled_dot_product_attention(self)}
         methods = tensor_methods(self)
+        enter(TensorOperators({name: methods.pop(name) for name in OPERATORS}))
         for owner, stand_ins in (
             (torch.cuda, torch_cuda(self)),
             (torch.Tensor, methods),

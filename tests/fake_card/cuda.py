@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from torch._subclasses.fake_tensor import FakeTensor
+from torch.overrides import TorchFunctionMode
 
 if TYPE_CHECKING:
     from tests.fake_card.card import FakeCard
@@ -181,6 +182,28 @@ def tensor_methods(card: "FakeCard") -> dict[str, Callable[..., Any]]:
         | {"cuda": lambda tensor, **keywords: to(tensor, "cuda", **keywords)}
         | {name: reading(name) for name in _READING}
     )
+
+
+OPERATORS = ("__getitem__", "__setitem__", "__bool__", "__float__", "__index__", "__int__")
+"""Methods that Python calls through slots of the type."""
+
+
+class TensorOperators(TorchFunctionMode):
+    """Puts functions in the place of operators of tensors.
+
+    Not by attributes of torch.Tensor: taking `__getitem__` off it again leaves the type a slot that makes every tensor look
+    like a sequence, a scalar too, for the rest of the process.
+    """
+
+    def __init__(self, stand_ins: dict[str, Callable[..., Any]]) -> None:
+        super().__init__()
+        self._stand_ins = stand_ins
+
+    def __torch_function__(
+        self, function: Any, types: Any, arguments: Any = (), keywords: dict[str, Any] | None = None
+    ) -> Any:
+        run = self._stand_ins.get(getattr(function, "__name__", ""), function)
+        return run(*arguments, **(keywords or {}))
 
 
 _READING = ("item", "tolist", "numpy", "nonzero", "__array__", "__bool__", "__float__", "__index__", "__int__")
