@@ -4,8 +4,8 @@ import orjson
 import pytest
 
 from service import errors
-from service.error_responses import error_response
 from service.errors import STATUS, ServiceError, UnusableDocumentError
+from service.http.error_responses import error_response
 
 EVERY_CODE = [
     (kind, code) for kind in ServiceError.__subclasses__() for code in sorted(kind.codes)
