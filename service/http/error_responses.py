@@ -6,7 +6,7 @@ from typing import Any
 import orjson
 from starlette.responses import Response
 
-from service.errors import OverloadedError, ServiceError, UnauthorizedError, UnavailableError, status_of
+from service.errors import OverloadedError, ServiceError, UnauthorizedError, UnavailableError
 
 _DEFAULT_RETRY_AFTER_SECONDS = 1
 
@@ -23,7 +23,7 @@ class JsonResponse(Response):
 def error_response(error: ServiceError, request_id: str) -> JsonResponse:
     """The answer for one of our own errors."""
     body = error_body(
-        status_of(error),
+        error.status,
         error.code,
         error.message,
         request_id=request_id,
@@ -31,7 +31,7 @@ def error_response(error: ServiceError, request_id: str) -> JsonResponse:
         document_index=error.document_index,
         page=error.page,
     )
-    return JsonResponse(body, status_code=status_of(error), headers=_headers(error))
+    return JsonResponse(body, status_code=error.status, headers=_headers(error))
 
 
 def plain_error_response(
