@@ -218,9 +218,15 @@ def _describe(
         counts=context.record.sizes,
         keep_ratio=context.settings.keep_ratio,
     )
-    trace.describe_documents(
-        lambda: RankedDocuments(
-            candidates=[page.label for page in pages],
-            results=[(page.label, page.score) for page in ranked[: query.max_results]],
+    if trace.takes_documents:
+        shown = ranked[: query.max_results]
+        trace.describe_documents(
+            RankedDocuments(
+                candidates=[page.label for page in pages],
+                results=[(page.label, _shown_score(page, query)) for page in shown],
+            )
         )
-    )
+
+
+def _shown_score(page: RankedPage, query: RerankQuery) -> float:
+    return page.logit if query.wants_logits and page.logit is not None else page.score
