@@ -214,7 +214,7 @@ def _describe(
 ) -> None:
     trace.describe_ranking(
         model=context.model.name,
-        top_n=query.max_results,
+        max_results=query.max_results,
         counts=context.record.sizes,
         keep_ratio=context.settings.keep_ratio,
     )
