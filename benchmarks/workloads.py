@@ -15,10 +15,10 @@ from model.checkpoint import BUNDLED, load_tokenizer, read_model_config
 from model.config import ImageConfig, ModelConfig, RerankerConfig, TextConfig, VisionConfig
 from model.device import Compute, choose_compute
 from model.image_processor import smart_resize
-from model.network import Network
 from model.published import PUBLISHED_SIZES
+from model.qwen3_vl.network import Network
+from model.qwen3_vl.weights import build_network
 from model.reranker import Reranker
-from model.weights import build_network
 
 SHAPES = ("published", "small", "demo")
 

@@ -23,7 +23,7 @@ from model.placement import (
 )
 from model.published import PUBLISHED_NAME, PUBLISHED_SIZES
 from model.quantisation import SCHEMES
-from model.weights import build_network, expected_shapes
+from model.qwen3_vl.weights import build_network, expected_shapes
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -29,7 +29,7 @@ from model.memory_plan import BatchLimits, MemoryPlan, weight_bytes
 from model.pages.fonts import installed_fonts
 from model.placement import MOST_PARAMETERS_BESIDE_A_CARD, choose_kernels, longest_window, place
 from model.prompt import PromptBuilder
-from model.weights import build_network, expected_shapes, find_tensors, parameter_count
+from model.qwen3_vl.weights import build_network, expected_shapes, find_tensors, parameter_count
 
 LARGE_CHECKPOINT = MOST_PARAMETERS_BESIDE_A_CARD
 """Parameters from which a checkpoint is too slow for a CPU."""

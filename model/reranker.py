@@ -50,16 +50,16 @@ from model.errors import PageCountError, ScoreError
 from model.feature_cache import FeatureCache
 from model.image_processor import prepare_page
 from model.memory_plan import BatchLimits, MemoryPlan
-from model.network import Network
 from model.page_encoder import PageEncoder
 from model.pages.image import LONGEST_PAGE_EDGE
 from model.placement import choose_kernels, longest_window, make_attention_plans, make_cache, place, refuse_silent_cpu
 from model.prompt import ChatTokenizer, PromptBuilder
 from model.quantisation import quantise_layers
+from model.qwen3_vl.network import Network
+from model.qwen3_vl.weights import build_network, expected_shapes, load_network, parameter_count
 from model.ranking import order_by_score, scores_by_rank, softmax
 from model.scorer import score_letters
 from model.sequence_packer import pack_sequences, plan_packing
-from model.weights import build_network, expected_shapes, load_network, parameter_count
 from model.windows import WindowStrategy, choose_windows
 
 AnyPage = Image.Image | np.ndarray | PageImage | PreparedPage

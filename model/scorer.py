@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from model.attention import AttentionKernel
 from model.compilation import RunLayer
 from model.dataflow import PackedSequences
-from model.language_model import LanguageModel
+from model.qwen3_vl.language_model import LanguageModel
 
 
 def score_letters(

@@ -14,8 +14,8 @@ from model import Reranker, RerankerConfig
 from model.checkpoint import load_tokenizer, read_model_config
 from model.config import ModelConfig
 from model.device import Compute, choose_compute
-from model.network import Network
-from model.weights import build_network
+from model.qwen3_vl.network import Network
+from model.qwen3_vl.weights import build_network
 from tests.conformance import CHECKPOINT
 from tests.fake_card import FakeCard
 

@@ -6,7 +6,7 @@ from pathlib import Path
 from model import Reranker, RerankerConfig
 from model.checkpoint import load_tokenizer, read_model_config
 from model.device import choose_compute
-from model.weights import load_network
+from model.qwen3_vl.weights import load_network
 
 
 def load_whole(folder: Path, config: RerankerConfig) -> Reranker:

@@ -26,8 +26,8 @@ from model import Observe, Reranker, RerankerConfig
 from model.attention_kernels import why_not
 from model.config import ModelConfig
 from model.device import choose_compute
-from model.network import Network
 from model.quantisation import why_not_quantise
+from model.qwen3_vl.network import Network
 
 REFERENCE = "R0"
 

@@ -15,10 +15,10 @@ from model.attention import PackedAttention
 from model.compressor import PageShare, select_tokens, text_similarity
 from model.dataflow import PackedSequences, VisualTokens
 from model.image_processor import to_patches
-from model.rope import mrope_cos_sin
+from model.qwen3_vl.rope import mrope_cos_sin
+from model.qwen3_vl.vision_encoder import lay_out_patches
 from model.scorer import score_letters
 from model.sequence_packer import PackingPlan, pack_sequences, plan_packing
-from model.vision_encoder import lay_out_patches
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

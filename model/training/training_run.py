@@ -18,6 +18,7 @@ from model.compilation import run_layer
 from model.config import RerankerConfig
 from model.device import Compute, choose_compute
 from model.prompt import ChatTokenizer
+from model.qwen3_vl.weights import load_network
 from model.reranker import Reranker
 from model.training import checkpoint_folder
 from model.training.batches import BatchPlan, hold_out
@@ -26,7 +27,6 @@ from model.training.optimiser import make_optimiser
 from model.training.ranking_pass import PromptWriter, RankingPass, run_layer_again
 from model.training.run_file import RunConfig
 from model.training.saved_state import Progress, save_state
-from model.weights import load_network
 
 
 def make_accelerator(config: RunConfig) -> Accelerator:

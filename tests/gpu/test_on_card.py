@@ -16,8 +16,8 @@ from model.checkpoint import read_model_config
 from model.device import Compute, choose_compute
 from model.memory_plan import batch_bytes
 from model.quantisation import Fp8Linear, Int8Linear, why_not_quantise
-from model.vision_encoder import linear_gelu
-from model.weights import load_network
+from model.qwen3_vl.vision_encoder import linear_gelu
+from model.qwen3_vl.weights import load_network
 from tests.closeness import assert_bfloat16_is_close
 from tests.conformance import CASES, CHECKPOINT, TOLERANCE, WINDOW_CASES, Case, WindowCase
 from tests.model.test_attention import run

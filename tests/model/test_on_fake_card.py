@@ -20,7 +20,7 @@ from model.compressor import PageShare, select_tokens
 from model.config import ModelConfig
 from model.dataflow import PreparedRequest
 from model.device import download
-from model.language_model import RmsNorm, SwiGluMlp
+from model.qwen3_vl.language_model import RmsNorm, SwiGluMlp
 from model.reranker import SelectTokens
 from tests.fake_card import CardFault, FakeCard
 from tests.published import make_reranker, published_model

@@ -19,7 +19,7 @@ from model.attention import make_kernel
 from model.compilation import RunLayer
 from model.config import MAX_WINDOW_SIZE
 from model.dataflow import PackedSequences, PreparedPage, PreparedRequest, VisualTokens, no_observation
-from model.network import Network
+from model.qwen3_vl.network import Network
 from model.reranker import Reranker
 from model.sequence_packer import pack_sequences, plan_packing
 from model.training.demo.guidance import (

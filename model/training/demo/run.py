@@ -17,8 +17,8 @@ from safetensors.torch import save_file
 from model.checkpoint import load_tokenizer, read_model_config
 from model.config import RerankerConfig
 from model.device import Compute, choose_compute
-from model.network import Network
 from model.pages.fonts import installed_fonts
+from model.qwen3_vl.network import Network
 from model.reranker import Reranker
 from model.training.demo.blank_checkpoint import make_network, write_blank_checkpoint
 from model.training.demo.page_pool import draw_pool

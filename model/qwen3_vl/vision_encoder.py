@@ -19,7 +19,7 @@ from model.compilation import RunLayer
 from model.config import VisionConfig
 from model.dataflow import PreparedPage, VisualTokens
 from model.device import upload
-from model.rope import axial_cos_sin, rotate
+from model.qwen3_vl.rope import axial_cos_sin, rotate
 
 FEWEST_TOKENS = 256
 """Matrix kernels for a few rows add up in another order than those for many. With as many rows as this, a page's features do
@@ -187,7 +187,7 @@ class VisionAttention(nn.Module):
     ) -> torch.Tensor:
         q, k, v = self.qkv(hidden).view(len(hidden), 3, -1, self.head_dim).unbind(1)
         # In the tower's dtype: the published code turns in float32, at twice the memory and its traffic. In bfloat16 the scores
-        # stay as close to float32's as the published code's do (tests/model/test_against_transformers.py).
+        # stay as close to float32's as the published code's do (tests/model/qwen3_vl/test_against_transformers.py).
         out: torch.Tensor = self.proj(attend(rotate(q, cos, sin), rotate(k, cos, sin), v).flatten(1))
         return out
 

@@ -13,7 +13,7 @@ from model.attention import AttentionKernel, PackedAttention
 from model.compilation import RunLayer
 from model.config import TextConfig
 from model.dataflow import PackedSequences
-from model.rope import mrope_cos_sin, rotate
+from model.qwen3_vl.rope import mrope_cos_sin, rotate
 
 
 class LanguageModel(nn.Module):
