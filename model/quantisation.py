@@ -29,7 +29,7 @@ RoundRows = Callable[[torch.Tensor], tuple[torch.Tensor, torch.Tensor]]
 """x (rows, values) to 8-bit values of the same shape and float32 (rows, 1) scales, so that values * scale is close to x."""
 
 
-def why_not_quantise(scheme: str, compute: Compute) -> str | None:
+def quantise_obstacle(scheme: str, compute: Compute) -> str | None:
     """What keeps the device from running a scheme, with the remedy; None where it can."""
     if scheme != "fp8" or compute.device.type != "cuda":
         return None

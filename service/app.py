@@ -253,7 +253,7 @@ async def _in_daemon_thread(work: Callable[[], Reranker]) -> Reranker:
 
 def _load_checked(settings: Settings, load: LoadReranker) -> Reranker:
     reranker = load(settings)
-    longest = reranker.longest_window(settings.max_query_characters)
+    longest = reranker.max_window_cost(settings.max_query_characters)
     budget = _batch_budget(settings, reranker.batch_limits)
     if longest.tokens > budget.max_tokens or longest.patches > budget.max_patches:
         raise StartError(

@@ -35,7 +35,7 @@ logger = logging.getLogger(__name__)
 class Preparer(Protocol):
     """What the processor needs of a `model.Reranker`."""
 
-    def prepare_page(self, page: PageImage, *, scope: bytes) -> PreparedPage: ...
+    def prepare_page(self, page: PageImage, *, tenant: bytes) -> PreparedPage: ...
 
 
 class Loader(Protocol):
@@ -175,7 +175,7 @@ class DocumentProcessor:
 
     async def _encode_pages(self, source: PageSource, scope: bytes, preparer: Preparer) -> None:
         def prepare(pixels: np.ndarray) -> PreparedPage:
-            return preparer.prepare_page(PageImage(pixels=pixels), scope=scope)
+            return preparer.prepare_page(PageImage(pixels=pixels), tenant=scope)
 
         pages = await self._loader.load(lambda: [source], prepare, scope=scope, background=True)
         await asyncio.wrap_future(self._encode([page.prepared for page in pages]))

@@ -47,7 +47,7 @@ class Preparer(Protocol):
 
     @property
     def name(self) -> str: ...
-    def prepare_page(self, page: PageImage, *, scope: bytes) -> PreparedPage: ...
+    def prepare_page(self, page: PageImage, *, tenant: bytes) -> PreparedPage: ...
     def prepare(self, query: str, pages: Sequence[PreparedPage], keep_ratio: float | None) -> PreparedRequest: ...
 
 
@@ -153,7 +153,7 @@ class RerankFlow:
         """Every page on the model's grid. Each is prepared as soon as it is rendered, in the thread that got it."""
 
         def prepare(pixels: np.ndarray) -> PreparedPage:
-            return job.preparer.prepare_page(PageImage(pixels=pixels), scope=job.scope)
+            return job.preparer.prepare_page(PageImage(pixels=pixels), tenant=job.scope)
 
         while True:
             with suppress(DocumentReplaced):  # somebody put a registered document between its manifest and its bytes
@@ -177,20 +177,17 @@ class RerankFlow:
     async def _rank(self, job: Job, pages: Sequence[PreparedPage]) -> Ranking:
         """Turn by turn; each window is a queue entry of its own, so that windows of several requests share batches."""
         options = job.options
-        windows = choose_windows(
+        plan = choose_windows(
             options.window_strategy, len(pages), window_size=options.window_size, stride=options.stride
         )
         answers: list[PageScores] = []
-        try:
-            turn = next(windows)
-            while True:
-                scored = await self._score_turn(
-                    job, [[pages[index] for index in window] for window in turn], admitted=bool(answers)
-                )
-                answers += scored
-                turn = windows.send([scores.order for scores in scored])
-        except StopIteration as stop:
-            return combine_windows(stop.value, answers)
+        while turn := plan.turn:
+            scored = await self._score_turn(
+                job, [[pages[index] for index in window] for window in turn], admitted=bool(answers)
+            )
+            answers += scored
+            plan.submit([scores.order for scores in scored])
+        return combine_windows(plan.order, answers)
 
     async def _score_turn(
         self, job: Job, windows: Sequence[Sequence[PreparedPage]], *, admitted: bool

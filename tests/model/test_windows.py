@@ -2,21 +2,16 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from model import WindowError, Windows, choose_windows
+from model import WindowError, WindowPlan, choose_windows
 
 
-def play(windows: Windows, relevance: list[float]) -> tuple[list[list[tuple[int, ...]]], tuple[int, ...]]:
+def play(plan: WindowPlan, relevance: list[float]) -> tuple[list[list[tuple[int, ...]]], tuple[int, ...]]:
     """All turns and the final order, each window ordered by `relevance`."""
     turns: list[list[tuple[int, ...]]] = []
-    try:
-        turn = next(windows)
-        while True:
-            turns.append(turn)
-            turn = windows.send(
-                [sorted(range(len(window)), key=lambda i, w=window: -relevance[w[i]]) for window in turn]
-            )
-    except StopIteration as stop:
-        return turns, stop.value
+    while turn := plan.turn:
+        turns.append(turn)
+        plan.submit([sorted(range(len(window)), key=lambda i, w=window: -relevance[w[i]]) for window in turn])
+    return turns, plan.order
 
 
 def slide(relevance: list[float], *, window_size: int, stride: int) -> tuple[list[tuple[int, ...]], tuple[int, ...]]:
@@ -62,7 +57,7 @@ def test_the_best_page_comes_first_wherever_it_lay(relevance: list[int]) -> None
 @pytest.mark.parametrize(("window_size", "stride"), [(0, 1), (21, 10), (5, 6), (5, 0)])
 def test_impossible_windows_are_refused(window_size: int, stride: int) -> None:
     with pytest.raises(WindowError, match=f"window_size is {window_size}"):
-        next(choose_windows("sliding", 3, window_size=window_size, stride=stride))
+        choose_windows("sliding", 3, window_size=window_size, stride=stride)
 
 
 def test_an_unknown_strategy_is_refused() -> None:

@@ -18,6 +18,7 @@ from model.compressor import PageShare, select_tokens
 from service.app import EXIT_DEVICE_LOST, load_reranker
 from service.metrics import STAGES
 from service.settings import Settings
+from tests.compressors import SelectedBy
 from tests.documents import make_pdf
 from tests.servers import (
     PATIENCE_SECONDS,
@@ -79,7 +80,7 @@ def test_not_ready_until_a_warm_up_forward_has_run(reranker: Reranker) -> None:
         assert opened.wait(PATIENCE_SECONDS)
         return select_tokens(similarity, pages)
 
-    warming_up = replace(reranker, select_tokens=choose_when_opened)
+    warming_up = replace(reranker, compressor=SelectedBy(choose_when_opened))
     with running_service(lambda settings: warming_up, wait=False) as service:
         assert entered.wait(PATIENCE_SECONDS), "no forward pass before the first request"
         refused_as_not_ready(service)
@@ -327,7 +328,7 @@ def test_a_bug_is_a_500_with_a_request_id_and_without_details(
     reranker: Reranker, caplog: pytest.LogCaptureFixture
 ) -> None:
     class Buggy(FakeScores):
-        def prepare_page(self, page: object, *, scope: bytes) -> None:
+        def prepare_page(self, page: object, *, tenant: bytes) -> None:
             raise RuntimeError("at 0x7f00")
 
     broken = Buggy(reranker=reranker, score_batch=in_input_order)
