@@ -15,11 +15,12 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from model import DeviceMemoryError, Reranker, page_encoder, sequence_packer, vision_encoder
+from model import DeviceMemoryError, Reranker, page_encoder, sequence_packer
 from model.compressor import PageShare, select_tokens
 from model.config import ModelConfig
 from model.dataflow import PreparedRequest
 from model.device import download
+from model.qwen3_vl import vision_encoder
 from model.qwen3_vl.language_model import RmsNorm, SwiGluMlp
 from tests.compressors import Select, SelectedBy
 from tests.fake_card import CardFault, FakeCard
