@@ -19,23 +19,24 @@ from starlette.exceptions import HTTPException
 from starlette.responses import Response
 
 from model import DEFAULT_BATCH_LIMITS, BatchLimits, Reranker, RerankerConfig, RerankerError
-from service.access import Access, AccessLimits, scope_of_key, shared_scope
-from service.document_files import DocumentFiles
-from service.document_processor import PAGES_AT_ONCE, DocumentProcessor
-from service.document_registry import DocumentRegistry
-from service.document_store import DocumentStore
-from service.error_responses import error_response, plain_error_response
+from service.dialects.schemas import DocumentRerankRequest, RerankRequest
+from service.documents.loader import PageLoader
+from service.documents.page_cache import PageCache
 from service.errors import ServiceError, UnavailableError
-from service.inference_worker import InferenceWorker
+from service.http.admission import Access, AccessLimits, scope_of_key, shared_scope
+from service.http.error_responses import error_response, plain_error_response
+from service.http.route_table import is_traced
+from service.http.routes import Components, build_router
+from service.inference.micro_batcher import BatchBudget, MicroBatcher
+from service.inference.rerank import RerankFlow
+from service.inference.worker import InferenceWorker
 from service.lifecycle import Lifecycle
 from service.metrics import CacheCounts, Metrics
-from service.micro_batcher import BatchBudget, MicroBatcher
-from service.page_cache import PageCache
-from service.page_loader import PageLoader
 from service.raster.pool import Rasterizer, RasterLimits
-from service.rerank_flow import RerankFlow
-from service.routes import Components, build_router
-from service.schemas import DocumentRerankRequest, RerankRequest
+from service.registered.files import DocumentFiles
+from service.registered.processor import PAGES_AT_ONCE, DocumentProcessor
+from service.registered.registry import DocumentRegistry
+from service.registered.store import DocumentStore
 from service.settings import Settings
 from service.tracing import Tracing
 
@@ -144,7 +145,12 @@ def _build_components(settings: Settings, lifecycle: Lifecycle, stop: Callable[[
     components = Components(
         settings=settings,
         metrics=metrics,
-        tracing=Tracing(settings.tracing, replica=settings.replica, takes_documents=settings.tracing_documents),
+        tracing=Tracing(
+            settings.tracing,
+            replica=settings.replica,
+            is_traced=is_traced,
+            takes_documents=settings.tracing_documents,
+        ),
         lifecycle=lifecycle,
         rasterizer=rasterizer,
         batcher=batcher,

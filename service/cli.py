@@ -14,7 +14,7 @@ from pydantic import ValidationError
 from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined
 
-from service import training_commands
+from service.commands import training
 from service.settings import PREFIX, Settings, unknown_variables
 
 EXIT_USAGE = 2
@@ -41,17 +41,17 @@ DOCTOR_SETTINGS = (
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command; the process's exit code."""
     arguments = sys.argv[1:] if arguments is None else arguments
-    for_demo = training_commands.demo_arguments(arguments)
+    for_demo = training.demo_arguments(arguments)
     if for_demo is not None:
-        return training_commands.run_demo_training(for_demo)
+        return training.run_demo_training(for_demo)
     options = _build_parser().parse_args(arguments)
-    if options.command in training_commands.COMMANDS:
-        return training_commands.run_training_command(options)
+    if options.command in training.COMMANDS:
+        return training.run_training_command(options)
     return _run_demo() if options.command == "demo" else _run_with_settings(options)
 
 
 def _run_demo() -> int:
-    from service.demo_run import run_demo
+    from service.commands.demo import run_demo
 
     return run_demo()
 
@@ -110,7 +110,7 @@ def _build_parser() -> argparse.ArgumentParser:
     _add_settings(serve, list(Settings.model_fields))
     _add_doctor(commands)
     commands.add_parser("demo", help="start the service on the bundled checkpoint, rank a bundled PDF, and stop")
-    training_commands.add_training_commands(commands)
+    training.add_training_commands(commands)
     return parser
 
 

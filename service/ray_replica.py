@@ -16,8 +16,8 @@ from starlette.types import ASGIApp
 
 from service.app import build_app
 from service.cli import read_settings
+from service.http.routes import Components, readiness_obstacle
 from service.logs import configure_logging
-from service.routes import Components, readiness_obstacle
 
 WAIT_STATISTIC = "estimated_wait_seconds"
 MOST_WAIT_SECONDS = 1.0

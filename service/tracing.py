@@ -24,8 +24,6 @@ from typing import TYPE_CHECKING, Any, TextIO
 from opentelemetry import trace as otel
 from opentelemetry.trace import Link, Span, SpanContext, Status, StatusCode, Tracer, format_span_id, format_trace_id
 
-from service.route_table import is_traced
-
 if TYPE_CHECKING:
     from opentelemetry.sdk.resources import Resource
     from opentelemetry.sdk.trace import TracerProvider
@@ -145,8 +143,17 @@ def record_batch(traces: Sequence[Trace], *, began_ns: int, ended_ns: int, attri
 class Tracing:
     """The provider of one service. `destination`: off, otlp, or file:PATH."""
 
-    def __init__(self, destination: str, *, replica: str, takes_documents: bool = False) -> None:
+    def __init__(
+        self,
+        destination: str,
+        *,
+        replica: str,
+        is_traced: Callable[[str], bool] = lambda path: True,
+        takes_documents: bool = False,
+    ) -> None:
+        """`is_traced` tells whether requests for a path get a server span."""
         self._destination = destination
+        self._is_traced = is_traced
         self._takes_documents = takes_documents
         self._provider = None if destination == "off" else _make_provider(replica)
         self._file: TextIO | None = None
@@ -165,7 +172,7 @@ class Tracing:
             "logs": False,
             "operation_spans": False,
             "auto_configure": False,
-            "exclude": lambda scope: not is_traced(scope.get("path", "")),
+            "exclude": lambda scope: not self._is_traced(scope.get("path", "")),
         }
 
     def start(self) -> None:

@@ -39,8 +39,8 @@ from model import (
     usable_fonts,
 )
 from service.app import load_reranker, raster_limits, reranker_config
+from service.commands.demo import PDF, QUERY
 from service.commands.doctor_report import Check
-from service.demo_run import PDF, QUERY
 from service.errors import ServiceError
 from service.raster.pool import DocumentOutline, RasterDocument, Rasterizer, RasterPage
 from service.settings import Settings

@@ -3,7 +3,7 @@
 import pymupdf
 import pytest
 
-from service.demo_run import PDF, QUERY, run_demo
+from service.commands.demo import PDF, QUERY, run_demo
 
 
 def test_the_page_with_the_words_of_the_query_comes_first(capsys: pytest.CaptureFixture[str]) -> None:

@@ -4,8 +4,8 @@ import orjson
 import pytest
 
 from service import errors
-from service.error_responses import error_response
-from service.errors import STATUS, ServiceError, UnusableDocumentError
+from service.errors import ServiceError, UnusableDocumentError
+from service.http.error_responses import error_response
 
 EVERY_CODE = [
     (kind, code) for kind in ServiceError.__subclasses__() for code in sorted(kind.codes)
@@ -13,11 +13,11 @@ EVERY_CODE = [
 
 
 def test_every_class_has_a_status() -> None:
-    assert set(ServiceError.__subclasses__()) == set(STATUS)
+    assert all(400 <= kind.status < 600 for kind in ServiceError.__subclasses__())
 
 
 def test_the_module_draws_its_tree() -> None:
-    assert all(f"{kind.__name__:<28} {status}" in (errors.__doc__ or "") for kind, status in STATUS.items())
+    assert all(f"{kind.__name__:<28} {kind.status}" in (errors.__doc__ or "") for kind in ServiceError.__subclasses__())
 
 
 def test_no_code_belongs_to_two_classes() -> None:
@@ -32,7 +32,7 @@ def test_every_error_has_the_one_body(kind: type[ServiceError], code: str) -> No
     assert set(body) == {
         "id", "message", "detail", "error", "type", "title", "status", "code", "document_index", "page", "request_id"
     }  # fmt: skip
-    assert body["status"] == response.status_code == STATUS[kind]
+    assert body["status"] == response.status_code == kind.status
     assert body["message"] == body["error"]["message"] == "what is wrong"
     assert body["code"] == body["error"]["code"] == code
     assert body["id"] == body["request_id"] == "request-7"
@@ -48,3 +48,10 @@ def test_detail_is_a_list_for_422_alone() -> None:
 def test_a_code_outside_the_closed_list_is_our_bug() -> None:
     with pytest.raises(AssertionError):
         UnusableDocumentError("something_new", "…")
+
+
+def test_a_place_is_added_in_a_copy() -> None:
+    error = UnusableDocumentError("page_unreadable", "The page cannot be read.", page=2, field="content")
+    placed = error.at(document_index=4)
+    assert (type(placed), placed.document_index, placed.page, placed.field) == (UnusableDocumentError, 4, 2, "content")
+    assert error.document_index is None

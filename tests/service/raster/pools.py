@@ -12,7 +12,6 @@ from typing import Any
 
 from service.errors import (
     ServiceError,
-    status_of,
 )
 from service.raster.pool import DocumentOutline, RasterDocument, Rasterizer, RasterLimits, RasterPage
 from service.raster.request import Deliver, Kind
@@ -135,4 +134,4 @@ def answer(pool: Pool, documents: Sequence[Wanted]) -> dict[str, Any]:
     try:
         return {"status": 200, "pages": len(pool.ask(*documents))}
     except ServiceError as error:
-        return {"status": status_of(error), "code": error.code}
+        return {"status": error.status, "code": error.code}

@@ -18,7 +18,6 @@ from service.errors import (
     TooLargeError,
     UnavailableError,
     UnusableDocumentError,
-    status_of,
 )
 from service.raster.pool import DocumentOutline, RasterPage
 from tests.documents import (
@@ -188,7 +187,7 @@ def test_message_is_ours_and_no_library_s(document: Wanted, pool: Pool) -> None:
     with pytest.raises(ServiceError) as caught:
         pool.ask(document)
     message = caught.value.message
-    assert 400 <= status_of(caught.value) < 500
+    assert 400 <= caught.value.status < 500
     assert message.startswith("documents[0]") and message.endswith(".")
     for leak in ("0x", "code=", "Error", "mupdf", "Fz", "PIL", "/", "hello", "Traceback"):
         assert leak not in message

@@ -1,0 +1,66 @@
+"""What a wire format of rerank requests consists of: its routes, how a body is read, an answer and an error written.
+
+A new dialect is one module with an object of this shape, listed in `DIALECTS` (`service.dialects`). Admission, metrics, log
+lines, tracing and the API description follow from its routes. Knows no web framework.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from pydantic import BaseModel
+
+from service.errors import ServiceError
+from service.records import RerankAnswer, RerankQuery
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DialectRoute:
+    """A path under which a dialect takes POST requests. The types are for the API description alone."""
+
+    path: str  # {id} stands for one segment; without a version
+    prefixes: tuple[str, ...] = ("",)  # under which it is served, such as "" and "/v1"
+    name: str  # of the operation, unique
+    description: str
+    request: type[BaseModel] | None = None  # a body of JSON
+    form: Mapping[str, Any] | None = None  # JSON schema of a body of multipart/form-data
+    answer: Any = None  # the type that `write` returns
+    error: Any = None  # the type that `error` returns
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RequestHead:
+    """The parts of a request that a dialect reads beside the body, and the configured bound."""
+
+    content_type: str
+    path_id: str | None  # the {id} of the route's path
+    max_documents: int
+
+
+class Dialect(Protocol):
+    """One wire format. `read` and `write` run in threads, and at once."""
+
+    @property
+    def name(self) -> str:
+        """Label in metrics and spans."""
+        ...
+
+    @property
+    def routes(self) -> Sequence[DialectRoute]: ...
+
+    @property
+    def media_types(self) -> Sequence[str]:
+        """Content types that `read` takes; others are refused before the body is received."""
+        ...
+
+    def read(self, body: Sequence[bytes], head: RequestHead) -> RerankQuery:
+        """body: in the pieces in which it arrived. Raises: ServiceError."""
+        ...
+
+    def write(self, query: RerankQuery, answer: RerankAnswer) -> Any:
+        """The body of the answer, of types that orjson takes."""
+        ...
+
+    def error(self, error: ServiceError, *, request_id: str, query: RerankQuery | None) -> Any:
+        """The body of a failed request, of types that orjson takes. query: None where it could not be read."""
+        ...

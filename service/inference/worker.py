@@ -1,0 +1,321 @@
+"""The one thread that owns the device: takes batches and starts them, the next while one runs; a second thread answers.
+
+At most two batches are on the device, one running and one behind it, so that it never waits for the host and whatever comes
+later can still share a batch. A batch that cannot be started is split in halves until the entry at fault stands alone, so one
+entry never fails its batch mates. A lost device ends the threads: what waits is answered 503 and the process should be
+restarted. Knows no HTTP.
+"""
+
+import logging
+import math
+import time
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass
+from queue import SimpleQueue
+from threading import Lock, Semaphore, Thread
+from typing import Protocol
+
+from model import DeviceLostError, DeviceMemoryError, Observe, PageScores, PreparedPage, PreparedRequest, StageInterval
+from service.errors import InternalError, ServiceError, UnavailableError
+from service.inference.micro_batcher import Encoding, Entry, MicroBatcher, Scored
+from service.metrics import Metrics
+from service.tracing import Trace, record_batch, wall_ns
+
+_BATCHES_ON_DEVICE = 2
+
+logger = logging.getLogger(__name__)
+
+
+class Clock(Protocol):
+    def observe(self, stage: str) -> AbstractContextManager[None]: ...
+    def seconds(self) -> dict[str, float]: ...
+    def intervals(self) -> Sequence[StageInterval]: ...
+
+
+class Pending(Protocol):
+    def wait(self) -> list[PageScores]: ...
+
+
+class Scorer(Protocol):
+    """What the worker needs of a `model.Reranker`."""
+
+    def warm_up(self) -> object: ...
+    def start(self, batch: Sequence[PreparedRequest], *, observe: Observe) -> Pending: ...
+    def encode(self, pages: Sequence[PreparedPage]) -> int: ...
+    def patches_to_encode(self, request: PreparedRequest) -> int: ...
+    def stage_clock(self) -> Clock: ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Running:
+    """Work on the device; no entries where pages are encoded ahead."""
+
+    batch: Sequence[Entry]
+    clock: Clock
+    started_at: float
+
+
+class InferenceWorker:
+    def __init__(
+        self,
+        batcher: MicroBatcher,
+        metrics: Metrics,
+        *,
+        on_lost: Callable[[], None] = lambda: None,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._batcher = batcher
+        self._metrics = metrics
+        self._on_lost = on_lost
+        self._clock = clock
+        self._threads: list[Thread] = []
+        self._places = Semaphore(_BATCHES_ON_DEVICE)
+        self._started: SimpleQueue[tuple[_Running, Pending] | None] = SimpleQueue()
+        self._on_device: list[_Running] = []
+        self._last_end = -math.inf
+        self._busy_since = -math.inf  # until when the busy time is counted; means something while work is on the device
+        self._device_lock = Lock()
+        self.is_lost = False
+
+    def start(self, scorer: Scorer) -> "Future[float]":
+        """Warm up, then take batches until the batcher is closed and empty. The future gets the seconds of the warm-up.
+
+        The warm-up runs in the thread that scores, because libraries keep handles and plans by thread.
+        """
+        is_warm: Future[float] = Future()
+        is_warm.set_running_or_notify_cancel()
+        for target, arguments in ((self._run, (scorer, is_warm)), (self._answer, ())):
+            thread = Thread(target=target, args=arguments, name=f"inference{target.__name__}", daemon=True)
+            self._threads.append(thread)
+            thread.start()
+        return is_warm
+
+    def join(self, timeout_seconds: float) -> bool:
+        """Wait for the threads' end; whether it came in time."""
+        deadline = time.monotonic() + timeout_seconds
+        for thread in self._threads:
+            thread.join(max(0.0, deadline - time.monotonic()))
+        return not any(thread.is_alive() for thread in self._threads)
+
+    @property
+    def running_entries(self) -> int:
+        """Entries on the device."""
+        return sum(len(running.batch) for running in self._on_device)
+
+    @property
+    def stalled_seconds(self) -> float:
+        """How long the device has been busy without finishing anything; 0 when idle."""
+        started = [running.started_at for running in self._on_device]
+        return self._clock() - max(min(started), self._last_end) if started else 0.0
+
+    def _run(self, scorer: Scorer, is_warm: "Future[float]") -> None:
+        try:
+            if self._warm_up(scorer, is_warm):
+                self._take_batches(scorer)
+        finally:
+            self._started.put(None)
+
+    def _warm_up(self, scorer: Scorer, is_warm: "Future[float]") -> bool:
+        started = time.perf_counter()
+        try:
+            scorer.warm_up()
+        except Exception as error:  # noqa: BLE001 (told to who waits)
+            is_warm.set_exception(error)
+            return False
+        is_warm.set_result(time.perf_counter() - started)
+        return True
+
+    def _take_batches(self, scorer: Scorer) -> None:
+        while self._places.acquire() and (work := self._batcher.take(scorer.patches_to_encode)) is not None:
+            if isinstance(work, Encoding):
+                self._encode(scorer, work)
+            elif self._start(scorer, work):
+                continue  # its place is given back when it is answered
+            self._places.release()
+
+    def _encode(self, scorer: Scorer, work: Encoding) -> None:
+        """Failing costs nothing but the head start: a request that needs the pages encodes them itself, and tells."""
+        with self._occupying([], scorer.stage_clock()):
+            try:
+                scorer.encode(work.pages)
+            except Exception as error:
+                logger.error("%d pages could not be encoded ahead", len(work.pages), exc_info=error)
+                work.future.set_exception(error)
+                if isinstance(error, DeviceLostError):
+                    self._lose([])
+            else:
+                work.future.set_result(None)
+
+    def _start(self, scorer: Scorer, batch: list[Entry]) -> bool:
+        """Queue `batch` on the device; False where that failed, and everything that could be done about it is done."""
+        self._record_batch(batch)
+        running = self._occupy(batch, scorer.stage_clock())
+        try:
+            pending = scorer.start([entry.request for entry in batch], observe=running.clock.observe)
+        except Exception as error:  # noqa: BLE001 (every member is answered: split, or told)
+            failure: Exception = error
+        else:
+            self._started.put((running, pending))
+            return True
+        self._vacate(running)
+        self._recover(scorer, batch, failure)
+        return False
+
+    def _recover(self, scorer: Scorer, batch: Sequence[Entry], failure: Exception) -> None:
+        if isinstance(failure, DeviceLostError) or len(batch) == 1:
+            self._fail(batch, failure)
+            return
+        self._record_failure(batch, failure)
+        middle = len(batch) // 2
+        for half in (batch[:middle], batch[middle:]):
+            if self.is_lost:
+                self._lose(half)
+            else:
+                self._score_now(scorer, half)
+
+    def _score_now(self, scorer: Scorer, batch: Sequence[Entry]) -> None:
+        """A part of a batch that failed as a whole: here and now, so that its failing can be split further."""
+        with self._occupying(batch, scorer.stage_clock()) as running:
+            try:
+                pending = scorer.start([entry.request for entry in batch], observe=running.clock.observe)
+                answers, seconds = pending.wait(), running.clock.seconds()
+            except Exception as error:  # noqa: BLE001 (every member is answered: split, or told)
+                failure: Exception = error
+            else:
+                self._resolve(running, answers, seconds)
+                return
+        self._recover(scorer, batch, failure)
+
+    def _answer(self) -> None:
+        """The second thread: waits for what has been started, and resolves it."""
+        while started := self._started.get():
+            running, pending = started
+            try:
+                answers, seconds = pending.wait(), running.clock.seconds()
+            except Exception as error:  # noqa: BLE001 (every member is told)
+                self._vacate(running)
+                self._fail(running.batch, error)
+            else:
+                self._vacate(running)
+                self._resolve(running, answers, seconds)
+            self._places.release()
+
+    def _resolve(self, running: _Running, answers: Sequence[PageScores], seconds: dict[str, float]) -> None:
+        assert len(answers) == len(running.batch), "a scorer answers every request of its batch"
+        traces = [entry.trace for entry in running.batch if entry.trace is not None]
+        self._metrics.observe_stages(seconds, traces[0].exemplar if traces else None)
+        self._metrics.last_forward.set(time.time())
+        self._batcher.regain_budget()
+        for entry, scores in zip(running.batch, answers, strict=True):
+            self._resolve_entry(entry, scores, running.started_at, seconds)
+        if traces:
+            self._record_spans(running, traces)
+
+    def _record_spans(self, running: _Running, traces: Sequence[Trace]) -> None:
+        """The batch, and in each of its requests' traces the wait for it and its stages."""
+        now, now_ns = time.perf_counter(), wall_ns()
+        started_ns = wall_ns(self._clock() - running.started_at)
+        batch = record_batch(
+            traces,
+            began_ns=started_ns,
+            ended_ns=now_ns,
+            attributes={
+                "ziprerank.batch.requests": len(running.batch),
+                "ziprerank.batch.pages": sum(len(entry.request.pages) for entry in running.batch),
+                "ziprerank.batch.tokens": _tokens(running.batch),
+            },
+        )
+        for entry in running.batch:
+            if (trace := entry.trace) is None:
+                continue
+            queued_ns = started_ns - round((running.started_at - entry.queued_at) * 1e9)
+            trace.stage("queue", began_ns=queued_ns, ended_ns=started_ns, batch=batch)
+            for interval in running.clock.intervals():
+                began_ns = now_ns - round((now - interval.started) * 1e9)
+                ended_ns = began_ns + round(interval.seconds * 1e9)
+                trace.stage(interval.stage, began_ns=began_ns, ended_ns=ended_ns, batch=batch)
+
+    def _resolve_entry(self, entry: Entry, scores: PageScores, started_at: float, seconds: dict[str, float]) -> None:
+        if not scores.is_finite:
+            message = "The model gave no finite score for this request. The fault is ours; it is in the log."
+            logger.error("scores are not finite: %d pages, %d tokens", len(scores.logits), scores.prompt_tokens)
+            entry.future.set_exception(InternalError("score_invalid", message))
+            return
+        self._metrics.visual_tokens.labels("input").inc(scores.visual_tokens)
+        self._metrics.visual_tokens.labels("kept").inc(scores.kept_tokens)
+        queue_seconds = started_at - entry.queued_at
+        entry.future.set_result(Scored(scores=scores, queue_seconds=queue_seconds, stage_seconds=seconds))
+
+    def _fail(self, batch: Sequence[Entry], failure: Exception) -> None:
+        self._record_failure(batch, failure)
+        if isinstance(failure, DeviceLostError):
+            self._lose(batch)
+            return
+        for entry in batch:
+            entry.future.set_exception(_told(failure))
+
+    def _lose(self, batch: Sequence[Entry]) -> None:
+        """The device is gone for this process: answer these entries and everything that waits."""
+        if not self.is_lost:  # first, so that nobody who reads an answer still sees a service that looks ready
+            self.is_lost = True
+            self._on_lost()
+            self._batcher.close()
+            self._batcher.fail_waiting(_lost_error())
+        for entry in batch:
+            entry.future.set_exception(_lost_error())
+
+    @contextmanager
+    def _occupying(self, batch: Sequence[Entry], clock: Clock) -> Iterator[_Running]:
+        running = self._occupy(batch, clock)
+        try:
+            yield running
+        finally:
+            self._vacate(running)
+
+    def _occupy(self, batch: Sequence[Entry], clock: Clock) -> _Running:
+        with self._device_lock:
+            running = _Running(batch=batch, clock=clock, started_at=self._clock())
+            if not self._on_device:
+                self._busy_since = running.started_at
+            self._on_device.append(running)
+            return running
+
+    def _vacate(self, running: _Running) -> None:
+        with self._device_lock:
+            self._on_device.remove(running)
+            now = self._clock()
+            if running.batch:
+                self._batcher.record_rate(_tokens(running.batch), now - max(running.started_at, self._last_end))
+            self._metrics.device_busy.inc(now - self._busy_since)
+            self._last_end = self._busy_since = now
+
+    def _record_batch(self, batch: Sequence[Entry]) -> None:
+        self._metrics.batch_requests.observe(len(batch))
+        self._metrics.batch_pages.observe(sum(len(entry.request.pages) for entry in batch))
+        self._metrics.batch_tokens.observe(_tokens(batch))
+
+    def _record_failure(self, batch: Sequence[Entry], failure: Exception) -> None:
+        self._metrics.engine_errors.inc()
+        if isinstance(failure, DeviceMemoryError):
+            self._metrics.out_of_memory.inc()
+            self._batcher.shrink_batches(batch)
+        logger.error("a batch of %d entries, %d tokens failed", len(batch), _tokens(batch), exc_info=failure)
+
+
+def _tokens(batch: Sequence[Entry]) -> int:
+    return sum(entry.request.token_count for entry in batch)
+
+
+def _told(failure: Exception) -> ServiceError:
+    """What the client of a failing entry is told."""
+    if isinstance(failure, DeviceMemoryError):
+        message = "The request does not fit into the device's memory. Send fewer pages or a smaller keep_ratio."
+        return UnavailableError("gpu_out_of_memory", message, retry_after_seconds=5)
+    return InternalError("internal_error", "The request could not be scored. The fault is ours; it is in the log.")
+
+
+def _lost_error() -> UnavailableError:
+    message = "The device failed and the service is restarting. Send the request again, or to another replica."
+    return UnavailableError("gpu_failed", message, retry_after_seconds=5)

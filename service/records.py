@@ -1,0 +1,110 @@
+"""The records that the parts of the service exchange: the caller, the query and the answer. None knows a wire format."""
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Literal
+
+from model import WindowStrategy
+
+DOCUMENT_ID = re.compile(r"[A-Za-z0-9._-]{1,128}")
+"""Ids of registered documents."""
+
+DOCUMENT_ID_RULE = "a registered document's id has 1 to 128 of the characters A-Z a-z 0-9 . _ -"
+"""The same in words, for messages."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Caller:
+    """The sender of a request. Made by `http.callers`, once, before anything that depends on it."""
+
+    id: str  # names the key in log lines without giving it away
+    tenant: (
+        bytes  # callers of one tenant share caches and registered documents, others share nothing; empty: one for all
+    )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Upload:
+    """A document sent with the query, undecoded."""
+
+    name: str  # of its content in the client's format, for that dialect's messages: documents[0].pdf
+    content: str | bytearray  # a string is base64, with or without the head of a data URI
+    kind: Literal["pdf", "image"] | None  # as the client declared it; None: not declared
+    pages: str | None  # page numbers such as 1-3,7, unparsed; None: all
+    label: str  # of its pages in the answer
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DocumentReference:
+    """A registered document, or some of its pages."""
+
+    name: str  # of the reference in the client's format, for that dialect's messages: documents[0].id
+    id: str
+    pages: str | None  # page numbers, unparsed; None: all
+
+
+QueryDocument = Upload | DocumentReference
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RankOptions:
+    """Options of the ranking; None stands for the configured value."""
+
+    keep_ratio: float | None = None  # share of each page's visual tokens that is kept
+    window_size: int | None = None  # pages in one forward pass
+    stride: int | None = None  # pages by which the window moves
+    window_strategy: WindowStrategy | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RerankQuery:
+    """A request, as a dialect has read it."""
+
+    text: str  # by which the pages are ranked; nothing is stripped or cut
+    documents: tuple[QueryDocument, ...]
+    options: RankOptions = RankOptions()
+    max_results: int | None = None  # pages in the answer; None: all
+    wants_logits: bool = False  # instead of scores in [0, 1]
+    wants_documents: bool = False  # a description of each page's document
+    wants_timings: bool = False
+    warnings: tuple[str, ...] = ()  # about the request, for the answer
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RankedPage:
+    """One page of the answer."""
+
+    document_index: int  # in the query's documents
+    label: str  # the document's, with #page=N where the document has pages
+    number: int | None  # 1-based; None for a single image
+    score: float  # in [0, 1]; comparable within this answer alone
+    logit: float | None  # of the page's letter; None after several windows, whose logits do not compare
+    is_degraded: bool  # parts of the page could not be drawn
+    document_sha256: str  # of the document's bytes, hex
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TokenCounts:
+    """Pages and tokens of all windows together."""
+
+    window_pages: int
+    cached_pages: int  # those of them whose features were in the cache
+    visual_tokens: int  # before pruning
+    kept_tokens: int  # after pruning
+    prompt_tokens: int  # of the language pass, after pruning
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RerankAnswer:
+    """All pages of the query, best first."""
+
+    request_id: str
+    created: int  # seconds since 1970
+    model: str
+    pages: tuple[RankedPage, ...]
+    score_kind: Literal["softmax", "rank"]  # softmax of the logits of one window, or the place among pages of several
+    windows: int
+    tokens: TokenCounts
+    stage_seconds: Mapping[str, float]
+    total_seconds: float

@@ -1,0 +1,335 @@
+"""Registered documents that survive restarts and kills: versions of bytes, and a manifest that names the current one.
+
+    <store>/<owner>/<id in base 32>/manifest.json             which version is the document's; written once a version
+                                    <version>.document        its bytes
+                                    <version>.outcome.json    how its processing ended; absent while it goes on
+
+A version's bytes are written first, then the manifest, in one piece, then the bytes of the version before are deleted. So a
+kill at any moment leaves the old or the new version whole, and several processes may share a store without locks: nobody
+changes a manifest in place, and the end of a processing is noted beside the version that it belongs to. Blocks, so it belongs
+into threads. Knows neither HTTP nor what a page is.
+"""
+
+import base64
+import hashlib
+import logging
+import time
+import uuid
+from collections import OrderedDict
+from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from dataclasses import dataclass
+from threading import Lock
+from typing import Annotated, Literal, TypeVar
+
+from pydantic import Field, TypeAdapter, ValidationError
+
+from service.errors import InternalError
+from service.registered.files import DocumentFiles
+
+_MANIFEST = "manifest.json"
+_SHARED = "shared"  # the owner's folder where all callers share their documents
+_LEFTOVER_SECONDS = 3600.0  # younger files may belong to a version that is just being written
+_RECENT_SECONDS = 5.0
+_RECENT_MANIFESTS = 4096
+_READS_AT_ONCE = 16
+
+logger = logging.getLogger(__name__)
+
+
+class DocumentReplaced(Exception):
+    """The version is no longer the document's: it was replaced or deleted after its manifest was read. Read that again."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DocumentKey:
+    """Whose document it is, and which."""
+
+    scope: bytes  # its owner's cache scope; empty where all callers share one
+    id: str
+
+    @property
+    def folder(self) -> str:
+        """Ids go in base 32: `.` and `..` are ids, and some file systems take `Report` for `report`."""
+        return f"{_owner_folder(self.scope)}/{base64.b32hexencode(self.id.encode()).decode().rstrip('=').lower()}"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Manifest:
+    """What is known of a version when it is put. Never changed afterwards."""
+
+    id: str
+    version: Annotated[str, Field(pattern="^[0-9a-f]{32}$")]
+    sha256: str  # of the bytes, hex
+    kind: Literal["pdf", "image"]
+    bytes: int
+    page_count: int
+    is_paged: bool
+    created: int  # seconds since 1970
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Failure:
+    """Why a version's pages could not all be processed."""
+
+    code: str
+    message: str
+    page: int | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Outcome:
+    """How the processing of a version ended."""
+
+    failure: Failure | None = None
+
+    @property
+    def state(self) -> Literal["ready", "failed"]:
+        return "failed" if self.failure else "ready"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StoredDocument:
+    manifest: Manifest
+    outcome: Outcome | None  # None: still to be processed
+
+    @property
+    def state(self) -> Literal["processing", "ready", "failed"]:
+        return self.outcome.state if self.outcome else "processing"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Listing:
+    """A part of an owner's documents, sorted by id."""
+
+    documents: tuple[StoredDocument, ...]
+    next: str | None  # the id after which the rest begins; None: there is no rest
+
+
+class DocumentStore:
+    """Thread-safe. Every method raises what `DocumentFiles` raises."""
+
+    def __init__(self, files: DocumentFiles, *, clock: Callable[[], float] = time.monotonic) -> None:
+        self._files = files
+        self._recent = _RecentManifests(0.0 if files.is_local else _RECENT_SECONDS, clock)
+
+    def put(self, key: DocumentKey, manifest: Manifest, data: bytes) -> None:
+        """Make `data` the document's bytes. `manifest` has a version of its own, from `new_version`."""
+        replaced = self._surviving_manifest(key)
+        self._files.write(_document_path(key, manifest.version), data)
+        self._files.write(_manifest_path(key), _MANIFESTS.dump_json(manifest))
+        self._recent.forget(key)
+        if replaced is not None:
+            self._delete_version(key, replaced.version)
+
+    def delete(self, key: DocumentKey) -> bool:
+        """Whether there was such a document."""
+        is_there = self._files.read(_manifest_path(key)) is not None
+        deleted = self._surviving_manifest(key)
+        self._files.delete(_manifest_path(key))
+        self._recent.forget(key)
+        if deleted is not None:
+            self._delete_version(key, deleted.version)
+        self._files.delete_if_empty(key.folder)
+        return is_there
+
+    def manifest(self, key: DocumentKey) -> Manifest | None:
+        """Of the current version; read anew every time, from an object store every 5 s. None: no such document.
+
+        Raises: InternalError where it is damaged.
+        """
+        manifest = self._recent.get(key)
+        if manifest is None and (manifest := self._read_manifest(key)):
+            self._recent.remember(key, manifest)
+        return manifest
+
+    def find(self, key: DocumentKey) -> StoredDocument | None:
+        """The manifest and how far its processing is. Raises: InternalError where one of them is damaged."""
+        manifest = self.manifest(key)
+        if manifest is None:
+            return None
+        outcome = self._files.read(_outcome_path(key, manifest.version))
+        return StoredDocument(manifest=manifest, outcome=_parse(_OUTCOMES, outcome, key) if outcome else None)
+
+    def read(self, key: DocumentKey, manifest: Manifest) -> bytes:
+        """The bytes of exactly this version. Raises: DocumentReplaced; InternalError where they are damaged."""
+        data = self._files.read(_document_path(key, manifest.version))
+        if data is not None and hashlib.sha256(data).hexdigest() == manifest.sha256:
+            return data
+        self._recent.forget(key)
+        current = self.manifest(key)
+        if current is None or current.version != manifest.version:
+            raise DocumentReplaced(key.id)
+        raise _damaged(key)
+
+    def finish(self, key: DocumentKey, version: str, outcome: Outcome) -> None:
+        """Note how the processing of a version ended."""
+        self._files.write(_outcome_path(key, version), _OUTCOMES.dump_json(outcome))
+
+    def list(self, scope: bytes, *, after: str, limit: int) -> Listing:
+        """The owner's documents with ids above `after`, at most `limit`; fewer where some are damaged or vanish meanwhile."""
+        names = self._files.names(_owner_folder(scope))
+        ids = sorted(id for name in names if (id := _id_of(name)) is not None and id > after)
+        keys = [DocumentKey(scope=scope, id=id) for id in ids[:limit]]
+        return Listing(documents=tuple(self._find_intact(keys)), next=ids[limit - 1] if len(ids) > limit else None)
+
+    def unfinished(self) -> Sequence[DocumentKey]:
+        """Every owner's documents whose processing has not ended; damaged ones are left out."""
+        keys = [key for key, names in self._names_by_key().items() if _has_open_version(names)]
+        return [key for key in keys if (document := self._intact(key)) and document.outcome is None]
+
+    def sweep(self) -> None:
+        """Delete what kills left behind: files that are of no current version and over an hour old."""
+        for key, names in self._names_by_key().items():
+            if not _is_tidy(names):
+                self._sweep(key, names)
+
+    def _sweep(self, key: DocumentKey, names: set[str]) -> None:
+        try:
+            manifest = self._read_manifest(key)
+        except InternalError:  # nobody knows which of its files count
+            return
+        current = {_MANIFEST, *(_version_names(manifest.version) if manifest else ())}
+        for path in (f"{key.folder}/{name}" for name in names - current):
+            if self._files.age_seconds(path) > _LEFTOVER_SECONDS:
+                self._files.delete(path)
+        self._files.delete_if_empty(key.folder)
+
+    def _names_by_key(self) -> dict[DocumentKey, set[str]]:
+        """The names of every document's files; files that are not ours are left out."""
+        names: dict[DocumentKey, set[str]] = {}
+        for path in self._files.paths():
+            match path.split("/"):
+                case [owner, folder, name] if (key := _key_of(owner, folder)) is not None:
+                    names.setdefault(key, set()).add(name)
+        return names
+
+    def _find_intact(self, keys: Sequence[DocumentKey]) -> Iterable[StoredDocument]:
+        if not keys:
+            return []
+        with ThreadPoolExecutor(min(_READS_AT_ONCE, len(keys))) as threads:
+            return [document for document in threads.map(self._intact, keys) if document is not None]
+
+    def _intact(self, key: DocumentKey) -> StoredDocument | None:
+        with suppress(InternalError):  # it is in the log
+            return self.find(key)
+        return None
+
+    def _read_manifest(self, key: DocumentKey) -> Manifest | None:
+        text = self._files.read(_manifest_path(key))
+        if text is None:
+            return None
+        manifest = _parse(_MANIFESTS, text, key)
+        if manifest.id != key.id:
+            raise _damaged(key)
+        return manifest
+
+    def _surviving_manifest(self, key: DocumentKey) -> Manifest | None:
+        """None also where it is damaged: that must not keep anybody from replacing or deleting the document."""
+        with suppress(InternalError):
+            return self._read_manifest(key)
+        return None
+
+    def _delete_version(self, key: DocumentKey, version: str) -> None:
+        for name in _version_names(version):
+            self._files.delete(f"{key.folder}/{name}")
+
+
+def new_version() -> str:
+    """A name that no version has had before."""
+    return uuid.uuid4().hex
+
+
+class _RecentManifests:
+    """Manifests read in the last few seconds, so that a warm request does not wait for an object store. Thread-safe."""
+
+    def __init__(self, seconds: float, clock: Callable[[], float]) -> None:
+        self._seconds = seconds
+        self._clock = clock
+        self._lock = Lock()
+        self._manifests: OrderedDict[DocumentKey, tuple[Manifest, float]] = OrderedDict()
+
+    def get(self, key: DocumentKey) -> Manifest | None:
+        with self._lock:
+            manifest, read_at = self._manifests.get(key, (None, 0.0))
+            return manifest if self._clock() - read_at < self._seconds else None
+
+    def remember(self, key: DocumentKey, manifest: Manifest) -> None:
+        if not self._seconds:
+            return
+        with self._lock:
+            self._manifests.pop(key, None)
+            self._manifests[key] = (manifest, self._clock())
+            if len(self._manifests) > _RECENT_MANIFESTS:
+                self._manifests.popitem(last=False)
+
+    def forget(self, key: DocumentKey) -> None:
+        with self._lock:
+            self._manifests.pop(key, None)
+
+
+_MANIFESTS = TypeAdapter(Manifest)
+_OUTCOMES = TypeAdapter(Outcome)
+Record = TypeVar("Record")
+
+
+def _parse(records: TypeAdapter[Record], text: bytes, key: DocumentKey) -> Record:
+    try:
+        return records.validate_json(text)
+    except ValidationError as error:
+        raise _damaged(key) from error
+
+
+def _damaged(key: DocumentKey) -> InternalError:
+    logger.error("the stored document in %s is damaged", key.folder)
+    message = f"The stored document {key.id!r} is damaged. Put it anew, or delete it."
+    return InternalError("document_damaged", message)
+
+
+def _manifest_path(key: DocumentKey) -> str:
+    return f"{key.folder}/{_MANIFEST}"
+
+
+def _document_path(key: DocumentKey, version: str) -> str:
+    return f"{key.folder}/{version}.document"
+
+
+def _outcome_path(key: DocumentKey, version: str) -> str:
+    return f"{key.folder}/{version}.outcome.json"
+
+
+def _version_names(version: str) -> tuple[str, str]:
+    return f"{version}.document", f"{version}.outcome.json"
+
+
+def _has_open_version(names: set[str]) -> bool:
+    """Whether bytes lie there without an outcome; the manifest tells whether they count."""
+    versions = [name.removesuffix(".document") for name in names if name.endswith(".document")]
+    return any(f"{version}.outcome.json" not in names for version in versions)
+
+
+def _is_tidy(names: set[str]) -> bool:
+    """Whether there is a manifest and nothing that is not one version's."""
+    return _MANIFEST in names and len({name.partition(".")[0] for name in names - {_MANIFEST}}) == 1
+
+
+def _owner_folder(scope: bytes) -> str:
+    return scope.hex() or _SHARED
+
+
+def _key_of(owner_folder: str, folder: str) -> DocumentKey | None:
+    """The document that two folders' names stand for, None for names that are not ours."""
+    id = _id_of(folder)
+    with suppress(ValueError):
+        if id is not None:
+            return DocumentKey(scope=bytes.fromhex("" if owner_folder == _SHARED else owner_folder), id=id)
+    return None
+
+
+def _id_of(folder: str) -> str | None:
+    """The id that a folder stands for, None for a name that is not ours."""
+    padding = "=" * (-len(folder) % 8)
+    with suppress(ValueError):
+        return base64.b32hexdecode(folder.upper() + padding).decode()
+    return None

@@ -1,0 +1,71 @@
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from service.documents.selection import parse_page_selection
+from service.errors import InvalidRequestError, PageOutOfRangeError
+
+
+@pytest.mark.parametrize(
+    ("text", "pages"),
+    [
+        ("3", (3,)),
+        ("1-3", (1, 2, 3)),
+        ("4-", (4, 5, 6)),
+        ("3,1-2", (3, 1, 2)),
+        (" 1 - 2 , 6 ", (1, 2, 6)),
+        ("2-4,1-5", (2, 3, 4, 1, 5)),
+        ("5,1-,2", (5, 1, 2, 3, 4, 6)),
+        ("006", (6,)),
+    ],
+)
+def test_pages_come_in_the_order_written_without_duplicates(text: str, pages: tuple[int, ...]) -> None:
+    assert parse_page_selection(text).resolve(6) == pages
+
+
+@pytest.mark.parametrize(
+    "text", ["", " ", "a", "1,", ",1", "-3", "1-2-3", "1;2", "1.5", "+1", "٣", "1\n", "1234567890"]
+)
+def test_other_syntax_is_an_invalid_request(text: str) -> None:
+    with pytest.raises(InvalidRequestError):
+        parse_page_selection(text)
+
+
+@pytest.mark.parametrize("text", ["0", "0-3", "1-0", "3-2", "1,5-4"])
+def test_page_zero_and_backward_ranges_are_out_of_range(text: str) -> None:
+    with pytest.raises(PageOutOfRangeError):
+        parse_page_selection(text)
+
+
+@pytest.mark.parametrize("text", ["7", "1-7", "7-", "1-999999999", "1,7"])
+def test_page_beyond_the_end_names_the_page_and_the_page_count(text: str) -> None:
+    with pytest.raises(PageOutOfRangeError) as caught:
+        parse_page_selection(text).resolve(6)
+    assert "6 page(s)" in caught.value.message
+    assert "7" in caught.value.message or "999999999" in caught.value.message
+
+
+def test_text_longer_than_the_bound_is_refused() -> None:
+    with pytest.raises(InvalidRequestError, match="1001 characters"):
+        parse_page_selection("1" * 1_001)
+
+
+def test_message_does_not_repeat_what_was_sent() -> None:
+    with pytest.raises(InvalidRequestError) as caught:
+        parse_page_selection("1,<script>")
+    assert "script" not in caught.value.message
+
+
+def test_repeated_open_ranges_cost_no_more_than_one() -> None:
+    selection = parse_page_selection(",".join(["1-"] * 300))
+    assert selection.spans(10_000_000) == (range(1, 10_000_001),)
+
+
+ranges = st.lists(st.tuples(st.integers(1, 30), st.integers(0, 9)), min_size=1, max_size=8)
+
+
+@given(ranges)
+def test_resolve_equals_expanding_and_dropping_duplicates(ranges: list[tuple[int, int]]) -> None:
+    text = ",".join(f"{first}-{first + more}" for first, more in ranges)
+    expanded = [number for first, more in ranges for number in range(first, first + more + 1)]
+    assert parse_page_selection(text).resolve(40) == tuple(dict.fromkeys(expanded))

@@ -1,0 +1,214 @@
+from concurrent.futures import Future
+from threading import Thread
+
+import numpy as np
+import pytest
+
+from model import PreparedPage, PreparedRequest
+from model.dataflow import Prompt
+from service.errors import OverloadedError, UnavailableError
+from service.inference.micro_batcher import BatchBudget, Encoding, Entry, MicroBatcher
+
+BUDGET = BatchBudget(max_tokens=100, max_patches=1000, queue_limit_tokens=300, queue_seconds=10)
+
+
+class Clock:
+    """Time that stands still until it is moved."""
+
+    def __init__(self) -> None:
+        self.now = 0.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+def request(tokens: int, patches: int = 4) -> PreparedRequest:
+    page = PreparedPage(pixels=np.zeros((32, 32, 3), np.uint8), rows=1, columns=1, content_hash=b"")
+    prompt = Prompt(segments=(np.zeros(tokens - 2, np.int64), np.zeros(1, np.int64)), context_length=1)
+    prepared = PreparedRequest(prompt=prompt, pages=(page,), kept_counts=(1,), patch_count=patches)
+    assert prepared.token_count == tokens
+    return prepared
+
+
+def take(batcher: MicroBatcher) -> list[Entry]:
+    """A batch where nothing is cached; empty at the end."""
+    work = batcher.take(lambda prepared: prepared.patch_count)
+    assert not isinstance(work, Encoding)
+    return work or []
+
+
+def test_what_waits_becomes_one_batch_within_the_token_budget() -> None:
+    batcher = MicroBatcher(BUDGET)
+    for tokens in (40, 40, 40):
+        batcher.submit(request(tokens))
+    assert [entry.request.token_count for entry in take(batcher)] == [40, 40]
+    assert [entry.request.token_count for entry in take(batcher)] == [40]
+
+
+def test_patches_bound_a_batch_too() -> None:
+    batcher = MicroBatcher(BUDGET)
+    batcher.submit(request(10, patches=600))
+    batcher.submit(request(10, patches=600))
+    assert [len(take(batcher)), len(take(batcher))] == [1, 1]
+
+
+def test_an_entry_above_the_budget_runs_alone_instead_of_never() -> None:
+    batcher = MicroBatcher(BUDGET)
+    batcher.submit(request(250))
+    batcher.submit(request(10))
+    assert [entry.request.token_count for entry in take(batcher)] == [250]
+
+
+def test_an_idle_device_gets_a_lone_request_at_once() -> None:
+    batcher = MicroBatcher(BUDGET)
+    taken: Future[int] = Future()
+    Thread(target=lambda: taken.set_result(len(take(batcher))), daemon=True).start()
+    batcher.submit(request(10))
+    assert taken.result(timeout=60) == 1
+
+
+def test_full_queue_refuses_with_retry_after() -> None:
+    batcher = MicroBatcher(BUDGET)
+    batcher.submit(request(200))
+    with pytest.raises(OverloadedError, match="200 tokens are waiting and the limit is 300") as refusal:
+        batcher.submit(request(101))
+    assert refusal.value.retry_after_seconds is not None and 1 <= refusal.value.retry_after_seconds <= 5
+    batcher.submit(request(100))
+    with pytest.raises(OverloadedError):
+        batcher.refuse_when_full()
+
+
+def test_an_empty_queue_takes_a_request_above_its_limit() -> None:
+    batcher = MicroBatcher(BUDGET)
+    batcher.submit(request(301))
+    assert batcher.waiting_tokens == 301
+
+
+def test_later_windows_of_an_admitted_request_are_not_refused() -> None:
+    batcher = MicroBatcher(BUDGET)
+    batcher.submit(request(300))
+    batcher.submit(request(300), admitted=True)
+    assert batcher.waiting_entries == 2
+
+
+def test_a_client_that_has_gone_is_dropped_when_popped() -> None:
+    dropped: list[int] = []
+    batcher = MicroBatcher(BUDGET, on_cancelled=lambda: dropped.append(1))
+    gone = batcher.submit(request(90))
+    batcher.submit(request(50))
+    batcher.submit(request(50))
+    gone.cancel()
+    assert [entry.request.token_count for entry in take(batcher)] == [50, 50]  # the budget is free for others
+    assert dropped == [1]
+
+
+def test_an_entry_that_waited_too_long_is_told_so() -> None:
+    clock = Clock()
+    batcher = MicroBatcher(BUDGET, clock=clock)
+    late = batcher.submit(request(10))
+    clock.now = 11
+    batcher.submit(request(20))
+    assert [entry.request.token_count for entry in take(batcher)] == [20]
+    with pytest.raises(UnavailableError, match="10 s") as told:
+        late.result(timeout=0)
+    assert told.value.code == "queue_timeout"
+
+
+def test_counts_follow_the_queue() -> None:
+    batcher = MicroBatcher(BUDGET)
+    batcher.submit(request(30))
+    batcher.submit(request(40))
+    assert (batcher.waiting_entries, batcher.waiting_tokens, batcher.waiting_pages) == (2, 70, 2)
+    take(batcher)
+    assert (batcher.waiting_entries, batcher.waiting_tokens, batcher.waiting_pages) == (0, 0, 0)
+
+
+def test_estimated_wait_is_tokens_over_the_measured_rate() -> None:
+    batcher = MicroBatcher(BUDGET)
+    batcher.submit(request(50))
+    assert batcher.estimated_wait_seconds == 0.0
+    batcher.record_rate(1000, 10.0)
+    assert batcher.estimated_wait_seconds == pytest.approx(0.5)
+
+
+def test_a_closed_batcher_gives_out_what_waits_and_then_ends() -> None:
+    batcher = MicroBatcher(BUDGET)
+    batcher.submit(request(10))
+    batcher.close()
+    assert len(take(batcher)) == 1
+    assert take(batcher) == []
+    with pytest.raises(UnavailableError):
+        batcher.submit(request(10))
+
+
+def test_pages_that_are_cached_cost_no_patches() -> None:
+    batcher = MicroBatcher(BUDGET)
+    batcher.submit(request(10, patches=600))
+    batcher.submit(request(10, patches=600))
+    work = batcher.take(lambda prepared: 0)
+    assert isinstance(work, list) and len(work) == 2
+
+
+def test_pages_are_encoded_ahead_only_when_no_request_waits() -> None:
+    batcher = MicroBatcher(BUDGET)
+    pages = request(10).pages
+    ahead = batcher.submit_background(pages)
+    batcher.submit(request(10))
+    assert len(take(batcher)) == 1
+    work = batcher.take(lambda prepared: 0)
+    assert isinstance(work, Encoding) and work.pages == pages and work.future is ahead and ahead.running()
+
+
+def test_pages_that_nobody_waits_for_any_more_are_dropped() -> None:
+    batcher = MicroBatcher(BUDGET)
+    gone, wanted = (batcher.submit_background(request(10).pages) for _ in range(2))
+    gone.cancel()
+    work = batcher.take(lambda prepared: 0)
+    assert isinstance(work, Encoding) and work.future is wanted
+
+
+def test_a_closed_batcher_encodes_nothing_ahead() -> None:
+    batcher = MicroBatcher(BUDGET)
+    before = batcher.submit_background(request(10).pages)
+    batcher.close()
+    assert before.cancelled() and batcher.submit_background(request(10).pages).cancelled()
+    assert take(batcher) == []
+
+
+def test_a_batch_that_overflowed_the_device_makes_later_ones_smaller_for_a_while() -> None:
+    batcher = MicroBatcher(BUDGET)
+    for _ in range(4):
+        batcher.submit(request(25))
+    overflowed = take(batcher)
+    assert len(overflowed) == 4
+    batcher.shrink_batches(overflowed)
+    assert batcher.budget_share == 0.5
+    for _ in range(4):
+        batcher.submit(request(25))
+    assert [len(take(batcher)), len(take(batcher))] == [2, 2]
+
+    batches = 0
+    while batcher.budget_share < 1:
+        batcher.regain_budget()
+        batches += 1
+    assert batches == 32, "slowly, so that a card that is short of memory overflows rarely"
+    for _ in range(4):
+        batcher.submit(request(25))
+    assert len(take(batcher)) == 4
+
+
+def test_patches_that_overflow_count_as_tokens_do() -> None:
+    batcher = MicroBatcher(BUDGET)
+    batcher.submit(request(10, patches=500))
+    batcher.submit(request(10, patches=500))
+    batcher.shrink_batches(take(batcher))
+    assert batcher.budget_share == 0.5
+
+
+def test_a_shrunken_budget_still_takes_one_entry() -> None:
+    batcher = MicroBatcher(BUDGET)
+    for _ in range(10):
+        batcher.submit(request(50))
+        batcher.shrink_batches(take(batcher))
+    batcher.submit(request(90))
+    assert len(take(batcher)) == 1
