@@ -36,11 +36,11 @@ class ScoredBatch:
         return self.scores
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(kw_only=True, eq=False)
 class FakeRankingModel:
     """`model` in all but the forward pass: `start` and `encode` cost nothing, and `score_batch` gives the scores.
 
-    To be derived from where a test changes a further step.
+    A test that changes a further step derives a class from it.
     """
 
     model: RankingModel

@@ -73,7 +73,14 @@ class PendingBatch(Protocol):
 class RankingModel(Protocol):
     """A loaded model. `prepare_page` and `prepare` may run in any thread, the others that score in one at a time."""
 
-    def describe(self) -> ModelInfo: ...
+    @property
+    def name(self) -> str:
+        """As the checkpoint was asked for; the `name` of `describe`."""
+        ...
+
+    def describe(self) -> ModelInfo:
+        """What is loaded and how it runs at the moment."""
+        ...
 
     @property
     def batch_limits(self) -> BatchLimits:

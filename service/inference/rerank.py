@@ -10,7 +10,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Executor
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 
@@ -23,6 +23,7 @@ from model import (
     PreparedRequest,
     QueryError,
     Ranking,
+    RankingModel,
     WindowStrategy,
     choose_windows,
     combine_windows,
@@ -40,15 +41,6 @@ from service.settings import Settings
 from service.tracing import Attributes, RankedDocuments, Trace
 
 _WINDOWS_AT_ONCE = 2  # one on the device, one behind it
-
-
-class Preparer(Protocol):
-    """What the flow needs of a `model.Reranker`."""
-
-    @property
-    def name(self) -> str: ...
-    def prepare_page(self, page: PageImage, *, tenant: bytes) -> PreparedPage: ...
-    def prepare(self, query: str, pages: Sequence[PreparedPage], keep_ratio: float | None) -> PreparedRequest: ...
 
 
 class RequestClock:
@@ -101,7 +93,7 @@ class Job:
 
     query: str
     options: RankOptions
-    preparer: Preparer
+    preparer: RankingModel
     clock: RequestClock
     scope: bytes  # nothing cached or stored is shared with callers of another scope
 
@@ -125,7 +117,7 @@ class RerankFlow:
         self._threads = threads
 
     async def answer(
-        self, submission: Submission, preparer: Preparer, clock: RequestClock, *, request_id: str, scope: bytes
+        self, submission: Submission, preparer: RankingModel, clock: RequestClock, *, request_id: str, scope: bytes
     ) -> dict[str, Any]:
         """The body of the answer.
 

@@ -16,12 +16,12 @@ from typing import Any
 import httpx
 import pytest
 
-from model import PageScores, PreparedRequest, Reranker
+from model import PageScores, PreparedRequest, Reranker, score_in_input_order
 from service.app import LoadReranker, build_app
 from service.settings import Settings
 from tests.documents import make_image
 from tests.fake_ray import FakeAutoscalingConfig, FakeAutoscalingContext, FakeRay, fake_ray
-from tests.servers import PATIENCE_SECONDS, fake_loader, in_input_order
+from tests.servers import PATIENCE_SECONDS, fake_loader
 
 CONFIGURATION = Path(__file__).parents[2] / "deploy" / "ray" / "config.yaml"
 
@@ -118,7 +118,7 @@ class Gate:
 
     def __call__(self, batch: Sequence[PreparedRequest]) -> list[PageScores]:
         assert self.opened.wait(PATIENCE_SECONDS)
-        return in_input_order(batch)
+        return score_in_input_order(batch)
 
 
 @pytest.fixture

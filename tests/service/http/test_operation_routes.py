@@ -6,6 +6,7 @@ import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from typing import NoReturn
 
 import httpx
 import pytest
@@ -13,7 +14,7 @@ import torch
 from prometheus_client.openmetrics.parser import text_string_to_metric_families
 from prometheus_client.parser import text_string_to_metric_families as plain_text_to_metric_families
 
-from model import DeviceLostError, PageScores, PreparedRequest, Reranker
+from model import DeviceLostError, FakeRankingModel, PageScores, PreparedRequest, Reranker, score_in_input_order
 from model.compressor import PageShare, select_tokens
 from service.app import EXIT_DEVICE_LOST, load_reranker
 from service.metrics import STAGES
@@ -22,11 +23,9 @@ from tests.compressors import SelectedBy
 from tests.documents import make_pdf
 from tests.servers import (
     PATIENCE_SECONDS,
-    FakeScores,
     RunningService,
     eventually,
     fake_loader,
-    in_input_order,
     running_service,
     wait_until_ready,
 )
@@ -55,7 +54,7 @@ class Gate:
         self.batch_sizes.append(len(batch))
         self.entered.set()
         assert self.opened.wait(PATIENCE_SECONDS)
-        return in_input_order(batch)
+        return score_in_input_order(batch)
 
 
 @pytest.fixture(scope="module")
@@ -327,12 +326,12 @@ def test_a_batch_that_hangs_makes_the_service_not_ready(reranker: Reranker) -> N
 def test_a_bug_is_a_500_with_a_request_id_and_without_details(
     reranker: Reranker, caplog: pytest.LogCaptureFixture
 ) -> None:
-    class Buggy(FakeScores):
-        def prepare_page(self, page: object, *, tenant: bytes) -> None:
+    class Buggy(FakeRankingModel):
+        def prepare_page(self, page: object, *, tenant: bytes) -> NoReturn:
             raise RuntimeError("at 0x7f00")
 
-    broken = Buggy(reranker=reranker, score_batch=in_input_order)
-    with running_service(lambda settings: broken) as service:  # type: ignore[arg-type, return-value]
+    broken = Buggy(model=reranker)
+    with running_service(lambda settings: broken) as service:
         answer = rerank(service)
         assert (answer.status_code, answer.json()["code"]) == (500, "internal_error")
         assert answer.json()["request_id"] == answer.headers["x-request-id"]
