@@ -125,9 +125,7 @@ class AttentionWorkload:
     head_dim: int
     lengths: tuple[int, ...]  # of the packed sequences
     causal: bool
-    is_fused: bool = (
-        False  # values are a slice of one projection of queries, keys and values: strides of three times the width
-    )
+    is_fused: bool = False  # values are a slice of one projection of queries, keys and values: three times the stride
 
 
 def choose_attention(name: str, workload: AttentionWorkload, compute: Compute) -> AttentionKernel:

@@ -115,9 +115,8 @@ def build(name: str) -> Attend:
     if isinstance(function, str):
         raise RuntimeError(f"{name}: {function}")
     if name == "torch-varlen":
-        takes_enable_gqa = (
-            "enable_gqa" in inspect.signature(function).parameters
-        )  # since torch 2.13, and required there
+        # Since torch 2.13, and required there.
+        takes_enable_gqa = "enable_gqa" in inspect.signature(function).parameters
         _built[name] = _with_padded_heads(partial(_call_torch_varlen, function, takes_enable_gqa))
     else:
         _built[name] = _with_padded_heads(partial(_call_flash_attention, function))

@@ -46,16 +46,9 @@ A4_TOKENS = 736
 MOST_PROMPT_TOKENS = 512
 """Of the prompt for 20 pages around the query, in any tokenizer. The conformance tokenizer, with 1,214 words, needs 460."""
 
-_USUAL_RATIOS = (
-    2**0.5,
-    11 / 8.5,
-    14 / 8.5,
-    16 / 9,
-    16 / 10,
-    4 / 3,
-    3 / 2,
-    1,
-)  # of page sides: A4, Letter, Legal, screens
+_USUAL_RATIOS = (2**0.5, 11 / 8.5, 14 / 8.5, 16 / 9, 16 / 10, 4 / 3, 3 / 2, 1)
+"""Of page sides: A4, Letter, Legal, screens."""
+
 _HOST_TIER_BYTES = 8 * 2**30
 _CPU_CACHE_BYTES = 2**30
 

@@ -105,9 +105,7 @@ class Int8Linear(nn.Module):
     def _weight_as(self, dtype: torch.dtype) -> torch.Tensor:
         """(out, in), the only temporary. Scaled before the product: unscaled sums would overflow float16."""
         scale = self.scale.to(dtype)
-        if (
-            self.weight.device.type == "cuda"
-        ):  # converted inside one kernel; a CPU would make a copy of the weight first
+        if self.weight.device.type == "cuda":  # converted inside one kernel; a CPU would copy the weight first
             return self.weight * scale
         return self.weight.to(dtype).mul_(scale)
 

@@ -60,6 +60,22 @@ def test_impossible_windows_are_refused(window_size: int, stride: int) -> None:
         choose_windows("sliding", 3, window_size=window_size, stride=stride)
 
 
+@pytest.mark.parametrize("strategy", ["sliding", "tournament"])
+def test_an_order_is_not_given_before_the_last_turn(strategy: str) -> None:
+    plan = choose_windows(strategy, 6, window_size=4, stride=2)
+    while turn := plan.turn:
+        with pytest.raises(AssertionError, match="a turn is left"):
+            _ = plan.order
+        plan.submit([range(len(window)) for window in turn])
+    assert sorted(plan.order) == list(range(6)) and plan.turn == []
+
+
+def test_an_order_that_leaves_out_a_page_is_refused() -> None:
+    plan = choose_windows("sliding", 3, window_size=3, stride=1)
+    with pytest.raises(AssertionError, match="each of its pages once"):
+        plan.submit([(0, 1, 1)])
+
+
 def test_an_unknown_strategy_is_refused() -> None:
     with pytest.raises(WindowError, match="'bubble'; it must be one of sliding, tournament"):
         choose_windows("bubble", 3, window_size=2, stride=1)

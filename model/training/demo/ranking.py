@@ -68,9 +68,7 @@ class RankingReport:
     loss: torch.Tensor
     right: float  # share of lists whose right page came first
     by_chance: float  # what guessing gives
-    found_words: (
-        float  # share of visual tokens with a word of the query at which the first layer's guided head found it
-    )
+    found_words: float  # share of visual tokens with a word of the query where the first layer's guided head found it
     found_matches: float  # share of pages with such tokens whose end looked at one, in the second layer
     found_pages: float  # share of lists whose end looked at the right page's, in the last layer
     match_gap: float  # how much higher tokens of the query's words are held than others: mean difference of logits
