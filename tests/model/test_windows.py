@@ -5,12 +5,16 @@ from hypothesis import strategies as st
 from model import WindowError, WindowPlan, choose_windows
 
 
+def best_first(relevance: list[float]) -> list[int]:
+    return sorted(range(len(relevance)), key=lambda index: -relevance[index])
+
+
 def play(plan: WindowPlan, relevance: list[float]) -> tuple[list[list[tuple[int, ...]]], tuple[int, ...]]:
     """All turns and the final order, each window ordered by `relevance`."""
     turns: list[list[tuple[int, ...]]] = []
     while turn := plan.turn:
         turns.append(turn)
-        plan.submit([sorted(range(len(window)), key=lambda i, w=window: -relevance[w[i]]) for window in turn])
+        plan.submit([best_first([relevance[page] for page in window]) for window in turn])
     return turns, plan.order
 
 

@@ -16,7 +16,7 @@ from typing import Any
 import httpx
 import pytest
 
-from model import PageScores, PreparedRequest, Reranker, score_in_input_order
+from model import PageScores, PreparedRequest, RankingModel, Reranker, score_in_input_order
 from service.app import LoadModel, build_app
 from service.settings import Settings
 from tests.documents import make_image
@@ -167,7 +167,7 @@ def test_the_first_check_waits_for_the_model_and_a_replica_that_fails_is_told_to
 ) -> None:
     may_load = threading.Event()
 
-    def slow_load(settings: Settings) -> Reranker:
+    def slow_load(settings: Settings) -> RankingModel:
         assert may_load.wait(PATIENCE_SECONDS)
         return fake_loader(reranker)(settings)
 
@@ -191,7 +191,7 @@ def test_a_check_that_is_given_up_does_not_stop_the_loading(
 ) -> None:
     may_load = threading.Event()
 
-    def slow_load(settings: Settings) -> Reranker:
+    def slow_load(settings: Settings) -> RankingModel:
         assert may_load.wait(PATIENCE_SECONDS)
         return fake_loader(reranker)(settings)
 

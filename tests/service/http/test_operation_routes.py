@@ -14,7 +14,15 @@ import torch
 from prometheus_client.openmetrics.parser import text_string_to_metric_families
 from prometheus_client.parser import text_string_to_metric_families as plain_text_to_metric_families
 
-from model import DeviceLostError, FakeRankingModel, PageScores, PreparedRequest, Reranker, score_in_input_order
+from model import (
+    DeviceLostError,
+    FakeRankingModel,
+    PageScores,
+    PreparedRequest,
+    RankingModel,
+    Reranker,
+    score_in_input_order,
+)
 from model.compressor import PageShare, select_tokens
 from service.app import EXIT_DEVICE_LOST, load_reranker
 from service.metrics import STAGES
@@ -91,7 +99,7 @@ def test_not_ready_until_a_warm_up_forward_has_run(reranker: Reranker) -> None:
 def test_not_ready_while_the_model_loads(reranker: Reranker) -> None:
     may_load = threading.Event()
 
-    def slow_load(settings: Settings) -> Reranker:
+    def slow_load(settings: Settings) -> RankingModel:
         assert may_load.wait(PATIENCE_SECONDS)
         return fake_loader(reranker)(settings)
 
@@ -112,7 +120,7 @@ def refused_as_not_ready(service: RunningService) -> None:
 def test_a_stop_does_not_wait_for_a_model_that_loads(reranker: Reranker) -> None:
     may_load = threading.Event()
 
-    def slow_load(settings: Settings) -> Reranker:
+    def slow_load(settings: Settings) -> RankingModel:
         may_load.wait(60)
         return fake_loader(reranker)(settings)
 

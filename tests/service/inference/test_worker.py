@@ -218,7 +218,11 @@ def test_a_warm_up_that_fails_is_told_and_takes_no_request(reranker: Reranker) -
 
 def test_a_second_batch_is_started_while_the_first_runs_and_a_third_is_not(reranker: Reranker) -> None:
     may_end = Event()
-    model = ScriptedModel(reranker, wait=lambda: may_end.wait(10) and None)
+
+    def wait() -> None:
+        may_end.wait(10)
+
+    model = ScriptedModel(reranker, wait=wait)
     batcher = MicroBatcher(BUDGET)
     worker = InferenceWorker(batcher, Metrics())
     futures = [batcher.submit(request(900)) for _ in range(3)]
