@@ -7,6 +7,7 @@ import numpy as np
 import torch
 
 from model import PreparedRequest, Reranker
+from model.compressor import SimilarityCompressor
 from tests.conformance import CASES
 
 
@@ -36,7 +37,24 @@ def test_another_compressor_ranks_by_the_tokens_that_it_keeps(reranker: Reranker
     assert ranking.windows[0].kept_tokens == sum(
         int(other.prepare_page(page).visual_token_count * 0.3) for page in pages
     )
-    assert ranking.logits != reranker.rank(CASES[0].query, pages, 0.3).logits
+
+
+@dataclass(frozen=True, slots=True)
+class AsManyBySimilarity(EvenlySpaced):
+    """Keeps as many tokens as `EvenlySpaced`, but those that the published rule chooses."""
+
+    def choose(self, visual: torch.Tensor, text: torch.Tensor, batch: Sequence[PreparedRequest]) -> torch.Tensor:
+        return SimilarityCompressor().choose(visual, text, batch)
+
+
+def test_the_scores_are_those_of_the_tokens_that_were_chosen(reranker: Reranker) -> None:
+    pages = CASES[0].pages()
+    spaced, similar = (
+        replace(reranker, compressor=compressor).rank(CASES[0].query, pages, 0.3)
+        for compressor in (EvenlySpaced(), AsManyBySimilarity())
+    )
+    assert spaced.windows[0].kept_tokens == similar.windows[0].kept_tokens
+    assert spaced.logits != similar.logits
 
 
 def test_a_compressor_names_itself_in_the_description(reranker: Reranker) -> None:
