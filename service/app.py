@@ -18,7 +18,7 @@ from fastapi.telemetry import TelemetryConfig
 from starlette.exceptions import HTTPException
 from starlette.responses import Response
 
-from model import DEFAULT_BATCH_LIMITS, BatchLimits, Reranker, RerankerConfig, RerankerError
+from model import DEFAULT_BATCH_LIMITS, BatchLimits, ModelInfo, RankingModel, Reranker, RerankerConfig, RerankerError
 from service.dialects.schemas import DocumentRerankRequest, RerankRequest
 from service.documents.loader import PageLoader
 from service.documents.page_cache import PageCache
@@ -48,7 +48,7 @@ _FEATURE_BYTES_PER_PIXEL_BYTE = 10  # of an A4 page in bfloat16: 23 MB for 2.2 M
 _CACHE_SCOPES = {"shared": shared_scope, "per_key": scope_of_key}
 _DOCUMENT_THREADS = 4  # they wait for disks and object stores
 
-LoadReranker = Callable[[Settings], Reranker]
+LoadModel = Callable[[Settings], RankingModel]
 
 logger = logging.getLogger(__name__)
 
@@ -76,7 +76,7 @@ def build_app(
     settings: Settings,
     *,
     lifecycle: Lifecycle | None = None,
-    load: LoadReranker = load_reranker,
+    load: LoadModel = load_reranker,
     stop: Callable[[int], None] = lambda exit_code: None,
 ) -> FastAPI:
     """The application. `stop(exit_code)` is called when it can not go on: nothing to serve, or the device is lost."""
@@ -219,18 +219,18 @@ def _build_routes(app: FastAPI) -> None:
         route.matches({"type": "http", "method": "GET", "path": "/", "root_path": "", "headers": []})
 
 
-async def _start(components: Components, load: LoadReranker, stop: Callable[[int], None]) -> "asyncio.Task[None]":
+async def _start(components: Components, load: LoadModel, stop: Callable[[int], None]) -> "asyncio.Task[None]":
     """Start the raster workers, and the loading of the model in the background, so that probes are answered meanwhile."""
     await asyncio.to_thread(components.rasterizer.start)
     components.tracing.start()
     return asyncio.create_task(_load(components, load, stop))
 
 
-async def _load(components: Components, load: LoadReranker, stop: Callable[[int], None]) -> None:
+async def _load(components: Components, load: LoadModel, stop: Callable[[int], None]) -> None:
     started = time.perf_counter()
     try:
-        reranker = await _in_daemon_thread(lambda: _load_checked(components.settings, load))
-        warm_up_seconds = await asyncio.wrap_future(components.worker.start(reranker))
+        model = await _in_daemon_thread(lambda: _load_checked(components.settings, load))
+        warm_up_seconds = await asyncio.wrap_future(components.worker.start(model))
     except (RerankerError, StartError) as error:
         logger.error("the model cannot be served: %s", error)
         _give_up(components, stop)
@@ -239,12 +239,12 @@ async def _load(components: Components, load: LoadReranker, stop: Callable[[int]
         _give_up(components, stop)
         raise
     else:
-        _go_into_service(components, reranker, (time.perf_counter() - started, warm_up_seconds))
+        _go_into_service(components, model, (time.perf_counter() - started, warm_up_seconds))
 
 
-async def _in_daemon_thread(work: Callable[[], Reranker]) -> Reranker:
+async def _in_daemon_thread(work: Callable[[], RankingModel]) -> RankingModel:
     """Like `asyncio.to_thread`, but the process may end meanwhile: a SIGTERM must not wait for 17 GB of weights."""
-    future: Future[Reranker] = Future()
+    future: Future[RankingModel] = Future()
     future.set_running_or_notify_cancel()  # who stops waiting leaves it to the thread
 
     def run() -> None:
@@ -257,17 +257,17 @@ async def _in_daemon_thread(work: Callable[[], Reranker]) -> Reranker:
     return await asyncio.wrap_future(future)
 
 
-def _load_checked(settings: Settings, load: LoadReranker) -> Reranker:
-    reranker = load(settings)
-    longest = reranker.longest_window(settings.max_query_characters)
-    budget = _batch_budget(settings, reranker.batch_limits)
-    if longest.tokens > budget.max_tokens or longest.patches > budget.max_patches:
+def _load_checked(settings: Settings, load: LoadModel) -> RankingModel:
+    model = load(settings)
+    largest = model.max_window_cost(settings.max_query_characters)
+    budget = _batch_budget(settings, model.batch_limits)
+    if largest.tokens > budget.max_tokens or largest.patches > budget.max_patches:
         raise StartError(
             f"max_batch_tokens is {budget.max_tokens} and max_batch_patches {budget.max_patches}; the "
-            f"longest window that may be asked for has {longest.tokens} tokens and {longest.patches} patches. "
+            f"longest window that may be asked for has {largest.tokens} tokens and {largest.patches} patches. "
             "Raise the budgets, or lower max_query_characters."
         )
-    return reranker
+    return model
 
 
 def _give_up(components: Components, stop: Callable[[int], None]) -> None:
@@ -275,53 +275,61 @@ def _give_up(components: Components, stop: Callable[[int], None]) -> None:
     stop(EXIT_LOAD_FAILED)
 
 
-def _go_into_service(components: Components, reranker: Reranker, seconds: tuple[float, float]) -> None:
+def _go_into_service(components: Components, model: RankingModel, seconds: tuple[float, float]) -> None:
     """`seconds`: from the start until now, and the part of it that the warm-up took."""
     # What is alive now stays: without this a full garbage collection walks all of it, and stops the event loop for 0.16 s.
     gc.collect()
     gc.freeze()
-    components.reranker = reranker
-    metrics, compute = components.metrics, reranker.compute
+    components.model = model
+    info, metrics = model.describe(), components.metrics
     metrics.model_load.set(seconds[0])
     metrics.warm_up.set(seconds[1])
-    metrics.info.labels(
-        version("ziprerank"), reranker.name, reranker.revision or "", compute.dtype_name, compute.description
-    ).set(1)
-    _export_feature_cache(components, reranker)
+    metrics.info.labels(version("ziprerank"), info.name, info.revision or "", info.dtype, info.device_name).set(1)
+    _export_feature_cache(components, model)
     if components.settings.page_cache_bytes is None:
-        components.page_cache.grow_to(reranker.feature_cache.byte_limit // _FEATURE_BYTES_PER_PIXEL_BYTE)
-    for kind in reranker.device_memory():
-        metrics.device_memory.labels(str(compute.device), kind).set_function(partial(_memory, reranker, kind))
-    components.batcher.set_budget(_batch_budget(components.settings, reranker.batch_limits))
-    components.registry.start(reranker)
+        feature_bytes = info.feature_cache_device_bytes + info.feature_cache_host_bytes
+        components.page_cache.grow_to(feature_bytes // _FEATURE_BYTES_PER_PIXEL_BYTE)
+    for kind in model.device_memory():
+        metrics.device_memory.labels(info.device, kind).set_function(partial(_memory, model, kind))
+    components.batcher.set_budget(_batch_budget(components.settings, model.batch_limits))
+    components.registry.start(model)
     components.lifecycle.become_ready()
-    logger.info("%s is loaded after %.1f s with %.1f s of warm-up: %s", reranker.name, *seconds, compute.reason)
-    logger.info("decoder weights: %s (%s)", reranker.quantise, reranker.quantise_reason)
-    if reranker.memory is not None:
-        logger.info("memory plan: %s", reranker.memory.describe())
-    cache = reranker.feature_cache
-    sizes = cache.device_tier.byte_limit, cache.host_tier.byte_limit
+    _log_model(info, seconds)
+
+
+def _log_model(info: ModelInfo, seconds: tuple[float, float]) -> None:
+    logger.info("%s is loaded after %.1f s with %.1f s of warm-up: %s", info.name, *seconds, info.compute_reason)
+    logger.info("decoder weights: %s (%s)", info.quantise, info.quantise_reason)
+    if info.memory_plan is not None:
+        logger.info("memory plan: %s", info.memory_plan)
+    sizes = info.feature_cache_device_bytes, info.feature_cache_host_bytes
     logger.info("feature cache: %d bytes on the device, %d on the host", *sizes)
-    logger.info("quantisation of the decoder: %s (%s)", reranker.quantise, reranker.quantise_reason)
-    for tower, kernel in (("vision", reranker.vision_attention), ("text", reranker.text_attention)):
-        logger.info("%s attention: %s (%s)", tower, kernel.name, kernel.reason)
-    for tower, runner in (("vision", reranker.run_vision_block), ("text", reranker.run_decoder_layer)):
-        logger.info("%s layers: %s (%s)", tower, "compiled" if runner.is_compiled else "as written", runner.reason)
+    logger.info("quantisation of the decoder: %s (%s)", info.quantise, info.quantise_reason)
+    for tower, attention in (("vision", info.vision_attention), ("text", info.text_attention)):
+        logger.info("%s attention: %s (%s)", tower, attention.kernel, attention.reason)
+    for tower, layers in (("vision", info.vision_layers), ("text", info.text_layers)):
+        logger.info("%s layers: %s (%s)", tower, "compiled" if layers.is_compiled else "as written", layers.reason)
 
 
-def _export_feature_cache(components: Components, reranker: Reranker) -> None:
-    cache = reranker.feature_cache
-    components.metrics.export_cache(
-        "vision",
-        lambda: CacheCounts(hits=cache.hits, misses=cache.misses, evictions=cache.evictions, bytes=cache.byte_count),
-    )
+def _export_feature_cache(components: Components, model: RankingModel) -> None:
+    components.metrics.export_cache("vision", partial(_feature_cache_counts, model))
     tier_bytes = components.metrics.feature_tier_bytes
-    tier_bytes.labels("gpu").set_function(lambda: cache.device_tier.byte_count)
-    tier_bytes.labels("host").set_function(lambda: cache.host_tier.byte_count)
+    tier_bytes.labels("gpu").set_function(lambda: model.cache_counts().device_bytes)
+    tier_bytes.labels("host").set_function(lambda: model.cache_counts().host_bytes)
 
 
-def _memory(reranker: Reranker, kind: str) -> float:
-    return reranker.device_memory()[kind]
+def _feature_cache_counts(model: RankingModel) -> CacheCounts:
+    counts = model.cache_counts()
+    return CacheCounts(
+        hits=counts.hits,
+        misses=counts.misses,
+        evictions=counts.evictions,
+        bytes=counts.device_bytes + counts.host_bytes,
+    )
+
+
+def _memory(model: RankingModel, kind: str) -> float:
+    return model.device_memory()[kind]
 
 
 async def _close(components: Components, loading: "asyncio.Task[None]") -> None:

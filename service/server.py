@@ -10,7 +10,7 @@ from types import FrameType
 
 import uvicorn
 
-from service.app import LoadReranker, build_app, load_reranker
+from service.app import LoadModel, build_app, load_reranker
 from service.lifecycle import Lifecycle
 from service.settings import Settings
 
@@ -28,7 +28,7 @@ def serve(settings: Settings) -> int:
     return server.exit_code
 
 
-def make_server(settings: Settings, *, load: LoadReranker = load_reranker) -> "Server":
+def make_server(settings: Settings, *, load: LoadModel = load_reranker) -> "Server":
     """A server that `run` starts. `load` makes the model."""
     lifecycle = Lifecycle()
     app = build_app(settings, lifecycle=lifecycle, load=load, stop=lambda exit_code: server.stop(exit_code))

@@ -11,7 +11,7 @@ from fastapi import APIRouter, Request
 from starlette.requests import ClientDisconnect
 from starlette.responses import Response
 
-from model import Reranker
+from model import RankingModel
 from service.dialects.schemas import DocumentRerankRequest, ErrorBody, RerankInput, RerankRequest, RerankResponse
 from service.dialects.submission import Parse, choose_parser
 from service.documents.page_cache import PageCache
@@ -37,7 +37,7 @@ _REQUEST_STAGES = ("parse", "fetch", "render", "decode", "prepare", "respond")
 
 @dataclass(slots=True, kw_only=True)
 class Components:
-    """What the routes are handed by `app`. The reranker arrives when it is loaded."""
+    """What the routes are handed by `app`. The model arrives when it is loaded."""
 
     settings: Settings
     metrics: Metrics
@@ -51,7 +51,7 @@ class Components:
     page_cache: PageCache
     threads: Executor
     started_at: float
-    reranker: Reranker | None = None
+    model: RankingModel | None = None
 
 
 def build_router(components: Components) -> APIRouter:
@@ -174,12 +174,12 @@ async def _answer_in_time(
 async def _answer(
     request: Request, body: list[bytes], parse: Parse, components: Components, clock: RequestClock
 ) -> dict[str, Any]:
-    assert components.reranker is not None, "admission lets nothing through before the model is loaded"
+    assert components.model is not None, "admission lets nothing through before the model is loaded"
     with clock.observe("parse"):
         submission = await asyncio.get_running_loop().run_in_executor(components.threads, parse, body)
     answer = await components.flow.answer(
         submission,
-        components.reranker,
+        components.model,
         clock,
         request_id=request.state.request_id,
         scope=request.state.cache_scope,
@@ -255,10 +255,9 @@ def _add_descriptions(router: APIRouter, components: Components) -> None:
     @serve(router, MODELS, tags=["description"])
     async def models() -> Response:
         """The one model, in the form of OpenAI's model list."""
-        reranker = components.reranker
         settings = components.settings
         model = {
-            "id": reranker.name if reranker else settings.model,
+            "id": components.model.name if components.model else settings.model,
             "object": "model",
             "created": int(components.started_at),
             "owned_by": "ziprerank",
@@ -275,38 +274,39 @@ def _add_descriptions(router: APIRouter, components: Components) -> None:
 
 def describe(components: Components) -> dict[str, Any]:
     """The body of `GET /info`."""
-    settings, reranker = components.settings, components.reranker
+    settings = components.settings
+    info = components.model.describe() if components.model else None
     return {
-        "model": reranker.name if reranker else settings.model,
-        "revision": reranker.revision if reranker else settings.revision,
+        "model": info.name if info else settings.model,
+        "revision": info.revision if info else settings.revision,
         "replica": settings.replica,
         "state": components.lifecycle.phase,
-        "device": reranker and str(reranker.compute.device),
-        "gpu": reranker and reranker.compute.description,
-        "dtype": reranker and reranker.compute.dtype_name,
-        "compute_reason": reranker and reranker.compute.reason,
-        "attention": reranker
+        "device": info and info.device,
+        "gpu": info and info.device_name,
+        "dtype": info and info.dtype,
+        "compute_reason": info and info.compute_reason,
+        "attention": info
         and {
-            tower: {"kernel": kernel.name, "reason": kernel.reason}
-            for tower, kernel in (("vision", reranker.vision_attention), ("text", reranker.text_attention))
+            tower: {"kernel": attention.kernel, "reason": attention.reason}
+            for tower, attention in (("vision", info.vision_attention), ("text", info.text_attention))
         },
         "window": {
             name: getattr(settings, name) for name in ("window_size", "stride", "window_strategy", "keep_ratio")
         },
-        "compile": reranker
+        "compile": info
         and {
-            tower: {"compiled": runner.is_compiled, "reason": runner.reason, "seconds": runner.seconds}
-            for tower, runner in (("vision", reranker.run_vision_block), ("text", reranker.run_decoder_layer))
+            tower: {"compiled": layers.is_compiled, "reason": layers.reason, "seconds": layers.compile_seconds}
+            for tower, layers in (("vision", info.vision_layers), ("text", info.text_layers))
         },
-        "quantise": reranker and {"scheme": reranker.quantise, "reason": reranker.quantise_reason},
-        "batch": reranker
+        "quantise": info and {"scheme": info.quantise, "reason": info.quantise_reason},
+        "batch": info
         and {"max_tokens": components.batcher.budget.max_tokens, "max_patches": components.batcher.budget.max_patches},
-        "memory_plan": reranker and reranker.memory and reranker.memory.describe(),
+        "memory_plan": info and info.memory_plan,
         "caches": {
             "scope": settings.cache_scope,
             "image_bytes": components.page_cache.limit_bytes,
-            "vision_gpu_bytes": reranker and reranker.feature_cache.device_tier.byte_limit,
-            "vision_host_bytes": reranker and reranker.feature_cache.host_tier.byte_limit,
+            "vision_gpu_bytes": info and info.feature_cache_device_bytes,
+            "vision_host_bytes": info and info.feature_cache_host_bytes,
         },
         "limits": {name: getattr(settings, name) for name in LIMITS},
         "versions": {

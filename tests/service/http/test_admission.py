@@ -4,7 +4,7 @@ import threading
 
 from fastapi.routing import iter_route_contexts
 
-from model import Reranker
+from model import RankingModel, Reranker
 from service.app import build_app
 from service.http.route_table import find_route
 from service.settings import Settings
@@ -50,7 +50,7 @@ def test_every_route_is_admitted_under_its_own_name_but_for_what_is_answered_at_
 def test_whatever_takes_a_body_is_refused_while_the_model_loads(reranker: Reranker) -> None:
     may_load = threading.Event()
 
-    def slow_load(settings: Settings) -> Reranker:
+    def slow_load(settings: Settings) -> RankingModel:
         assert may_load.wait(PATIENCE_SECONDS)
         return fake_loader(reranker)(settings)
 

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import pytest
 from fastapi import APIRouter, FastAPI
 
-from model import Reranker
+from model import RankingModel
 from service.app import build_app
 from service.http.route_registration import check_routes, serve
 from service.http.route_table import ROUTES, Route, find_document_id, find_route, is_open, is_traced
@@ -17,7 +17,7 @@ def app() -> FastAPI:
     return build_app(Settings(), load=_load_nothing)
 
 
-def _load_nothing(settings: Settings) -> Reranker:
+def _load_nothing(settings: Settings) -> RankingModel:
     raise AssertionError("the application is not started")
 
 
