@@ -241,7 +241,7 @@ def test_ctrl_c_keeps_what_was_answered_and_says_how_to_go_on(tmp_path: Path) ->
             is_over.set()
     assert process.returncode == 130
     assert "stopped: 1,000 tokens in, 10 out" in told
-    assert told.endswith("ziprerank: stopped. Run the same command again to go on.\n")
+    assert told.endswith("ziprerank: stopped. Run the same command again to resume.\n")
     assert len(desk.labels()) == 1
 
 
