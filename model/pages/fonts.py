@@ -27,7 +27,7 @@ _UNICODE_PLATFORMS = frozenset({(0, 3), (0, 4), (0, 6), (3, 1), (3, 10)})
 
 @lru_cache(maxsize=1)
 def installed_fonts() -> tuple[Path, ...]:
-    """The usable fonts of this machine, in the order of preference. If it is empty, only Pillow's built-in font is available."""
+    """The usable fonts of this machine, best first. If empty, only Pillow's built-in font is available."""
     found = {path for folder in _folders() for path in _font_files(folder)}
     return tuple(path for path in sorted(found, key=_preference) if _can_open(path))
 

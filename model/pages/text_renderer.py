@@ -86,7 +86,7 @@ class _Canvas:
         return max(1, self.text_height // _line_height(font))
 
     def most_characters(self, font_size: int) -> int:
-        """An upper bound on the characters that fit the page: letters are at least a pixel wide, lines half the font size high."""
+        """An upper bound on the characters that fit: letters are at least 1 pixel wide, lines half the font size high."""
         return self.text_width * (1 + 2 * self.text_height // font_size)
 
 
@@ -108,7 +108,7 @@ class _Typeface:
 
 
 def _clean(text: str, *, most_characters: int) -> str:
-    """The text without undrawable characters, in normal form, cut to the length that can be visible on the page."""
+    """The text without undrawable characters, in NFC, cut to the length that can be visible on the page."""
     text = _LINE_ENDS.sub("\n", text)
     text = _INVISIBLE.sub("", _CONTROLS.sub(" ", text))
     text = _SPACES.sub(" ", _UNENCODABLE.sub("\ufffd", text)).strip()
@@ -129,7 +129,7 @@ def _words(paragraph: str, *, longest: int) -> list[_Word]:
 
 
 def _typeface(text: str) -> _Typeface:
-    """The font and layout engine for the text. Only scripts with joined letters or from right to left need the slower engine."""
+    """The font and layout engine. Only scripts with joined letters or from right to left need the slower engine."""
     needs_shaping = _SHAPED_SCRIPT.search(text) is not None and features.check("raqm")
     visible = _JOINERS.sub("", "".join(text.split()))
     return _Typeface(

@@ -314,7 +314,9 @@ def _check_memory(config: RerankerConfig, checkpoint: CheckpointFacts | None, de
         found, details = _memory(facts, device), _memory_details(facts)
         if facts.plan is None and facts.host_bytes is not None and facts.weight_bytes > facts.host_bytes:
             found = f"{found} The machine has {_size(facts.host_bytes)}."
-            remedy = "Use a machine with more memory or with a card, choose --dtype bfloat16, or a smaller checkpoint (--model)."
+            remedy = (
+                "Use a machine with more memory or with a card, --dtype bfloat16, or a smaller checkpoint (--model)."
+            )
             return Check(name="memory", state="failed", found=found, remedy=remedy, details=details), None
         return Check(name="memory", state="ok", found=found, details=details), None
 
