@@ -30,6 +30,7 @@ from model.weights import load_network
 
 
 def make_accelerator(config: RunConfig) -> Accelerator:
+    """An accelerator with the precision, the gradient accumulation and the TensorBoard folder of the run file."""
     folder = config.training.log_folder
     return Accelerator(
         mixed_precision=config.training.precision,
@@ -97,6 +98,7 @@ class TrainingRun:
 def assemble(
     stage: str, config: RunConfig, examples: Sequence[RankingExample], accelerator: Accelerator
 ) -> TrainingRun:
+    """Load the checkpoint and build the run around it. Raises: TrainingError; RerankerError for the checkpoint."""
     learnt, held_out = hold_out(examples, config.data.held_out, seed=config.training.seed)
     source = find_checkpoint(config.model.checkpoint, revision=config.model.revision or None).folder
     tokenizer = load_tokenizer(source)

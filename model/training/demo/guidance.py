@@ -167,9 +167,8 @@ def _attention(given: LayerInput, slots: torch.Tensor, heads: Heads, starts: tor
     normalised = given.layer.input_layernorm(given.hidden)  # (S, D)
     keys = attention.keys_and_values(normalised, given.cos, given.sin)[0].float()  # (S, key heads, head_dim)
     queries = attention.queries(normalised[slots], given.cos[slots], given.sin[slots]).float()  # (M, heads, head_dim)
-    by_key = queries.view(len(slots), keys.shape[1], -1, keys.shape[2])[
-        :, :, heads.value
-    ]  # (M, key heads, query heads, head_dim)
+    groups = queries.view(len(slots), keys.shape[1], -1, keys.shape[2])  # (M, key heads, query heads of each, head_dim)
+    by_key = groups[:, :, heads.value]
     places = torch.arange(len(keys), device=keys.device)
     is_seen = (places[None] >= starts[slots][:, None]) & (places[None] <= slots[:, None])  # (M, S)
     logits = torch.einsum("mgqd,sgd->gqms", by_key, keys) * queries.shape[-1] ** -0.5

@@ -95,6 +95,7 @@ def learn_to_rank(reranker: Reranker, pool: PagePool, lessons: Lessons, *, seed:
 
 
 def random_shape(course: Course, chance: np.random.Generator) -> ListShape:
+    """The list shape of one step, drawn from the choices of the course."""
     return ListShape(
         pages=int(chance.choice(course.pages)),
         query_words=int(chance.choice(_QUERY_WORDS)),

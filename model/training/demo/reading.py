@@ -113,10 +113,10 @@ class Reader(nn.Module):
         letters = F.binary_cross_entropy_with_logits(
             self.letters(states[EARLY_BLOCK][asked]).float(), bands.letters[asked], reduction="none"
         )
-        spelling, first_letters = self._ask_spelling(late, bands, asked)
-        word, right_words = self._ask_words(late, bands.words[asked], directions)
-        token, right_tokens = self._ask_tokens(tokens, bands, directions[: len(words())])
-        each, detected, false_alarms = self._ask_for_each_word(tokens, bands)
+        spelling, first_letters = self._spelling_loss(late, bands, asked)
+        word, right_words = self._word_loss(late, bands.words[asked], directions)
+        token, right_tokens = self._token_words_loss(tokens, bands, directions[: len(words())])
+        each, detected, false_alarms = self._each_word_loss(tokens, bands)
         loss = letters.sum(-1).mean() + 0.5 * spelling + word + token + each
         return ReadingReport(
             loss=loss,
@@ -132,25 +132,27 @@ class Reader(nn.Module):
         table = torch.cat([self.embeddings.weight[: len(words())], self.others.weight])
         return F.normalize(table, dim=-1) * self.sharpness.exp().clamp(max=_SHARPEST)
 
-    def _ask_spelling(self, late: torch.Tensor, bands: Bands, asked: torch.Tensor) -> tuple[torch.Tensor, float]:
+    def _spelling_loss(self, late: torch.Tensor, bands: Bands, asked: torch.Tensor) -> tuple[torch.Tensor, float]:
+        """The loss over the patches `asked` that have a word, and the share of right first letters."""
         has_word = bands.words[asked] != NO_WORD
-        logits = (
-            self.spelling(late[has_word]).view(-1, SPELLED_LETTERS, SPELLING_CLASSES).float()
-        )  # (patches, letters, classes)
+        logits = self.spelling(late[has_word]).view(-1, SPELLED_LETTERS, SPELLING_CLASSES).float()
         truth = bands.spelling[asked][has_word]
         loss = F.cross_entropy(logits.flatten(0, 1), truth.flatten()) * SPELLED_LETTERS
         return loss, _share(logits[:, 0].argmax(-1) == truth[:, 0])
 
-    def _ask_words(
+    def _word_loss(
         self, late: torch.Tensor, truth: torch.Tensor, directions: torch.Tensor
     ) -> tuple[torch.Tensor, float]:
+        """The loss over patches with and without a word, and the share of right words among known ones."""
         count = len(words())
         truth = torch.where(truth == NO_WORD, count, torch.where(truth == STRANGE_WORD, count + 1, truth))
         logits = (F.normalize(self.word(late).float(), dim=-1) @ directions.T).float()  # (patches, words + 2)
         is_known = truth < count
         return F.cross_entropy(logits, truth), _share(logits.argmax(-1)[is_known] == truth[is_known])
 
-    def _ask_tokens(self, tokens: torch.Tensor, bands: Bands, directions: torch.Tensor) -> tuple[torch.Tensor, float]:
+    def _token_words_loss(
+        self, tokens: torch.Tensor, bands: Bands, directions: torch.Tensor
+    ) -> tuple[torch.Tensor, float]:
         """Cross-entropy with the share of each word in the printed area of a token, and the share of right nearest words."""
         asked = _choose(bands.token_words[:, 0] != NO_WORD, _ANSWERED_TOKENS)
         truth, shares = bands.token_words[asked], bands.token_shares[asked]
@@ -159,7 +161,7 @@ class Reader(nn.Module):
         is_right = (logits.argmax(-1)[:, None] == truth).any(-1)
         return -(chances * shares).sum(-1).mean(), _share(is_right)
 
-    def _ask_for_each_word(self, tokens: torch.Tensor, bands: Bands) -> tuple[torch.Tensor, float, float]:
+    def _each_word_loss(self, tokens: torch.Tensor, bands: Bands) -> tuple[torch.Tensor, float, float]:
         """Binary cross-entropy summed over all words, then the rates of detection and of false alarms (see `ReadingReport`).
 
         Source: SigLIP (arXiv 2303.15343), with a fixed scale and bias.
