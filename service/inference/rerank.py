@@ -8,11 +8,9 @@ import asyncio
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Executor
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Protocol
-
-import numpy as np
 
 from model import (
     MAX_WINDOW_SIZE,
@@ -27,15 +25,15 @@ from model import (
     choose_windows,
     combine_windows,
 )
-from service.dialects.submission import Submission
+from service import records
+from service.dialects.submission import DocumentReference, Submission, SubmittedDocument
+from service.documents.gather import gather
 from service.documents.loader import LoadedPage, PageLoader
-from service.documents.selection import PageSelection
-from service.documents.sources import PageSource, decode_documents
+from service.documents.sources import loading_stage
 from service.errors import InvalidRequestError
 from service.inference.micro_batcher import MicroBatcher
 from service.metrics import Exemplar, Metrics
 from service.registered.registry import DocumentRegistry
-from service.registered.store import DocumentKey, DocumentReplaced
 from service.settings import Settings
 from service.tracing import Attributes, RankedDocuments, Trace
 
@@ -149,30 +147,21 @@ class RerankFlow:
             _describe(clock.trace, job, submission, pages, body)
         return body
 
-    async def _load_pages(self, job: Job, submission: Submission) -> list[LoadedPage]:
-        """Every page on the model's grid. Each is prepared as soon as it is rendered, in the thread that got it."""
-
-        def prepare(pixels: np.ndarray) -> PreparedPage:
-            return job.preparer.prepare_page(PageImage(pixels=pixels), scope=job.scope)
-
-        while True:
-            with suppress(DocumentReplaced):  # somebody put a registered document between its manifest and its bytes
-                return await self._loader.load(
-                    lambda: self._find_sources(job, submission),
-                    prepare,
-                    scope=job.scope,
-                    observe=lambda stage, seconds: job.clock.add({stage: seconds}),
-                    trace=job.clock.trace,
-                )
-
-    def _find_sources(self, job: Job, submission: Submission) -> list[PageSource]:
-        def find(id: str, pages: PageSelection | None) -> PageSource:
-            return self._registry.source_of(DocumentKey(scope=job.scope, id=id), pages)
-
-        with job.clock.observe("parse"):
-            sources = decode_documents(submission.documents, max_file_bytes=self._settings.max_file_bytes, find=find)
-        job.clock.stage = "render" if any(source.kind == "pdf" for source in sources) else "decode"
-        return sources
+    async def _load_pages(self, job: Job, submission: Submission) -> Sequence[LoadedPage]:
+        """Every page on the model's grid, in the order of the documents."""
+        clock = job.clock
+        with clock.observe("parse"):
+            sources = await gather(
+                [_query_document(document) for document in submission.documents],
+                tenant=job.scope,
+                registered=self._registry,
+                max_file_bytes=self._settings.max_file_bytes,
+                threads=self._threads,
+            )
+        clock.stage = loading_stage(sources)
+        loaded = await self._loader.load(sources, job.preparer, tenant=job.scope, trace=clock.trace)
+        clock.add(loaded.stage_seconds)
+        return loaded.pages
 
     async def _rank(self, job: Job, pages: Sequence[PreparedPage]) -> Ranking:
         """Turn by turn; each window is a queue entry of its own, so that windows of several requests share batches."""
@@ -218,6 +207,14 @@ class RerankFlow:
         self._metrics.observe_stages({"queue": scored.queue_seconds}, job.clock.exemplar)
         job.clock.add({"queue": scored.queue_seconds, **scored.stage_seconds})
         return scored.scores
+
+
+def _query_document(document: SubmittedDocument | DocumentReference) -> records.QueryDocument:
+    if isinstance(document, DocumentReference):
+        return records.DocumentReference(name=document.field, id=document.id, pages=document.pages)
+    return records.Upload(
+        name=document.field, content=document.content, kind=document.kind, pages=document.pages, label=document.label
+    )
 
 
 def rank_options(submission: Submission, settings: Settings) -> RankOptions:
