@@ -10,7 +10,8 @@ class Clock:
 
 
 def make_history() -> tuple[CrashHistory, Clock, list[str]]:
-    clock, causes = Clock(), []
+    clock = Clock()
+    causes: list[str] = []
     return CrashHistory(on_worker_death=causes.append, clock=clock), clock, causes
 
 

@@ -16,6 +16,7 @@ from service.registered.store import (
     DocumentReplaced,
     Failure,
     Outcome,
+    new_version,
 )
 from tests.service.registered.stores import NEW, OLD, REPORT, manifest_of, open_store, put
 
