@@ -21,7 +21,7 @@ from starlette.responses import Response
 from model import DEFAULT_BATCH_LIMITS, BatchLimits, ModelInfo, RankingModel, Reranker, RerankerConfig, RerankerError
 from service.dialects.schemas import DocumentRerankRequest, RerankRequest
 from service.documents.loader import PageLoader
-from service.documents.page_cache import PageCache
+from service.documents.page_cache import CacheCounts, PageCache
 from service.errors import ServiceError, UnavailableError
 from service.http.admission import Access, AccessLimits, scope_of_key, shared_scope
 from service.http.error_responses import error_response, plain_error_response
@@ -31,7 +31,7 @@ from service.inference.micro_batcher import BatchBudget, MicroBatcher
 from service.inference.rerank import RerankFlow
 from service.inference.worker import InferenceWorker
 from service.lifecycle import Lifecycle
-from service.metrics import CacheCounts, Metrics
+from service.metrics import Metrics
 from service.raster.pool import Rasterizer, RasterLimits
 from service.registered.files import DocumentFiles
 from service.registered.processor import PAGES_AT_ONCE, DocumentProcessor

@@ -1,7 +1,7 @@
 """Every Prometheus series of the service, declared once. Knows no component: gauges are bound to them in `app`."""
 
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from typing import Protocol
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Metric
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
@@ -41,14 +41,17 @@ Exemplar = Mapping[str, str]
 """The trace that an observation comes from: `{"trace_id": …}`. Shown in the OpenMetrics format alone."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class CacheCounts:
-    """What a cache has done since the start, and what it holds."""
+class CacheCounts(Protocol):
+    """The work of a cache since the start, and its size now."""
 
-    hits: int
-    misses: int
-    evictions: int
-    bytes: int
+    @property
+    def hits(self) -> int: ...
+    @property
+    def misses(self) -> int: ...
+    @property
+    def evictions(self) -> int: ...
+    @property
+    def bytes(self) -> int: ...
 
 
 class _CacheSeries:

@@ -127,7 +127,7 @@ async def _in_time(work: Awaitable[Result], components: DocumentComponents) -> R
 
 def _key(request: Request, id: str) -> DocumentKey:
     check_document_id(id)
-    return DocumentKey(scope=request.state.cache_scope, id=id)
+    return DocumentKey(tenant=request.state.cache_scope, id=id)
 
 
 async def _read_document(request: Request, components: DocumentComponents) -> bytes | bytearray:
@@ -159,7 +159,8 @@ def describe_document(document: StoredDocument) -> dict[str, Any]:
         "created": manifest.created,
     }
     if document.outcome and (failure := document.outcome.failure):
-        described["error"] = {"code": failure.code, "message": failure.message, "page": failure.page}
+        message = failure.message if failure.page is None else f"page {failure.page}: {failure.message}"
+        described["error"] = {"code": failure.code, "message": message, "page": failure.page}
     return described
 
 

@@ -467,7 +467,7 @@ def test_a_damaged_document_is_a_500_of_its_own_and_skipped_in_lists(reranker: R
     with running_service(fake_loader(reranker), document_store=str(tmp_path)) as service:
         register(service, "whole", THREE_PAGES)
         register(service, "broken", THREE_PAGES)
-        (tmp_path / DocumentKey(scope=b"", id="broken").folder / "manifest.json").write_bytes(b"{")
+        (tmp_path / DocumentKey(tenant=b"", id="broken").folder / "manifest.json").write_bytes(b"{")
         refused(service.client.get("/documents/broken"), 500, "document_damaged", "'broken'")
         refused(rerank(service, [{"id": "broken"}]), 500, "document_damaged")
         assert [document["id"] for document in service.client.get("/documents").json()["data"]] == ["whole"]
