@@ -23,7 +23,8 @@ from service.http.error_responses import JsonResponse, error_response
 from service.http.route_registration import check_routes, serve
 from service.http.route_table import INFO, LIVEZ, METRICS, MODELS, READYZ, RERANK, RERANK_DOCUMENT
 from service.inference.micro_batcher import MicroBatcher
-from service.inference.rerank import RequestClock, RerankFlow
+from service.inference.request_record import RequestRecord
+from service.inference.rerank import RerankFlow
 from service.inference.worker import InferenceWorker
 from service.lifecycle import Lifecycle
 from service.metrics import Metrics
@@ -127,17 +128,17 @@ _AFFINITY_PARAMETER = {
 
 async def _answer_rerank(request: Request, components: Components, *, path_id: str | None) -> Response:
     with components.tracing.rerank() as trace:
-        clock = RequestClock(trace)
+        record = RequestRecord(trace)
         try:
-            return JsonResponse(await _rerank(request, components, clock, path_id=path_id))
+            return JsonResponse(await _rerank(request, components, record, path_id=path_id))
         except ClientDisconnect:
-            components.metrics.cancellations.labels(clock.stage).inc()
-            clock.describe({"error.type": "client_disconnected", "ziprerank.stage": clock.stage})
+            components.metrics.cancellations.labels(record.stage).inc()
+            record.describe({"error.type": "client_disconnected", "ziprerank.stage": record.stage})
             return Response(status_code=499)  # nobody reads it; the log and the metrics do
 
 
 async def _rerank(
-    request: Request, components: Components, clock: RequestClock, *, path_id: str | None
+    request: Request, components: Components, record: RequestRecord, *, path_id: str | None
 ) -> dict[str, Any]:
     settings = components.settings
     parse = choose_parser(
@@ -154,39 +155,39 @@ async def _rerank(
     )
     components.metrics.request_body_bytes.observe(sum(map(len, body)))
     try:
-        return await _until_disconnect(request, _answer_in_time(request, body, parse, components, clock))
+        return await _until_disconnect(request, _answer_in_time(request, body, parse, components, record))
     finally:
-        request.state.facts.update(**clock.sizes, **clock.seconds)
+        request.state.facts.update(**record.sizes, **record.seconds)
 
 
 async def _answer_in_time(
-    request: Request, body: list[bytes], parse: Parse, components: Components, clock: RequestClock
+    request: Request, body: list[bytes], parse: Parse, components: Components, record: RequestRecord
 ) -> dict[str, Any]:
     limit = components.settings.request_seconds
     try:
         async with asyncio.timeout(limit):
-            return await _answer(request, body, parse, components, clock)
+            return await _answer(request, body, parse, components, record)
     except TimeoutError:
         message = f"The request took over {limit:g} s. Send fewer pages, or try again later."
         raise DeadlineExceededError("deadline_exceeded", message) from None
 
 
 async def _answer(
-    request: Request, body: list[bytes], parse: Parse, components: Components, clock: RequestClock
+    request: Request, body: list[bytes], parse: Parse, components: Components, record: RequestRecord
 ) -> dict[str, Any]:
     assert components.reranker is not None, "admission lets nothing through before the model is loaded"
-    with clock.observe("parse"):
+    with record.observe("parse"):
         submission = await asyncio.get_running_loop().run_in_executor(components.threads, parse, body)
     answer = await components.flow.answer(
         submission,
         components.reranker,
-        clock,
+        record,
         request_id=request.state.request_id,
         scope=request.state.cache_scope,
     )
     # The worker observes the other stages, once a batch.
-    own = {stage: seconds for stage, seconds in clock.seconds.items() if stage in _REQUEST_STAGES}
-    components.metrics.observe_stages(own, clock.exemplar)
+    own = {stage: seconds for stage, seconds in record.seconds.items() if stage in _REQUEST_STAGES}
+    components.metrics.observe_stages(own, record.exemplar)
     return answer
 
 

@@ -6,9 +6,9 @@ is handed. Knows no HTTP.
 
 import asyncio
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import Executor
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -33,11 +33,12 @@ from service.documents.selection import PageSelection
 from service.documents.sources import PageSource, decode_documents
 from service.errors import InvalidRequestError
 from service.inference.micro_batcher import MicroBatcher
-from service.metrics import Exemplar, Metrics
+from service.inference.request_record import RequestRecord
+from service.metrics import Metrics
 from service.registered.registry import DocumentRegistry
 from service.registered.store import DocumentKey, DocumentReplaced
 from service.settings import Settings
-from service.tracing import Attributes, RankedDocuments, Trace
+from service.tracing import RankedDocuments, Trace
 
 _WINDOWS_AT_ONCE = 2  # one on the device, one behind it
 
@@ -49,40 +50,6 @@ class Preparer(Protocol):
     def name(self) -> str: ...
     def prepare_page(self, page: PageImage, *, scope: bytes) -> PreparedPage: ...
     def prepare(self, query: str, pages: Sequence[PreparedPage], keep_ratio: float | None) -> PreparedRequest: ...
-
-
-class RequestClock:
-    """Seconds by stage of one request, the stage it is in, its sizes as they become known (for the log), and its trace."""
-
-    def __init__(self, trace: Trace | None = None) -> None:
-        self.trace = trace  # None: no spans are kept of it
-        self.started = time.perf_counter()
-        self.seconds: dict[str, float] = {}
-        self.sizes: dict[str, int] = {}
-        self.stage = "parse"
-
-    @contextmanager
-    def observe(self, stage: str) -> Iterator[None]:
-        self.stage = stage
-        started = time.perf_counter()
-        yield
-        seconds = time.perf_counter() - started
-        self.add({stage: seconds})
-        if self.trace is not None:
-            self.trace.stage_ended(stage, seconds)
-
-    def add(self, seconds_by_stage: Mapping[str, float]) -> None:
-        for stage, seconds in seconds_by_stage.items():
-            self.seconds[stage] = self.seconds.get(stage, 0.0) + seconds
-
-    @property
-    def exemplar(self) -> Exemplar | None:
-        return self.trace.exemplar if self.trace is not None else None
-
-    def describe(self, attributes: Attributes) -> None:
-        """Say in the trace, if there is one, what has become known."""
-        if self.trace is not None:
-            self.trace.describe(attributes)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -102,7 +69,7 @@ class Job:
     query: str
     options: RankOptions
     preparer: Preparer
-    clock: RequestClock
+    record: RequestRecord
     scope: bytes  # nothing cached or stored is shared with callers of another scope
 
 
@@ -125,7 +92,7 @@ class RerankFlow:
         self._threads = threads
 
     async def answer(
-        self, submission: Submission, preparer: Preparer, clock: RequestClock, *, request_id: str, scope: bytes
+        self, submission: Submission, preparer: Preparer, record: RequestRecord, *, request_id: str, scope: bytes
     ) -> dict[str, Any]:
         """The body of the answer.
 
@@ -134,19 +101,19 @@ class RerankFlow:
         options = rank_options(submission, self._settings)
         check_query(submission.options.query, self._settings.max_query_characters)
         self._batcher.refuse_when_full()
-        job = Job(query=submission.options.query, options=options, preparer=preparer, clock=clock, scope=scope)
+        job = Job(query=submission.options.query, options=options, preparer=preparer, record=record, scope=scope)
         pages = await self._load_pages(job, submission)
-        clock.sizes.update(documents=len(submission.documents), pages=len(pages))
+        record.sizes.update(documents=len(submission.documents), pages=len(pages))
         ranking = await self._rank(job, [page.prepared for page in pages])
-        clock.sizes.update(token_counts(ranking))
+        record.sizes.update(token_counts(ranking))
         self._metrics.request_documents.observe(len(submission.documents))
         self._metrics.request_pages.observe(len(pages))
-        with clock.observe("respond"):
+        with record.observe("respond"):
             body = build_response(submission, pages, ranking, request_id=request_id, model=preparer.name)
         if submission.options.ziprerank.include_timings:
-            body["ziprerank"] = measurements(clock, ranking)
-        if clock.trace is not None:
-            _describe(clock.trace, job, submission, pages, body)
+            body["ziprerank"] = measurements(record, ranking)
+        if record.trace is not None:
+            _describe(record.trace, job, submission, pages, body)
         return body
 
     async def _load_pages(self, job: Job, submission: Submission) -> list[LoadedPage]:
@@ -161,17 +128,17 @@ class RerankFlow:
                     lambda: self._find_sources(job, submission),
                     prepare,
                     scope=job.scope,
-                    observe=lambda stage, seconds: job.clock.add({stage: seconds}),
-                    trace=job.clock.trace,
+                    observe=lambda stage, seconds: job.record.add({stage: seconds}),
+                    trace=job.record.trace,
                 )
 
     def _find_sources(self, job: Job, submission: Submission) -> list[PageSource]:
         def find(id: str, pages: PageSelection | None) -> PageSource:
             return self._registry.source_of(DocumentKey(scope=job.scope, id=id), pages)
 
-        with job.clock.observe("parse"):
+        with job.record.observe("parse"):
             sources = decode_documents(submission.documents, max_file_bytes=self._settings.max_file_bytes, find=find)
-        job.clock.stage = "render" if any(source.kind == "pdf" for source in sources) else "decode"
+        job.record.stage = "render" if any(source.kind == "pdf" for source in sources) else "decode"
         return sources
 
     async def _rank(self, job: Job, pages: Sequence[PreparedPage]) -> Ranking:
@@ -211,12 +178,12 @@ class RerankFlow:
 
     async def _score(self, job: Job, pages: Sequence[PreparedPage], *, admitted: bool) -> PageScores:
         loop = asyncio.get_running_loop()
-        with job.clock.observe("prepare"):
+        with job.record.observe("prepare"):
             prepared = await loop.run_in_executor(self._threads, _prepare, job, pages)
-        job.clock.stage = "queue"
-        scored = await asyncio.wrap_future(self._batcher.submit(prepared, admitted=admitted, trace=job.clock.trace))
-        self._metrics.observe_stages({"queue": scored.queue_seconds}, job.clock.exemplar)
-        job.clock.add({"queue": scored.queue_seconds, **scored.stage_seconds})
+        job.record.stage = "queue"
+        scored = await asyncio.wrap_future(self._batcher.submit(prepared, admitted=admitted, trace=job.record.trace))
+        self._metrics.observe_stages({"queue": scored.queue_seconds}, job.record.exemplar)
+        job.record.add({"queue": scored.queue_seconds, **scored.stage_seconds})
         return scored.scores
 
 
@@ -313,7 +280,7 @@ def _describe(
     trace.describe_ranking(
         model=job.preparer.name,
         top_n=submission.options.top_n,
-        counts=job.clock.sizes,
+        counts=job.record.sizes,
         keep_ratio=job.options.keep_ratio,
     )
     trace.describe_documents(
@@ -324,11 +291,11 @@ def _describe(
     )
 
 
-def measurements(clock: RequestClock, ranking: Ranking) -> dict[str, Any]:
+def measurements(record: RequestRecord, ranking: Ranking) -> dict[str, Any]:
     """The `ziprerank` group of the answer: milliseconds by stage, visual tokens before and after pruning, cached pages."""
-    stages = {stage: round(seconds * 1000, 3) for stage, seconds in clock.seconds.items()}
+    stages = {stage: round(seconds * 1000, 3) for stage, seconds in record.seconds.items()}
     tokens = token_counts(ranking)
-    total = round((time.perf_counter() - clock.started) * 1000, 3)
+    total = round((time.perf_counter() - record.started) * 1000, 3)
     return {
         "timings_ms": {**stages, "total": total},
         "visual_tokens": {"before": tokens["visual_tokens"], "after": tokens["kept_tokens"]},
