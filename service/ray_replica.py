@@ -15,9 +15,9 @@ from ray.serve.config import AutoscalingContext, BackpressureConfig, RequestRout
 from starlette.types import ASGIApp
 
 from service.app import build_app
-from service.cli import read_settings
 from service.http.routes import Components, readiness_obstacle
 from service.logs import configure_logging
+from service.settings import read_settings
 
 WAIT_STATISTIC = "estimated_wait_seconds"
 MOST_WAIT_SECONDS = 1.0

@@ -16,8 +16,8 @@ from prometheus_client.openmetrics.parser import text_string_to_metric_families
 
 from model import PageScores, PreparedRequest, Reranker
 from service import tracing
-from service.cli import read_settings
 from service.logs import configure_logging
+from service.settings import read_settings
 from tests.documents import make_image
 from tests.servers import PATIENCE_SECONDS, RunningService, eventually, fake_loader, in_input_order, running_service
 from tests.spans import ReadSpan, read_spans
