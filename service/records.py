@@ -1,10 +1,17 @@
 """The records that the parts of the service exchange: the caller, the query and the answer. None knows a wire format."""
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
 
 from model import WindowStrategy
+
+DOCUMENT_ID = re.compile(r"[A-Za-z0-9._-]{1,128}")
+"""Ids of registered documents."""
+
+DOCUMENT_ID_RULE = "a registered document's id has 1 to 128 of the characters A-Z a-z 0-9 . _ -"
+"""The same in words, for messages."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

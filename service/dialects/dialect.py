@@ -5,8 +5,10 @@ lines, tracing and the API description follow from its routes. Knows no web fram
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, Protocol
+
+from pydantic import BaseModel
 
 from service.errors import ServiceError
 from service.records import RerankAnswer, RerankQuery
@@ -14,21 +16,25 @@ from service.records import RerankAnswer, RerankQuery
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DialectRoute:
-    """A path under which a dialect takes POST requests."""
+    """A path under which a dialect takes POST requests. The types are for the API description alone."""
 
     path: str  # {id} stands for one segment; without a version
     prefixes: tuple[str, ...] = ("",)  # under which it is served, such as "" and "/v1"
-    name: str  # of the operation in the API description
+    name: str  # of the operation, unique
     description: str
-    openapi: Mapping[str, Any] = field(default_factory=dict)  # request body and parameters for the API description
+    request: type[BaseModel] | None = None  # a body of JSON
+    form: Mapping[str, Any] | None = None  # JSON schema of a body of multipart/form-data
+    answer: Any = None  # the type that `write` returns
+    error: Any = None  # the type that `error` returns
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RequestHead:
-    """The parts of a request that a dialect reads beside the body."""
+    """The parts of a request that a dialect reads beside the body, and the configured bound."""
 
     content_type: str
     path_id: str | None  # the {id} of the route's path
+    max_documents: int
 
 
 class Dialect(Protocol):
