@@ -56,7 +56,7 @@ class Trace:
 
     tracer: Tracer
     span: Span  # `rerank ziprerank`
-    takes_documents: bool  # whether `describe_documents` has an effect
+    takes_documents: bool  # whether spans may carry ids of documents
 
     @property
     def exemplar(self) -> Mapping[str, str]:
@@ -110,11 +110,8 @@ class Trace:
         if top_n:
             self.describe({"reranker.top_k": top_n, "gen_ai.rerank.top_n": top_n})
 
-    def describe_documents(self, ranked: Callable[[], RankedDocuments]) -> None:
-        """Add ids and scores, where spans may carry them."""
-        if not self.takes_documents:
-            return
-        documents = ranked()
+    def describe_documents(self, documents: RankedDocuments) -> None:
+        """Add ids and scores. Callers ask `takes_documents` first."""
         for index, id in enumerate(documents.candidates):
             self.span.set_attribute(f"reranker.input_documents.{index}.document.id", id)
         for index, (id, score) in enumerate(documents.results):
