@@ -1,4 +1,4 @@
-"""Every Prometheus series of the service, declared once. Knows no component: gauges are bound to them in `app`."""
+"""Every Prometheus series of the service, declared once. `app` binds the gauges to the parts that they read."""
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
@@ -35,15 +35,15 @@ REJECTION_REASONS = {
     "url_not_supported": "ssrf",
     "draining": "draining",
 }
-"""Why a request was refused, by the code of its error. Codes that are missing are no refusals but faults of the request."""
+"""The reason of a refusal, by the code of its error. Other codes are faults of the request, which are not counted here."""
 
 Exemplar = Mapping[str, str]
-"""The trace that an observation comes from: `{"trace_id": …}`. Shown in the OpenMetrics format alone."""
+"""The trace of an observation: `{"trace_id": …}`. Shown in the OpenMetrics format alone."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CacheCounts:
-    """What a cache has done since the start, and what it holds."""
+    """Lookups and evictions of a cache since the start, and its present size."""
 
     hits: int
     misses: int
@@ -52,7 +52,7 @@ class CacheCounts:
 
 
 class _CacheSeries:
-    """Reads the caches when they are scraped, so that the series cannot drift from them."""
+    """Reads the caches at each scrape, so that the series cannot drift from them."""
 
     def __init__(self) -> None:
         self.readers: dict[str, Callable[[], CacheCounts]] = {}
@@ -144,6 +144,15 @@ class Metrics:
         """Show a cache (`image`: rendered pages, `vision`: page features) under its name."""
         self._caches.readers[cache] = counts
 
+    def observe_raster_page(self, stage: str, seconds: float) -> None:
+        self.raster_page_duration.labels(stage).observe(seconds)
+
+    def count_raster_worker_death(self, cause: str) -> None:
+        self.raster_worker_deaths.labels(cause).inc()
+
+    def count_processed_document(self, state: str) -> None:
+        self.documents_processed.labels(state).inc()
+
     def count_rejection(self, code: str) -> None:
         """Count an error where it is a refusal."""
         if reason := REJECTION_REASONS.get(code):
@@ -153,7 +162,7 @@ class Metrics:
         """All series in the format that an Accept header asks for, text or OpenMetrics with exemplars, and its content type."""
         try:
             encode, content_type = choose_encoder(accept)
-        except (TypeError, ValueError):  # what it raises for a version that is no number
+        except (TypeError, ValueError):  # a version that is no number
             encode, content_type = choose_encoder("")
         return encode(self.registry), content_type
 
