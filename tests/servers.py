@@ -12,6 +12,8 @@ import httpx
 
 from model import Observe, PageScores, PreparedRequest, Reranker, StageClock
 from service.app import load_reranker
+from service.dialects import DIALECTS
+from service.dialects.dialect import Dialect
 from service.lifecycle import Lifecycle
 from service.server import Server, make_server
 from service.settings import Settings
@@ -61,9 +63,11 @@ def settings_for_tests(**changes: Any) -> Settings:
 
 
 @contextmanager
-def running_service(load: Load = load_reranker, *, wait: bool = True, **settings: Any) -> Iterator[RunningService]:
+def running_service(
+    load: Load = load_reranker, *, wait: bool = True, dialects: Sequence[Dialect] = DIALECTS, **settings: Any
+) -> Iterator[RunningService]:
     """A service on a free port; by default returned once it is ready."""
-    server = make_server(settings_for_tests(**settings), load=load)
+    server = make_server(settings_for_tests(**settings), load=load, dialects=dialects)
     thread = threading.Thread(target=server.run, daemon=True)
     thread.start()
     try:
