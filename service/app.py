@@ -49,7 +49,7 @@ _DOCUMENT_THREADS = 4  # they wait for disks and object stores
 
 
 def _go_on(exit_code: int) -> None:
-    """In place of a `stop` for runners that end the process themselves."""
+    """The `stop` of runners that watch the process themselves, such as Ray by its health checks."""
 
 
 def load_reranker(settings: Settings) -> Reranker:
@@ -166,8 +166,10 @@ def _build_service(settings: Settings, lifecycle: Lifecycle, metrics: Metrics, t
         page_cache=page_cache,
         batcher=batcher,
         worker=worker,
-        loader=loader,
         registry=registry,
+        pipeline=RerankPipeline(
+            settings, registry=registry, loader=loader, batcher=batcher, metrics=metrics, threads=threads
+        ),
         threads=threads,
     )
 
@@ -199,19 +201,11 @@ def _build_registry(
 
 def _build_router(service: Service, table: RouteTable) -> APIRouter:
     settings, metrics = service.settings, service.metrics
-    pipeline = RerankPipeline(
-        settings,
-        registry=service.registry,
-        loader=service.loader,
-        batcher=service.batcher,
-        metrics=metrics,
-        threads=service.threads,
-    )
     return build_router(
         table,
         rerank=RerankRoutes(
             settings=settings,
-            pipeline=pipeline,
+            pipeline=service.pipeline,
             model=service.model,
             metrics=metrics,
             tracing=service.tracing,

@@ -58,12 +58,14 @@ class _CacheSeries:
         self.readers: dict[str, Callable[[], CacheCounts]] = {}
 
     def collect(self) -> Iterator[Metric]:
-        hits = CounterMetricFamily("ziprerank_cache_hits", "What a cache had", labels=["cache"])
-        misses = CounterMetricFamily("ziprerank_cache_misses", "What a cache did not have", labels=["cache"])
-        evictions = CounterMetricFamily(
-            "ziprerank_cache_evictions", "What left a cache for lack of room", labels=["cache"]
+        hits = CounterMetricFamily("ziprerank_cache_hits", "Lookups that a cache answered", labels=["cache"])
+        misses = CounterMetricFamily(
+            "ziprerank_cache_misses", "Lookups that a cache could not answer", labels=["cache"]
         )
-        held = GaugeMetricFamily("ziprerank_cache_bytes", "What a cache holds", labels=["cache"])
+        evictions = CounterMetricFamily(
+            "ziprerank_cache_evictions", "Entries evicted for lack of room", labels=["cache"]
+        )
+        held = GaugeMetricFamily("ziprerank_cache_bytes", "Bytes in a cache", labels=["cache"])
         for cache, read in self.readers.items():
             counts = read()
             hits.add_metric([cache], counts.hits)

@@ -38,8 +38,8 @@ class NotServingError(Exception):
     """This replica cannot serve; Ray should replace it."""
 
 
-# A replica works on 64 requests at once by its own settings. Further requests wait in Ray, which refuses those above its queue's
-# limit. The shutdown is longer than the drain of a request may take (45 s).
+# A replica works on 64 requests at once by its own settings. Ray queues further requests, and refuses those above the limit of
+# its queue. The shutdown is longer than the drain of a request may take (45 s).
 @serve.deployment(
     name="ziprerank",
     ray_actor_options={"num_gpus": 1},

@@ -19,7 +19,7 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 PREFIX = "ZIPRERANK_"
 MEBIBYTE = 1024 * 1024
 
-_LIMIT = "limit"  # marks the settings that bound what a client can do
+_LIMIT = "limit"  # marks the settings that bound a client's requests
 
 Count = Annotated[int, Field(ge=1)]
 CountLimit = Annotated[Count, _LIMIT]
@@ -146,7 +146,7 @@ class Settings(BaseSettings):
         description="worker processes that decode PDFs and images; absent: by the number of cores",
     )
     drain_delay_seconds: float = Field(5.0, ge=0, description="after SIGTERM: not ready, but still accepting")
-    drain_grace_seconds: float = Field(30.0, ge=0, description="then: time for what is in flight")
+    drain_grace_seconds: float = Field(30.0, ge=0, description="then: time for requests in flight")
 
     @field_validator("document_store")
     @classmethod
@@ -184,7 +184,7 @@ def _is_installed(*modules: str) -> bool:
 
 
 LIMITS = tuple(name for name, field in Settings.model_fields.items() if _LIMIT in field.metadata)
-"""Names of the settings that bound what a client can do; GET /info shows them."""
+"""Names of the settings that bound a client's requests; GET /info shows them."""
 
 
 def read_settings(flags: dict[str, Any]) -> Settings:

@@ -12,10 +12,10 @@ from importlib.metadata import version
 from threading import Thread
 
 from model import BatchLimits, Reranker, RerankerError
-from service.documents.loader import PageLoader
 from service.documents.page_cache import PageCache
 from service.errors import UnavailableError
 from service.inference.micro_batcher import BatchBudget, MicroBatcher
+from service.inference.rerank import RerankPipeline
 from service.inference.worker import InferenceWorker
 from service.lifecycle import Lifecycle
 from service.metrics import CacheCounts, Metrics
@@ -44,7 +44,7 @@ class StartError(Exception):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Service:
-    """The parts of one service that are started and closed together."""
+    """The parts of one service, and their start and stop together."""
 
     settings: Settings
     metrics: Metrics
@@ -56,8 +56,8 @@ class Service:
     page_cache: PageCache
     batcher: MicroBatcher
     worker: InferenceWorker
-    loader: PageLoader
     registry: DocumentRegistry
+    pipeline: RerankPipeline
     threads: ThreadPoolExecutor
 
     async def start(self, load: LoadReranker, stop: Stop) -> "asyncio.Task[None]":

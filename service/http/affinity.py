@@ -1,7 +1,7 @@
 """Affinity: requests about one document should reach one replica, whose caches hold its pages.
 
-A load balancer hashes the key (the header, else the id in the path) and never reads a body. The service itself routes nothing;
-a wrong key costs computing pages again and never changes an answer. Logs and spans say which replica answered which key.
+A load balancer hashes the key (the header, else the id in the path) and never reads a body. The service does not route, and a
+wrong key costs computing pages again but never changes an answer. Logs and spans say which replica answered which key.
 """
 
 import hashlib

@@ -11,15 +11,15 @@ from service.errors import UnauthorizedError
 from service.records import Caller
 
 _ID_DIGITS = 12
-_EVERYBODY = b""
+_SHARED_TENANT = b""
 
 
 class Callers:
     """Checks keys, and decides which callers share caches and registered documents.
 
-    keys: those that are accepted; none: every caller is, for a gateway in front may check keys of its own.
-    cache_scope: shared: one tenant for all callers; per_key: a tenant for each Authorization header, and one for callers
-    without.
+    keys: accepted keys; without any, every caller is accepted, because a gateway in front may check keys of its own.
+    cache_scope: shared: all callers are one tenant; per_key: each Authorization header is a tenant, and callers without a
+    header are one.
     """
 
     def __init__(self, *, keys: Sequence[str], cache_scope: Literal["shared", "per_key"]) -> None:
@@ -37,11 +37,11 @@ class Callers:
         is_shared = self._cache_scope == "shared"
         return Caller(
             id=_digest_of(key or authorization) if authorization else "",
-            tenant=_EVERYBODY if is_shared else hashlib.sha256(authorization.encode()).digest(),
+            tenant=_SHARED_TENANT if is_shared else hashlib.sha256(authorization.encode()).digest(),
         )
 
     def _is_accepted(self, sent: str) -> bool:
-        """Compares with every key, each in constant time, so that the time tells nothing about the keys."""
+        """Compare with every key, each in constant time, so that the duration reveals no key."""
         matches = [hmac.compare_digest(sent.encode(), key) for key in self._keys]
         return any(matches)
 

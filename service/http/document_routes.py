@@ -62,7 +62,7 @@ class DocumentRoutes:
         serve(router, LIST_DOCUMENTS, self.list_documents, tags=["documents"], **list_)
 
     async def put_document(self, request: Request, id: str) -> Response:
-        """Store a PDF or an image under an id, in place of what had it, and process its pages in the background."""
+        """Store a PDF or an image under an id, in place of an earlier one, and process its pages in the background."""
         key = _key(request, id)
         media_type = check_body_headers(request.headers, DOCUMENT_MEDIA_TYPES)
         try:
@@ -78,12 +78,12 @@ class DocumentRoutes:
         return _json(describe_document(document), status_code=202)
 
     async def get_document(self, request: Request, id: str) -> Response:
-        """How far a document is, and its pages."""
+        """The state of a document, and its pages."""
         work = self.registry.get(_key(request, id))
         return _json(describe_document(await within(self.settings.request_seconds, work, remedy=_REMEDY)))
 
     async def delete_document(self, request: Request, id: str) -> Response:
-        """Forget a document."""
+        """Delete a document."""
         await within(self.settings.request_seconds, self.registry.delete(_key(request, id)), remedy=_REMEDY)
         return Response(status_code=204)
 

@@ -15,7 +15,7 @@ class DocumentPage(BaseModel):
 
 
 class DocumentFailure(BaseModel):
-    """Why not all pages of a registered document could be processed. The others can be ranked all the same."""
+    """The first page of a registered document that could not be processed. The other pages can be ranked all the same."""
 
     code: str
     message: str

@@ -91,7 +91,7 @@ class Exchange:
 
 
 class ExchangeMiddleware:
-    """Handles every HTTP request: an admitted route's with permit, metrics and log line, others with the key alone."""
+    """Handles every HTTP request: those of admitted routes with permit, metrics and log line, others with the key alone."""
 
     def __init__(
         self,
@@ -151,10 +151,10 @@ class ExchangeMiddleware:
             await self._run(exchange)
 
     async def _run(self, exchange: Exchange) -> None:
-        """The application's response, or the error that it raised. A bug is a 500 without details; the log has them."""
+        """Send the application's response, or the error that it raised. A bug is a 500 without details; the log has them."""
         try:
             await self._app(exchange.scope, exchange.receive, exchange.send)
-        except ServiceError as error:
+        except ServiceError as error:  # endpoints raise before their response begins
             self._metrics.count_rejection(error.code)
             await exchange.refuse(error)
         except Exception:

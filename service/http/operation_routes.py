@@ -23,7 +23,7 @@ _PACKAGES = ("ziprerank", "torch", "transformers", "pymupdf", "pillow")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class OperationRoutes:
-    """Answers operators' requests. None of them touches the device."""
+    """Answers operators' requests, from memory alone."""
 
     settings: Settings
     lifecycle: Lifecycle
@@ -42,7 +42,7 @@ class OperationRoutes:
         serve(router, INFO, self.info, tags=["description"])
 
     async def livez(self) -> Response:
-        """Whether the process should live on. Never touches the device."""
+        """Whether the process should be kept. Never touches the device."""
         if self.readiness.is_device_lost:
             return JsonResponse({"status": "failed"}, status_code=500)
         return JsonResponse({"status": "live"})
@@ -73,7 +73,7 @@ class OperationRoutes:
         return JsonResponse({"object": "list", "data": [model]})
 
     async def info(self) -> Response:
-        """What is running: model, device, kernels, window, limits, versions."""
+        """The running model, device, kernels, window, limits and versions."""
         return JsonResponse(self._describe())
 
     def _describe(self) -> dict[str, Any]:

@@ -13,7 +13,7 @@ from service.dialects.dialect import Dialect, DialectRoute
 from service.dialects.ziprerank import ZipRerankDialect
 
 Door = Literal["admitted", "keyed", "open"]
-"""admitted: needs the key, keeps to the limits, has a log line and metrics; keyed: needs the key alone; open: needs nothing."""
+"""admitted: with key, limits, log line and metrics; keyed: with the key alone; open: without a key."""
 
 NATIVE: Dialect = ZipRerankDialect()
 """The format of routes and errors that belong to no other dialect."""
@@ -71,7 +71,7 @@ FIXED_ROUTES = (
     MODELS,
     INFO,
 )
-"""Those that every service has, whatever its dialects."""
+"""Routes of every service, with any dialects."""
 
 
 class RouteTable:
@@ -100,14 +100,14 @@ class RouteTable:
         return None
 
     def document_id(self, path: str) -> str | None:
-        """The id of a registered document in a path, whatever the method."""
+        """The id of a registered document in a path, for any method."""
         for _, pattern, _ in self._patterns:
             if pattern.groups and (found := pattern.fullmatch(path)):
                 return found[1]
         return None
 
     def is_open(self, path: str) -> bool:
-        """Whether a path needs no key, whatever the method."""
+        """Whether a path needs no key, for any method."""
         return path in self._open_paths
 
     def is_traced(self, path: str) -> bool:
