@@ -41,7 +41,7 @@ from service.registered.registry import DocumentRegistry
 from service.registered.store import DocumentStore
 from service.served_model import ServedModel
 from service.settings import Settings
-from service.startup import EXIT_DEVICE_LOST, LoadReranker, Service, Stop, batch_budget
+from service.startup import EXIT_DEVICE_LOST, LoadModel, Service, Stop, batch_budget
 from service.tracing import Tracing
 
 _DEFAULT_PAGE_CACHE_BYTES = 1 << 30
@@ -71,7 +71,7 @@ def build_app(
     settings: Settings,
     *,
     lifecycle: Lifecycle | None = None,
-    load: LoadReranker = load_reranker,
+    load: LoadModel = load_reranker,
     stop: Stop = _go_on,
     dialects: Sequence[Dialect] = DIALECTS,
 ) -> FastAPI:

@@ -16,7 +16,7 @@ from service.dialects import DIALECTS
 from service.dialects.dialect import Dialect
 from service.lifecycle import Lifecycle
 from service.settings import Settings
-from service.startup import LoadReranker
+from service.startup import LoadModel
 
 _SWITCH_SECONDS = 0.0005
 """Longest time for which a computing thread keeps the interpreter while the event loop waits for it. With Python's default of
@@ -33,7 +33,7 @@ def serve(settings: Settings) -> int:
 
 
 def make_server(
-    settings: Settings, *, load: LoadReranker = load_reranker, dialects: Sequence[Dialect] = DIALECTS
+    settings: Settings, *, load: LoadModel = load_reranker, dialects: Sequence[Dialect] = DIALECTS
 ) -> "Server":
     """A server that `run` starts. load: makes the model."""
     lifecycle = Lifecycle()

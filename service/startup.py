@@ -11,7 +11,7 @@ from functools import partial
 from importlib.metadata import version
 from threading import Thread
 
-from model import BatchLimits, Reranker, RerankerError
+from model import BatchLimits, ModelInfo, RankingModel, RerankerError
 from service.documents.page_cache import PageCache
 from service.errors import UnavailableError
 from service.inference.micro_batcher import BatchBudget, MicroBatcher
@@ -31,7 +31,7 @@ EXIT_DEVICE_LOST = 70
 
 _FEATURE_BYTES_PER_PIXEL_BYTE = 10  # of an A4 page in bfloat16: 23 MB for 2.2 MB
 
-LoadReranker = Callable[[Settings], Reranker]
+LoadModel = Callable[[Settings], RankingModel]
 Stop = Callable[[int], None]
 """Ends the process with an exit code; called from any thread."""
 
@@ -60,7 +60,7 @@ class Service:
     pipeline: RerankPipeline
     threads: ThreadPoolExecutor
 
-    async def start(self, load: LoadReranker, stop: Stop) -> "asyncio.Task[None]":
+    async def start(self, load: LoadModel, stop: Stop) -> "asyncio.Task[None]":
         """Start the raster workers, then load the model in the background, so that probes are answered meanwhile.
 
         stop: called where the model cannot be served.
@@ -82,11 +82,11 @@ class Service:
         self.threads.shutdown(wait=False, cancel_futures=True)
         await asyncio.to_thread(self.tracing.close)
 
-    async def _load(self, load: LoadReranker, stop: Stop) -> None:
+    async def _load(self, load: LoadModel, stop: Stop) -> None:
         started = time.perf_counter()
         try:
-            reranker = await _in_daemon_thread(partial(_load_checked, self.settings, load))
-            warm_up_seconds = await asyncio.wrap_future(self.worker.start(reranker))
+            model = await _in_daemon_thread(partial(_load_checked, self.settings, load))
+            warm_up_seconds = await asyncio.wrap_future(self.worker.start(model))
         except (RerankerError, StartError) as error:
             logger.error("the model cannot be served: %s", error)
             self._give_up(stop)
@@ -98,25 +98,27 @@ class Service:
             load_seconds = time.perf_counter() - started
             self.metrics.model_load.set(load_seconds)
             self.metrics.warm_up.set(warm_up_seconds)
-            self._go_into_service(reranker)
+            self._go_into_service(model)
             logger.info("in service after %.1f s, of which the warm-up took %.1f s", load_seconds, warm_up_seconds)
 
     def _give_up(self, stop: Stop) -> None:
         self.lifecycle.fail()
         stop(EXIT_LOAD_FAILED)
 
-    def _go_into_service(self, reranker: Reranker) -> None:
+    def _go_into_service(self, model: RankingModel) -> None:
         # Objects that exist now live as long as the process: frozen, they are not walked by full garbage collections, each of
         # which would stop the event loop for 0.16 s.
         gc.collect()
         gc.freeze()
-        self.model.reranker = reranker
+        self.model.set(model)
+        info = model.describe()
         if self.settings.page_cache_bytes is None:
-            self.page_cache.grow_to(reranker.feature_cache.byte_limit // _FEATURE_BYTES_PER_PIXEL_BYTE)
-        self.batcher.set_budget(batch_budget(self.settings, reranker.batch_limits))
-        _export(reranker, self.metrics)
-        _log(reranker)
-        self.registry.start(reranker)
+            feature_bytes = info.feature_cache_device_bytes + info.feature_cache_host_bytes
+            self.page_cache.grow_to(feature_bytes // _FEATURE_BYTES_PER_PIXEL_BYTE)
+        self.batcher.set_budget(batch_budget(self.settings, model.batch_limits))
+        _export(model, info, self.metrics)
+        _log(info)
+        self.registry.start(model)
         self.lifecycle.become_ready()
 
 
@@ -130,9 +132,9 @@ def batch_budget(settings: Settings, limits: BatchLimits) -> BatchBudget:
     )
 
 
-async def _in_daemon_thread(work: Callable[[], Reranker]) -> Reranker:
+async def _in_daemon_thread(work: Callable[[], RankingModel]) -> RankingModel:
     """Like `asyncio.to_thread`, but the process may end meanwhile: a SIGTERM must not wait for 17 GB of weights."""
-    future: Future[Reranker] = Future()
+    future: Future[RankingModel] = Future()
     future.set_running_or_notify_cancel()  # cancelling the awaiter must not cancel the thread
 
     def run() -> None:
@@ -145,50 +147,53 @@ async def _in_daemon_thread(work: Callable[[], Reranker]) -> Reranker:
     return await asyncio.wrap_future(future)
 
 
-def _load_checked(settings: Settings, load: LoadReranker) -> Reranker:
+def _load_checked(settings: Settings, load: LoadModel) -> RankingModel:
     """Raises: RerankerError; StartError where the largest window that a client may ask for exceeds the batch budgets."""
-    reranker = load(settings)
-    longest = reranker.longest_window(settings.max_query_characters)
-    budget = batch_budget(settings, reranker.batch_limits)
-    if longest.tokens > budget.max_tokens or longest.patches > budget.max_patches:
+    model = load(settings)
+    largest = model.max_window_cost(settings.max_query_characters)
+    budget = batch_budget(settings, model.batch_limits)
+    if largest.tokens > budget.max_tokens or largest.patches > budget.max_patches:
         raise StartError(
             f"max_batch_tokens is {budget.max_tokens} and max_batch_patches {budget.max_patches}; the "
-            f"longest window that may be asked for has {longest.tokens} tokens and {longest.patches} patches. "
+            f"longest window that may be asked for has {largest.tokens} tokens and {largest.patches} patches. "
             "Raise the budgets, or lower max_query_characters."
         )
-    return reranker
+    return model
 
 
-def _export(reranker: Reranker, metrics: Metrics) -> None:
+def _export(model: RankingModel, info: ModelInfo, metrics: Metrics) -> None:
     """Show the model, its caches and its memory in the metrics."""
-    compute, cache = reranker.compute, reranker.feature_cache
-    metrics.info.labels(
-        version("ziprerank"), reranker.name, reranker.revision or "", compute.dtype_name, compute.description
-    ).set(1)
-    metrics.export_cache(
-        "vision",
-        lambda: CacheCounts(hits=cache.hits, misses=cache.misses, evictions=cache.evictions, bytes=cache.byte_count),
+    metrics.info.labels(version("ziprerank"), info.name, info.revision or "", info.dtype, info.device_name).set(1)
+    metrics.export_cache("vision", partial(_feature_cache_counts, model))
+    metrics.feature_tier_bytes.labels("gpu").set_function(lambda: model.cache_counts().device_bytes)
+    metrics.feature_tier_bytes.labels("host").set_function(lambda: model.cache_counts().host_bytes)
+    for kind in model.device_memory():
+        metrics.device_memory.labels(info.device, kind).set_function(partial(_memory, model, kind))
+
+
+def _feature_cache_counts(model: RankingModel) -> CacheCounts:
+    counts = model.cache_counts()
+    return CacheCounts(
+        hits=counts.hits,
+        misses=counts.misses,
+        evictions=counts.evictions,
+        bytes=counts.device_bytes + counts.host_bytes,
     )
-    metrics.feature_tier_bytes.labels("gpu").set_function(lambda: cache.device_tier.byte_count)
-    metrics.feature_tier_bytes.labels("host").set_function(lambda: cache.host_tier.byte_count)
-    for kind in reranker.device_memory():
-        metrics.device_memory.labels(str(compute.device), kind).set_function(partial(_memory, reranker, kind))
 
 
-def _memory(reranker: Reranker, kind: str) -> float:
-    return reranker.device_memory()[kind]
+def _memory(model: RankingModel, kind: str) -> float:
+    return model.device_memory()[kind]
 
 
-def _log(reranker: Reranker) -> None:
+def _log(info: ModelInfo) -> None:
     """Log the choices that were made for the model, each with its reason."""
-    logger.info("%s is loaded: %s", reranker.name, reranker.compute.reason)
-    logger.info("decoder weights: %s (%s)", reranker.quantise, reranker.quantise_reason)
-    if reranker.memory is not None:
-        logger.info("memory plan: %s", reranker.memory.describe())
-    cache = reranker.feature_cache
-    sizes = cache.device_tier.byte_limit, cache.host_tier.byte_limit
+    logger.info("%s is loaded: %s", info.name, info.compute_reason)
+    logger.info("decoder weights: %s (%s)", info.quantise, info.quantise_reason)
+    if info.memory_plan is not None:
+        logger.info("memory plan: %s", info.memory_plan)
+    sizes = info.feature_cache_device_bytes, info.feature_cache_host_bytes
     logger.info("feature cache: %d bytes on the device, %d on the host", *sizes)
-    for tower, kernel in (("vision", reranker.vision_attention), ("text", reranker.text_attention)):
-        logger.info("%s attention: %s (%s)", tower, kernel.name, kernel.reason)
-    for tower, runner in (("vision", reranker.run_vision_block), ("text", reranker.run_decoder_layer)):
-        logger.info("%s layers: %s (%s)", tower, "compiled" if runner.is_compiled else "as written", runner.reason)
+    for tower, attention in (("vision", info.vision_attention), ("text", info.text_attention)):
+        logger.info("%s attention: %s (%s)", tower, attention.kernel, attention.reason)
+    for tower, layers in (("vision", info.vision_layers), ("text", info.text_layers)):
+        logger.info("%s layers: %s (%s)", tower, "compiled" if layers.is_compiled else "as written", layers.reason)

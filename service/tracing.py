@@ -91,7 +91,9 @@ class Trace:
         """Add what has become known of the request."""
         self.span.set_attributes(attributes)
 
-    def describe_ranking(self, *, model: str, top_n: int | None, counts: Mapping[str, int], keep_ratio: float) -> None:
+    def describe_ranking(
+        self, *, model: str, max_results: int | None, counts: Mapping[str, int], keep_ratio: float
+    ) -> None:
         """Add what was ranked. `counts`: documents, pages, visual_tokens, kept_tokens, window_pages and cached_pages."""
         self.describe(
             {
@@ -107,8 +109,8 @@ class Trace:
                 "ziprerank.keep_ratio": keep_ratio,
             }
         )
-        if top_n:
-            self.describe({"reranker.top_k": top_n, "gen_ai.rerank.top_n": top_n})
+        if max_results:
+            self.describe({"reranker.top_k": max_results, "gen_ai.rerank.top_n": max_results})
 
     def describe_documents(self, documents: RankedDocuments) -> None:
         """Add ids and scores. Callers ask `takes_documents` first."""

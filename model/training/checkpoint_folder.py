@@ -13,8 +13,8 @@ from huggingface_hub import split_torch_state_dict_into_shards
 from safetensors import safe_open
 from safetensors.torch import save_file
 
+from model.qwen3_vl.weights import INDEX_FILE
 from model.training.errors import RunFileError
-from model.weights import INDEX_FILE
 
 SHARD_SIZE = "5GB"
 

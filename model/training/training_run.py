@@ -17,7 +17,9 @@ from model.checkpoint import find_checkpoint, load_tokenizer, read_model_config
 from model.compilation import run_layer
 from model.config import RerankerConfig
 from model.device import Compute, choose_compute
+from model.loading import assemble_reranker, plan_loading
 from model.prompt import ChatTokenizer
+from model.qwen3_vl.weights import load_network
 from model.reranker import Reranker
 from model.training import checkpoint_folder
 from model.training.batches import BatchPlan, hold_out
@@ -26,7 +28,6 @@ from model.training.optimiser import make_optimiser
 from model.training.ranking_pass import PromptWriter, RankingPass, run_layer_again
 from model.training.run_file import RunConfig
 from model.training.saved_state import Progress, save_state
-from model.weights import load_network
 
 
 def make_accelerator(config: RunConfig) -> Accelerator:
@@ -134,13 +135,8 @@ def _load_reranker(config: RunConfig, source: Path, tokenizer: ChatTokenizer, de
     )
     model_config = read_model_config(source)
     on_host = Compute(device=torch.device("cpu"), dtype=torch.float32, reason="accelerate places the weights")
-    return Reranker.assemble(
-        choice,
-        model_config,
-        choose_compute(choice.device, choice.dtype),
-        tokenizer,
-        lambda quantise, letter_ids: load_network(source, model_config, on_host),
-    )
+    plan = plan_loading(choice, model_config, choose_compute(choice.device, choice.dtype), tokenizer)
+    return assemble_reranker(plan, load_network(source, model_config, on_host))
 
 
 def _plan(config: RunConfig, example_count: int, process_count: int) -> BatchPlan:

@@ -61,9 +61,9 @@ class OperationRoutes:
 
     async def models(self) -> Response:
         """The one model, in the form of OpenAI's model list."""
-        reranker = self.model.reranker
+        info = self.model.describe()
         model = {
-            "id": reranker.name if reranker else self.settings.model,
+            "id": info.name if info else self.settings.model,
             "object": "model",
             "created": int(self.started_at),
             "owned_by": "ziprerank",
@@ -77,37 +77,37 @@ class OperationRoutes:
         return JsonResponse(self._describe())
 
     def _describe(self) -> dict[str, Any]:
-        settings, reranker, budget = self.settings, self.model.reranker, self.batcher.budget
+        settings, info, budget = self.settings, self.model.describe(), self.batcher.budget
         return {
-            "model": reranker.name if reranker else settings.model,
-            "revision": reranker.revision if reranker else settings.revision,
+            "model": info.name if info else settings.model,
+            "revision": info.revision if info else settings.revision,
             "replica": settings.replica,
             "state": self.lifecycle.phase,
-            "device": reranker and str(reranker.compute.device),
-            "gpu": reranker and reranker.compute.description,
-            "dtype": reranker and reranker.compute.dtype_name,
-            "compute_reason": reranker and reranker.compute.reason,
-            "attention": reranker
+            "device": info and info.device,
+            "gpu": info and info.device_name,
+            "dtype": info and info.dtype,
+            "compute_reason": info and info.compute_reason,
+            "attention": info
             and {
-                tower: {"kernel": kernel.name, "reason": kernel.reason}
-                for tower, kernel in (("vision", reranker.vision_attention), ("text", reranker.text_attention))
+                tower: {"kernel": attention.kernel, "reason": attention.reason}
+                for tower, attention in (("vision", info.vision_attention), ("text", info.text_attention))
             },
             "window": {
                 name: getattr(settings, name) for name in ("window_size", "stride", "window_strategy", "keep_ratio")
             },
-            "compile": reranker
+            "compile": info
             and {
-                tower: {"compiled": runner.is_compiled, "reason": runner.reason, "seconds": runner.seconds}
-                for tower, runner in (("vision", reranker.run_vision_block), ("text", reranker.run_decoder_layer))
+                tower: {"compiled": layers.is_compiled, "reason": layers.reason, "seconds": layers.compile_seconds}
+                for tower, layers in (("vision", info.vision_layers), ("text", info.text_layers))
             },
-            "quantise": reranker and {"scheme": reranker.quantise, "reason": reranker.quantise_reason},
-            "batch": reranker and {"max_tokens": budget.max_tokens, "max_patches": budget.max_patches},
-            "memory_plan": reranker and reranker.memory and reranker.memory.describe(),
+            "quantise": info and {"scheme": info.quantise, "reason": info.quantise_reason},
+            "batch": info and {"max_tokens": budget.max_tokens, "max_patches": budget.max_patches},
+            "memory_plan": info and info.memory_plan,
             "caches": {
                 "scope": settings.cache_scope,
                 "image_bytes": self.page_cache.limit_bytes,
-                "vision_gpu_bytes": reranker and reranker.feature_cache.device_tier.byte_limit,
-                "vision_host_bytes": reranker and reranker.feature_cache.host_tier.byte_limit,
+                "vision_gpu_bytes": info and info.feature_cache_device_bytes,
+                "vision_host_bytes": info and info.feature_cache_host_bytes,
             },
             "limits": {name: getattr(settings, name) for name in LIMITS},
             "versions": {package: version(package) for package in _PACKAGES},

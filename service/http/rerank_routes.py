@@ -101,7 +101,7 @@ class RerankRoutes:
         answer = await self.pipeline.answer(
             query,
             caller=request.state.caller,
-            model=self.model.loaded,
+            model=self.model.get(),
             record=record,
             request_id=request.state.request_id,
         )

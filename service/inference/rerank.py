@@ -8,18 +8,15 @@ import time
 from collections.abc import Sequence
 from concurrent.futures import Executor
 from dataclasses import dataclass
-from typing import Protocol
-
-import numpy as np
 
 from model import (
     PageCountError,
-    PageImage,
     PageScores,
     PreparedPage,
     PreparedRequest,
     QueryError,
     Ranking,
+    RankingModel,
     choose_windows,
     combine_windows,
 )
@@ -37,22 +34,13 @@ from service.tracing import RankedDocuments, Trace
 _WINDOWS_AT_ONCE = 2  # one on the device, one behind it
 
 
-class Preparer(Protocol):
-    """The part of a `model.Reranker` that the pipeline calls."""
-
-    @property
-    def name(self) -> str: ...
-    def prepare_page(self, page: PageImage, *, scope: bytes) -> PreparedPage: ...
-    def prepare(self, query: str, pages: Sequence[PreparedPage], keep_ratio: float | None) -> PreparedRequest: ...
-
-
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RequestContext:
     """The things that stay the same through all windows of one query."""
 
     text: str
     settings: RankSettings
-    model: Preparer
+    model: RankingModel
     record: RequestRecord
 
 
@@ -77,7 +65,7 @@ class RerankPipeline:
         self._threads = threads
 
     async def answer(
-        self, query: RerankQuery, *, caller: Caller, model: Preparer, record: RequestRecord, request_id: str
+        self, query: RerankQuery, *, caller: Caller, model: RankingModel, record: RequestRecord, request_id: str
     ) -> RerankAnswer:
         """Rank the pages of the query's documents. Cancelling drops the work that has not begun.
 
@@ -117,7 +105,7 @@ class RerankPipeline:
         )
 
     async def _load_pages(
-        self, query: RerankQuery, caller: Caller, model: Preparer, record: RequestRecord
+        self, query: RerankQuery, caller: Caller, model: RankingModel, record: RequestRecord
     ) -> list[LoadedPage]:
         """Every page on the model's grid, in the order of the documents."""
         raise NotImplementedError
@@ -125,20 +113,16 @@ class RerankPipeline:
     async def _rank(self, context: RequestContext, pages: Sequence[PreparedPage]) -> Ranking:
         """Turn by turn; each window is a queue entry of its own, so that windows of several requests share batches."""
         settings = context.settings
-        windows = choose_windows(
+        plan = choose_windows(
             settings.window_strategy, len(pages), window_size=settings.window_size, stride=settings.stride
         )
         answers: list[PageScores] = []
-        try:
-            turn = next(windows)
-            while True:
-                scored = await self._score_turn(
-                    context, [[pages[index] for index in window] for window in turn], is_first=not answers
-                )
-                answers += scored
-                turn = windows.send([scores.order for scores in scored])
-        except StopIteration as stop:
-            return combine_windows(stop.value, answers)
+        while turn := plan.turn:
+            windows = [[pages[index] for index in window] for window in turn]
+            scored = await self._score_turn(context, windows, is_first=not answers)
+            answers += scored
+            plan.submit([scores.order for scores in scored])
+        return combine_windows(plan.order, answers)
 
     async def _score_turn(
         self, context: RequestContext, windows: Sequence[Sequence[PreparedPage]], *, is_first: bool
@@ -214,7 +198,7 @@ def _describe(
 ) -> None:
     trace.describe_ranking(
         model=context.model.name,
-        top_n=query.max_results,
+        max_results=query.max_results,
         counts=context.record.sizes,
         keep_ratio=context.settings.keep_ratio,
     )

@@ -10,12 +10,12 @@ from collections.abc import Awaitable, Callable, Sequence
 from concurrent.futures import Executor, Future
 from contextlib import suppress
 from functools import partial
-from typing import Any, Protocol, TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 
-from model import PageImage, PreparedPage
-from service.documents.loader import LoadedPage
+from model import PageImage, PreparedPage, RankingModel
+from service.documents.loader import PageLoader
 from service.documents.selection import PageSelection
 from service.documents.sources import PageSource
 from service.errors import OverloadedError, ServiceError, UnavailableError
@@ -32,25 +32,6 @@ Result = TypeVar("Result")
 logger = logging.getLogger(__name__)
 
 
-class Preparer(Protocol):
-    """What the processor needs of a `model.Reranker`."""
-
-    def prepare_page(self, page: PageImage, *, scope: bytes) -> PreparedPage: ...
-
-
-class Loader(Protocol):
-    """What the processor needs of a `PageLoader`."""
-
-    async def load(
-        self,
-        find_sources: Callable[[], Sequence[PageSource]],
-        prepare: Callable[[np.ndarray], PreparedPage],
-        *,
-        scope: bytes,
-        background: bool = False,
-    ) -> list[LoadedPage]: ...
-
-
 class DocumentProcessor:
     """Used on the event loop alone. `encode` puts pages into the feature cache; `threads` wait for the store; `on_processed`
     is told how each processing ended: ready, failed, replaced or interrupted."""
@@ -58,7 +39,7 @@ class DocumentProcessor:
     def __init__(
         self,
         store: DocumentStore,
-        loader: Loader,
+        loader: PageLoader,
         encode: Encode,
         *,
         threads: Executor,
@@ -84,7 +65,7 @@ class DocumentProcessor:
     def waiting_documents(self) -> int:
         return len(self._waiting)
 
-    def start(self, preparer: Preparer) -> None:
+    def start(self, preparer: RankingModel) -> None:
         """Begin; what was added before is done first."""
         self._task = asyncio.create_task(self._run(preparer))
 
@@ -114,7 +95,7 @@ class DocumentProcessor:
         if key != self._current and len(self._waiting) < self._queue_limit:
             self.add(key)
 
-    async def _run(self, preparer: Preparer) -> None:
+    async def _run(self, preparer: RankingModel) -> None:
         while True:
             self._current = await self._next()
             await self._process(self._current, preparer)
@@ -128,7 +109,7 @@ class DocumentProcessor:
         del self._waiting[key]
         return key
 
-    async def _process(self, key: DocumentKey, preparer: Preparer) -> None:
+    async def _process(self, key: DocumentKey, preparer: RankingModel) -> None:
         """Whatever happens to one document, the next one has its turn."""
         try:
             state = await self._process_current(key, preparer)
@@ -142,7 +123,7 @@ class DocumentProcessor:
             state = "interrupted"
         self._on_processed(state)
 
-    async def _process_current(self, key: DocumentKey, preparer: Preparer) -> str:
+    async def _process_current(self, key: DocumentKey, preparer: RankingModel) -> str:
         """The state that the document's current version ends in. Raises: DocumentReplaced, ServiceError."""
         document = await self._in_thread(self._store.find, key)
         if document is None:
@@ -153,7 +134,7 @@ class DocumentProcessor:
             return outcome.state
         return document.state
 
-    async def _failure_of(self, key: DocumentKey, manifest: Manifest, preparer: Preparer) -> Failure | None:
+    async def _failure_of(self, key: DocumentKey, manifest: Manifest, preparer: RankingModel) -> Failure | None:
         """What is wrong with the document; None when all its pages are encoded. Raises: see `_process_current`."""
         try:
             data = await self._in_thread(self._store.read, key, manifest)
@@ -173,9 +154,9 @@ class DocumentProcessor:
         if current is None or current.version != manifest.version:
             raise DocumentReplaced(key.id)
 
-    async def _encode_pages(self, source: PageSource, scope: bytes, preparer: Preparer) -> None:
+    async def _encode_pages(self, source: PageSource, scope: bytes, preparer: RankingModel) -> None:
         def prepare(pixels: np.ndarray) -> PreparedPage:
-            return preparer.prepare_page(PageImage(pixels=pixels), scope=scope)
+            return preparer.prepare_page(PageImage(pixels=pixels), tenant=scope)
 
         pages = await self._loader.load(lambda: [source], prepare, scope=scope, background=True)
         await asyncio.wrap_future(self._encode([page.prepared for page in pages]))

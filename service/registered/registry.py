@@ -9,8 +9,10 @@ import logging
 import time
 from collections.abc import Callable
 from concurrent.futures import Executor
-from typing import Any, Protocol, TypeVar
+from typing import Any, TypeVar
 
+from model import RankingModel
+from service.documents.loader import PageLoader
 from service.documents.selection import PageSelection
 from service.documents.sources import PageSource, kind_by_magic
 from service.errors import (
@@ -21,18 +23,12 @@ from service.errors import (
     UnusableDocumentError,
 )
 from service.raster.page import DocumentOutline
-from service.registered.processor import DocumentProcessor, Preparer, about_its_only_document, source_of
+from service.registered.processor import DocumentProcessor, about_its_only_document, source_of
 from service.registered.store import DocumentKey, DocumentStore, Listing, Manifest, StoredDocument, new_version
 
 Result = TypeVar("Result")
 
 logger = logging.getLogger(__name__)
-
-
-class Outliner(Protocol):
-    """What the registry needs of a `PageLoader`."""
-
-    async def outline(self, source: PageSource) -> DocumentOutline: ...
 
 
 class DocumentRegistry:
@@ -42,7 +38,7 @@ class DocumentRegistry:
         self,
         store: DocumentStore,
         processor: DocumentProcessor,
-        outliner: Outliner,
+        loader: PageLoader,
         *,
         threads: Executor,
         max_file_bytes: int,
@@ -50,13 +46,13 @@ class DocumentRegistry:
     ) -> None:
         self._store = store
         self._processor = processor
-        self._outliner = outliner
+        self._loader = loader
         self._threads = threads
         self._max_file_bytes = max_file_bytes
         self._max_document_pages = max_document_pages
         self._resuming: asyncio.Task[None] | None = None
 
-    def start(self, preparer: Preparer) -> None:
+    def start(self, preparer: RankingModel) -> None:
         """Begin with the background work, first with what a kill left behind."""
         self._processor.start(preparer)
         self._resuming = asyncio.create_task(self._resume())
@@ -134,7 +130,7 @@ class DocumentRegistry:
 
     async def _outline(self, source: PageSource) -> DocumentOutline:
         try:
-            outline = await self._outliner.outline(source)
+            outline = await self._loader.outline(source)
         except ServiceError as error:
             error.message, error.document_index = about_its_only_document(error), None
             raise

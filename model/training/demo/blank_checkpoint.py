@@ -12,8 +12,8 @@ from torch import nn
 
 from model.checkpoint import ARCHITECTURE
 from model.config import ModelConfig
-from model.language_model import SelfAttention
-from model.network import Network
+from model.qwen3_vl.language_model import SelfAttention
+from model.qwen3_vl.network import Network
 from model.training.demo.vocabulary import MARKERS, make_tokenizer
 
 PATCH, MERGE, FRAMES = 16, 2, 2

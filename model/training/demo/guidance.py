@@ -20,7 +20,7 @@ import torch
 from torch import nn
 
 from model.config import MAX_WINDOW_SIZE
-from model.language_model import DecoderLayer
+from model.qwen3_vl.language_model import DecoderLayer
 
 _STEEPNESS = 3.0  # of the shares over the angle: nearly 0 to nearly 1
 _ASKED = 256  # visual tokens a step, half of them with a word of the query

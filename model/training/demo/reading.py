@@ -24,7 +24,8 @@ from model.config import ModelConfig
 from model.dataflow import PreparedPage
 from model.device import upload
 from model.image_processor import to_patches
-from model.network import Network
+from model.qwen3_vl.network import Network
+from model.qwen3_vl.vision_encoder import PatchLayout, lay_out_patches
 from model.training.demo.blank_checkpoint import EARLY_BLOCK
 from model.training.demo.page_pool import PagePool
 from model.training.demo.reading_labels import (
@@ -36,7 +37,6 @@ from model.training.demo.reading_labels import (
     ReadingLabels,
 )
 from model.training.demo.vocabulary import words
-from model.vision_encoder import PatchLayout, lay_out_patches
 
 _ANSWERED_PATCHES = 900  # with a word; answers to all patches of a batch would cost more than the tower
 _ANSWERED_BLANKS = 200

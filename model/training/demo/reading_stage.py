@@ -12,7 +12,7 @@ import numpy as np
 import torch
 
 from model.config import ModelConfig
-from model.network import Network
+from model.qwen3_vl.network import Network
 from model.training.demo.optimiser import Optimiser
 from model.training.demo.page_pool import draw_pool
 from model.training.demo.pages import Style

@@ -17,8 +17,9 @@ from safetensors.torch import save_file
 from model.checkpoint import load_tokenizer, read_model_config
 from model.config import RerankerConfig
 from model.device import Compute, choose_compute
-from model.network import Network
+from model.loading import assemble_reranker, plan_loading
 from model.pages.fonts import installed_fonts
+from model.qwen3_vl.network import Network
 from model.reranker import Reranker
 from model.training.demo.blank_checkpoint import make_network, write_blank_checkpoint
 from model.training.demo.page_pool import draw_pool
@@ -103,15 +104,11 @@ def train(recipe: Recipe, work: Path, device: str = "cpu") -> Path:
 
 def reranker_of(checkpoint: Path, network: Network, compute: Compute) -> Reranker:
     """A reranker around weights that change, so without caches."""
-    return Reranker.assemble(
-        RerankerConfig(
-            device=str(compute.device), quantise="none", feature_cache_gpu_bytes=0, feature_cache_host_bytes=0
-        ),
-        read_model_config(checkpoint),
-        compute,
-        load_tokenizer(checkpoint),
-        lambda quantise, letter_ids: network,
+    config = RerankerConfig(
+        device=str(compute.device), quantise="none", feature_cache_gpu_bytes=0, feature_cache_host_bytes=0
     )
+    plan = plan_loading(config, read_model_config(checkpoint), compute, load_tokenizer(checkpoint))
+    return assemble_reranker(plan, network)
 
 
 def style_of(world: World) -> Style:

@@ -14,18 +14,16 @@ import httpx
 import pytest
 from pydantic import TypeAdapter
 
-from model import PreparedPage, Reranker
+from model import FakeRankingModel, PreparedPage, Reranker
 from service.dialects.ziprerank import ErrorBody
 from service.http.document_schemas import RegisteredDocumentPages, RegisteredDocuments
 from service.registered.store import DocumentKey
 from tests.documents import make_encrypted_pdf, make_image, make_pdf, make_raw_pdf, make_tiff
 from tests.servers import (
     PATIENCE_SECONDS,
-    FakeScores,
     RunningService,
     eventually,
     fake_loader,
-    in_input_order,
     running_service,
 )
 
@@ -347,7 +345,7 @@ def test_a_document_that_is_replaced_all_the_time_is_always_ranked_whole(service
         writer.join(PATIENCE_SECONDS)
 
 
-class GatedEncoding(FakeScores):
+class GatedEncoding(FakeRankingModel):
     """A model that encodes nothing in the background before the test opens the gate."""
 
     gate = threading.Event()
@@ -359,8 +357,8 @@ class GatedEncoding(FakeScores):
 
 def test_a_document_in_processing_can_be_ranked_once_its_pages_are_there(reranker: Reranker) -> None:
     GatedEncoding.gate.clear()
-    gated = GatedEncoding(reranker=reranker, score_batch=in_input_order)
-    with running_service(lambda settings: gated) as service:  # type: ignore[arg-type, return-value]
+    gated = GatedEncoding(model=reranker)
+    with running_service(lambda settings: gated) as service:
         put(service, "early", THREE_PAGES)
         eventually(lambda: service.metric("ziprerank_documents_waiting") == 0)
         answers: list[httpx.Response] = []
@@ -375,8 +373,8 @@ def test_a_document_in_processing_can_be_ranked_once_its_pages_are_there(reranke
 
 def test_too_many_documents_in_processing_are_refused_and_leave_nothing(reranker: Reranker) -> None:
     GatedEncoding.gate.clear()
-    gated = GatedEncoding(reranker=reranker, score_batch=in_input_order)
-    with running_service(lambda settings: gated, max_waiting_documents=1) as service:  # type: ignore[arg-type, return-value]
+    gated = GatedEncoding(model=reranker)
+    with running_service(lambda settings: gated, max_waiting_documents=1) as service:
         put(service, "processed", THREE_PAGES)
         eventually(lambda: service.metric("ziprerank_documents_waiting") == 0)
         put(service, "waits", THREE_PAGES)

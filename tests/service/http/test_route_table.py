@@ -8,7 +8,7 @@ import pytest
 from fastapi import APIRouter
 from fastapi.routing import iter_route_contexts
 
-from model import Reranker
+from model import RankingModel, Reranker
 from service.app import build_app
 from service.dialects import DIALECTS
 from service.dialects.dialect import DialectRoute
@@ -73,7 +73,7 @@ def test_every_route_asks_for_key_and_admission_as_the_table_says(reranker: Rera
     """Seen from outside: without a key, open routes answer; with the key, admitted ones are refused while the model loads."""
     may_load = threading.Event()
 
-    def slow_load(settings: Settings) -> Reranker:
+    def slow_load(settings: Settings) -> RankingModel:
         assert may_load.wait(PATIENCE_SECONDS)
         return fake_loader(reranker)(settings)
 

@@ -57,8 +57,8 @@ class FakePages:
             document_sha256=source.sha256,
         )
 
-    def prepare_page(self, page: PageImage, *, scope: bytes) -> PreparedPage:
-        return PreparedPage(pixels=page.pixels, rows=1, columns=1, content_hash=scope)
+    def prepare_page(self, page: PageImage, *, tenant: bytes) -> PreparedPage:
+        return PreparedPage(pixels=page.pixels, rows=1, columns=1, content_hash=tenant)
 
     def encode(self, pages: Sequence[PreparedPage]) -> "Future[None]":
         self.encoded += [int(page.pixels[0, 0, 0]) for page in pages]
