@@ -4,12 +4,14 @@ import asyncio
 import hashlib
 import threading
 import time
+import weakref
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any
 
+import numpy as np
 import pytest
 
 from model import PageImage, PageImageError, PreparedPage
@@ -354,6 +356,25 @@ def test_pages_are_prepared_while_later_ones_are_rendered(loads: Loading) -> Non
     loads.load(pdf(make_pdf(100)), preparer=preparer)
     assert rendered_at[0] < 100 == len(preparer.calls)
     assert {thread.rpartition("_")[0] for _, thread in preparer.calls} == {"prepare"}
+
+
+def test_pixels_are_freed_as_soon_as_their_page_is_prepared(loads: Loading) -> None:
+    class Shrinking(Preparer):
+        """Keeps nothing of a page. The last call waits for the pixels of the others to go."""
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.pixels: list[weakref.ref[np.ndarray]] = []
+
+        def prepare_page(self, page: PageImage, *, scope: bytes) -> PreparedPage:
+            self.pixels.append(weakref.ref(page.pixels))
+            deadline = time.monotonic() + PATIENCE_SECONDS
+            while len(self.pixels) == 20 and sum(ref() is not None for ref in self.pixels) > 2:
+                assert time.monotonic() < deadline, "pixels of prepared pages are kept"
+                time.sleep(TICK_SECONDS)
+            return PreparedPage(pixels=np.zeros((1, 1, 3), np.uint8), rows=1, columns=1, content_hash=b"")
+
+    assert len(loads.load(pdf(make_pdf(20)), preparer=Shrinking())) == 20
 
 
 def test_cancelled_request_stops_before_the_next_page(loads: Loading) -> None:
