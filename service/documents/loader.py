@@ -247,11 +247,15 @@ class _Loading:
     async def make_pages(self, request: PendingRaster) -> None:
         """Render and prepare the missing pages. Raises: ServiceError, of the first page at fault."""
         missing = [document.missing for document in self._incomplete]
-        rendered = iter(request.render(missing))
-        tasks = [
-            asyncio.create_task(self._make_page(document, number, next(rendered)))
+        wanted = [
+            (document, number)
             for document, numbers in zip(self._incomplete, missing, strict=True)
             for number in numbers
+        ]
+        # Each future is in the hands of its task alone, so that the pixels are freed as soon as their page is prepared.
+        tasks = [
+            asyncio.create_task(self._make_page(document, number, rendered))
+            for (document, number), rendered in zip(wanted, request.render(missing), strict=True)
         ]
         try:
             for task in tasks:  # in their order, so that several failures always give the same error

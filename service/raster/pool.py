@@ -129,7 +129,7 @@ class PendingRaster:
         self._rasterizer = rasterizer
         self._request = request
         self._expiry: asyncio.TimerHandle | None = None  # None: the request has not entered the pool
-        self._pages: list[asyncio.Future[RasterPage]] = []
+        self._pages: set[asyncio.Future[RasterPage]] = set()  # that are not done
 
     async def __aenter__(self) -> Self:
         return self
@@ -140,9 +140,8 @@ class PendingRaster:
         if self._expiry is not None:
             self._expiry.cancel()
             self._rasterizer._schedule.withdraw(self._request)
-        for page in self._pages:
-            if not page.cancel() and not page.cancelled():
-                page.exception()  # read here, or asyncio logs the failures behind the first one
+        for page in tuple(self._pages):
+            page.cancel()
 
     async def opened(self) -> list[DocumentOutline]:
         """The outlines of all documents, once those without one are opened. Does not ask the pool where all have one.
@@ -172,5 +171,14 @@ class PendingRaster:
             pages = self._request.add_pages(numbers_by_document)
             if pages:
                 self._expiry = self._rasterizer._admit(self._request)
-        self._pages = [asyncio.wrap_future(page) for page in pages]
-        return self._pages
+        futures = [asyncio.wrap_future(page) for page in pages]
+        self._pages.update(futures)
+        for future in futures:
+            future.add_done_callback(self._forget)
+        return futures
+
+    def _forget(self, page: "asyncio.Future[RasterPage]") -> None:
+        """The sender holds the pages, so that it can free each one after use."""
+        self._pages.discard(page)
+        if not page.cancelled():
+            page.exception()  # counts as read; otherwise asyncio logs the failures that come after the first one

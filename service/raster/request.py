@@ -74,7 +74,7 @@ class RasterRequest:
         self.has_started = False
         self.is_over = False
         self._tasks: deque[RasterTask] = deque()  # not begun
-        self._results: list[Future[Any]] = []  # of all tasks, in their order
+        self._unresolved: dict[Future[Any], None] = {}  # results of the tasks in their order, without the done ones
         self._is_complete = False  # no task will be added
         self._reason: ServiceError | None = None  # for which it was abandoned
         self.openings: list[Future[DocumentOutline]] = [
@@ -110,16 +110,17 @@ class RasterRequest:
             task.state.outline = result
         else:
             task.state.pages_left -= 1
-        if not self.is_over and task.result.set_running_or_notify_cancel():
+        if self._resolves(task):
             task.result.set_result(result)
         self._settle()
 
     def failed(self, task: RasterTask, error: ServiceError) -> None:
         """Drop the tasks that have not begun; those that have begun go on, so that the same request gets the same error."""
         self.running -= 1
-        if not self.is_over and task.result.set_running_or_notify_cancel():
+        if self._resolves(task):
             task.result.set_exception(error)
         for dropped in self._tasks:
+            self._unresolved.pop(dropped.result)
             dropped.result.cancel()
         self._tasks.clear()
         self._is_complete = True
@@ -132,17 +133,24 @@ class RasterRequest:
         self.is_over = True
         self._reason = reason
         self._tasks.clear()
-        unresolved = [result for result in self._results if not result.done()]
-        if reason is not None and unresolved and unresolved[0].set_running_or_notify_cancel():
-            unresolved.pop(0).set_exception(reason)
-        for result in unresolved:
-            result.cancel()
+        for result in self._unresolved:
+            if reason is None:
+                result.cancel()
+            elif result.set_running_or_notify_cancel():
+                result.set_exception(reason)
+                reason = None  # the others are cancelled
+        self._unresolved.clear()
 
     def _add_task(self, state: DocumentState, number: int | None) -> "Future[Any]":
         task = RasterTask(request=self, state=state, number=number, result=Future())
         self._tasks.append(task)
-        self._results.append(task.result)
+        self._unresolved[task.result] = None
         return task.result
+
+    def _resolves(self, task: RasterTask) -> bool:
+        """Whether the end of this task is still awaited. Drops the result: the sender holds the pages, not the request."""
+        self._unresolved.pop(task.result, None)
+        return not self.is_over and task.result.set_running_or_notify_cancel()
 
     def _settle(self) -> None:
         if self._is_complete and not self.running and not self._tasks:

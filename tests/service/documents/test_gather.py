@@ -120,7 +120,7 @@ FAULTS: dict[str, tuple[QueryDocument, type[ServiceError], str, str]] = {
     "letters": (upload("not base64!!"), UnusableDocumentError, "invalid_base64", "content"),
     "padding": (upload("abc"), UnusableDocumentError, "invalid_base64", "content"),
     "padding in the middle": (
-        upload(base64_of(bytes(1))[:4] + "A" * (1 << 20)),
+        upload("A" * ((1 << 20) - 2) + "==" + "AAAA"),
         UnusableDocumentError,
         "invalid_base64",
         "content",

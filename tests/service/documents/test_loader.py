@@ -3,12 +3,15 @@
 import asyncio
 import hashlib
 import threading
+import time
+import weakref
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any
 
+import numpy as np
 import pytest
 
 from model import PageImage, PageImageError, PreparedPage
@@ -25,7 +28,7 @@ from service.errors import (
 )
 from service.raster.page import SINGLE_PAGE_OUTLINE, DocumentOutline, Kind
 from tests.documents import make_encrypted_pdf, make_image, make_pdf, make_pdf_with_truncated_image, make_tiff
-from tests.service.raster.pools import Pool, running_pool, until
+from tests.service.raster.pools import PATIENCE_SECONDS, TICK_SECONDS, Pool, running_pool, until
 
 THREE_PAGES, FIVE_PAGES = make_pdf(3), make_pdf(5)
 
@@ -299,13 +302,22 @@ def test_page_that_the_model_does_not_take_is_named(loads: Loading) -> None:
 
 
 def test_first_page_that_the_model_does_not_take_is_reported_before_later_failures(loads: Loading) -> None:
-    documents = [image(make_image(width, 40), outline=SINGLE_PAGE_OUTLINE) for width in (30, 31, 32)] + [
-        image(b"\x89PNG\r\n\x1a\nbad", outline=SINGLE_PAGE_OUTLINE)
-    ]
-    for _ in range(5):
-        with pytest.raises(UnusableDocumentError) as caught:
-            loads.load(*documents, preparer=PickyPreparer(31, 32))
-        assert (caught.value.code, caught.value.document_index, caught.value.page) == ("bad_page_box", 1, None)
+    class RefusesLaterPagesFirst(PickyPreparer):
+        has_refused_a_later_one = threading.Event()
+
+        def prepare_page(self, page: PageImage, *, scope: bytes) -> PreparedPage:
+            if page.pixels.shape[1] == 31:
+                assert self.has_refused_a_later_one.wait(PATIENCE_SECONDS)
+                time.sleep(TICK_SECONDS)
+            if page.pixels.shape[1] == 32:
+                self.has_refused_a_later_one.set()
+            return super().prepare_page(page, scope=scope)
+
+    documents = [image(make_image(width, 40), outline=SINGLE_PAGE_OUTLINE) for width in (30, 31, 32)]
+    cut = image(b"\x89PNG\r\n\x1a\nbad", outline=SINGLE_PAGE_OUTLINE)
+    with pytest.raises(UnusableDocumentError) as caught:
+        loads.load(*documents, cut, preparer=RefusesLaterPagesFirst(31, 32))
+    assert (caught.value.code, caught.value.document_index, caught.value.page) == ("bad_page_box", 1, None)
 
 
 def test_error_of_reading_has_the_index_of_its_document(loads: Loading) -> None:
@@ -344,6 +356,25 @@ def test_pages_are_prepared_while_later_ones_are_rendered(loads: Loading) -> Non
     loads.load(pdf(make_pdf(100)), preparer=preparer)
     assert rendered_at[0] < 100 == len(preparer.calls)
     assert {thread.rpartition("_")[0] for _, thread in preparer.calls} == {"prepare"}
+
+
+def test_pixels_are_freed_as_soon_as_their_page_is_prepared(loads: Loading) -> None:
+    class Shrinking(Preparer):
+        """Keeps nothing of a page. The last call waits for the pixels of the others to go."""
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.pixels: list[weakref.ref[np.ndarray]] = []
+
+        def prepare_page(self, page: PageImage, *, scope: bytes) -> PreparedPage:
+            self.pixels.append(weakref.ref(page.pixels))
+            deadline = time.monotonic() + PATIENCE_SECONDS
+            while len(self.pixels) == 20 and sum(ref() is not None for ref in self.pixels) > 2:
+                assert time.monotonic() < deadline, "pixels of prepared pages are kept"
+                time.sleep(TICK_SECONDS)
+            return PreparedPage(pixels=np.zeros((1, 1, 3), np.uint8), rows=1, columns=1, content_hash=b"")
+
+    assert len(loads.load(pdf(make_pdf(20)), preparer=Shrinking())) == 20
 
 
 def test_cancelled_request_stops_before_the_next_page(loads: Loading) -> None:
