@@ -29,7 +29,7 @@ from benchmarks import results_file
 from benchmarks.kendall import kendall_tau
 from model import Reranker, RerankerConfig, WindowStrategy, choose_windows
 from model.dataflow import PageScores, PreparedPage
-from model.quantisation import why_not_quantise
+from model.quantisation import quantise_obstacle
 from model.training.demo.page_pool import draw_pool
 from model.training.demo.quality import HELD_OUT_POOL, deal_lists
 from model.training.demo.recipe import read_recipe
@@ -153,14 +153,10 @@ def _simulate_query(page_count: int, noise: float, generator: np.random.Generato
 
 def play(strategy: WindowStrategy, page_count: int, rank_window: RankWindow) -> tuple[int, ...]:
     """The final order under windows of 20 pages."""
-    windows = choose_windows(strategy, page_count, window_size=WINDOW, stride=WINDOW // 2)
-    try:
-        turn = next(windows)
-        while True:
-            turn = windows.send([rank_window(window) for window in turn])
-    except StopIteration as stop:
-        order: tuple[int, ...] = stop.value
-        return order
+    plan = choose_windows(strategy, page_count, window_size=WINDOW, stride=WINDOW // 2)
+    while turn := plan.turn:
+        plan.submit([rank_window(window) for window in turn])
+    return plan.order
 
 
 def _windows(strategy: WindowStrategy, page_count: int) -> list[tuple[int, ...]]:
@@ -196,7 +192,7 @@ def compare_quantised(exact: Reranker, model: str, questions: Sequence[Question]
     expected = _score_all(exact, questions, "exact decoder")
     schemes = {}
     for scheme in SCHEMES:
-        problem = why_not_quantise(scheme, exact.compute)
+        problem = quantise_obstacle(scheme, exact.compute)
         if problem:
             schemes[scheme] = {"not_run": problem}
             continue

@@ -2,12 +2,11 @@
 
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
 
-from model import Observe, PageScores, PreparedPage, PreparedRequest, Reranker
+from model import FakeRankingModel, RankingModel
 from service.app import load_reranker
 from service.server import make_server
 from service.settings import Settings
@@ -16,53 +15,21 @@ _TICK_SECONDS = 0.05
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class FakeScores:
-    """Scores that fall from page to page."""
-
-    batch: Sequence[PreparedRequest]
-
-    def wait(self) -> list[PageScores]:
-        return [
-            PageScores(
-                logits=tuple(-float(index) for index in range(len(request.pages))),
-                order=tuple(range(len(request.pages))),
-                visual_tokens=request.visual_token_count,
-                kept_tokens=request.kept_token_count,
-                prompt_tokens=request.token_count,
-            )
-            for request in self.batch
-        ]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class FakeModel:
-    """The real library up to the forward pass, which costs nothing."""
-
-    reranker: Reranker
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self.reranker, name)
-
-    def start(self, batch: Sequence[PreparedRequest], *, observe: Observe) -> FakeScores:
-        return FakeScores(batch=batch)
-
-    def encode(self, pages: Sequence[PreparedPage]) -> int:
-        return len(pages)
-
-    def patches_to_encode(self, request: PreparedRequest) -> int:
-        return 0
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
 class ServiceUnderTest:
     url: str
     loop_thread: threading.Thread  # nothing but the event loop runs in it
 
 
+def load_fake(settings: Settings) -> RankingModel:
+    """The real library up to the forward pass, which costs nothing."""
+    model = load_reranker(settings)
+    return FakeRankingModel(model=model, name=model.name)
+
+
 @contextmanager
 def running_service(settings: Settings) -> Iterator[ServiceUnderTest]:
     """A ready service in this process, on the port that the settings name (0: a free one)."""
-    server = make_server(settings, load=lambda settings: FakeModel(reranker=load_reranker(settings)))  # type: ignore[arg-type, return-value]
+    server = make_server(settings, load=load_fake)
     thread = threading.Thread(target=server.run)
     thread.start()
     try:

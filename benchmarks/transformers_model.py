@@ -7,7 +7,7 @@ from transformers.models.qwen3_vl.modeling_qwen3_vl import Qwen3VLForConditional
 
 from model.config import ModelConfig, TextConfig, VisionConfig
 from model.device import Compute
-from model.network import Network
+from model.qwen3_vl.network import Network
 
 
 def share_weights(network: Network, config: ModelConfig, compute: Compute) -> Qwen3VLForConditionalGeneration:

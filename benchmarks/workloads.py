@@ -15,10 +15,11 @@ from model.checkpoint import BUNDLED, load_tokenizer, read_model_config
 from model.config import ImageConfig, ModelConfig, RerankerConfig, TextConfig, VisionConfig
 from model.device import Compute, choose_compute
 from model.image_processor import smart_resize
-from model.network import Network
+from model.loading import assemble_reranker, plan_loading
 from model.published import PUBLISHED_SIZES
+from model.qwen3_vl.network import Network
+from model.qwen3_vl.weights import build_network
 from model.reranker import Reranker
-from model.weights import build_network
 
 SHAPES = ("published", "small", "demo")
 
@@ -81,9 +82,7 @@ def with_fewer_layers(config: ModelConfig, layers: int) -> ModelConfig:
 def make_reranker(config: RerankerConfig, model_config: ModelConfig, network: Network) -> Reranker:
     """A reranker over an existing network; where `config` asks for a quantisation, its decoder is quantised in place."""
     compute = choose_compute(config.device, config.dtype)
-    return Reranker.assemble(
-        config, model_config, compute, load_tokenizer(BUNDLED["demo"]), lambda quantise, letter_ids: network
-    )
+    return assemble_reranker(plan_loading(config, model_config, compute, load_tokenizer(BUNDLED["demo"])), network)
 
 
 def random_network(config: ModelConfig, compute: Compute, *, seed: int = 0) -> Network:

@@ -18,12 +18,12 @@ from model.placement import (
     A4_TOKENS,
     feature_shape,
     least_cache_bytes,
-    longest_window_without_tokenizer,
+    max_window_cost_without_tokenizer,
     plan_absent_card,
 )
 from model.published import PUBLISHED_NAME, PUBLISHED_SIZES
 from model.quantisation import SCHEMES
-from model.weights import build_network, expected_shapes
+from model.qwen3_vl.weights import build_network, expected_shapes
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -78,10 +78,10 @@ def _plan_card(
     schemes: Sequence[str],
     card_bytes: int,
 ) -> list[AbsentCardPlan]:
-    longest = longest_window_without_tokenizer(model_config, config.max_query_characters)
+    largest = max_window_cost_without_tokenizer(model_config, config.max_query_characters)
     plans = [
         plan_absent_card(
-            config, model_config, shapes, dtype=dtype, quantise=scheme, card_bytes=card_bytes, longest=longest
+            config, model_config, shapes, dtype=dtype, quantise=scheme, card_bytes=card_bytes, longest=largest
         )
         for scheme in schemes
     ]

@@ -21,7 +21,7 @@ from model.attention_kernels import (
     first_line,
     making_plans,
     needs_plans,
-    why_not,
+    unavailable_reason,
 )
 from model.device import Compute, seconds_of, upload
 from model.errors import ConfigurationError
@@ -125,9 +125,7 @@ class AttentionWorkload:
     head_dim: int
     lengths: tuple[int, ...]  # of the packed sequences
     causal: bool
-    is_fused: bool = (
-        False  # values are a slice of one projection of queries, keys and values: strides of three times the width
-    )
+    is_fused: bool = False  # values are a slice of one projection of queries, keys and values: three times the stride
 
 
 def choose_attention(name: str, workload: AttentionWorkload, compute: Compute) -> AttentionKernel:
@@ -142,7 +140,9 @@ def choose_attention(name: str, workload: AttentionWorkload, compute: Compute) -
         raise ConfigurationError(f"attention is {name!r}; it must be auto, {', '.join((*FAMILIES, *KERNELS))}.")
     obstacles: dict[str, str] = {}
     for candidate in FAMILIES.get(name, (name,)):
-        obstacle = why_not(candidate, compute, workload.head_dim) or _trial_failure(candidate, workload, compute)
+        obstacle = unavailable_reason(candidate, compute, workload.head_dim) or _trial_failure(
+            candidate, workload, compute
+        )
         if obstacle is None:
             return make_kernel(candidate, "; ".join(["as asked", *_reasons(obstacles)]))
         obstacles[candidate] = obstacle
@@ -169,7 +169,7 @@ def _fastest(workload: AttentionWorkload, compute: Compute) -> AttentionKernel:
     obstacles: dict[str, str] = {}
     calls: dict[str, Callable[[], torch.Tensor]] = {}
     for name in KERNELS:
-        if obstacle := why_not(name, compute, workload.head_dim):
+        if obstacle := unavailable_reason(name, compute, workload.head_dim):
             obstacles[name] = obstacle
         else:
             calls[name] = _prepare(make_kernel(name), workload, compute)
@@ -262,5 +262,5 @@ def _prepare(kernel: AttentionKernel, workload: AttentionWorkload, compute: Comp
 
 
 def make_kernel(name: str, reason: str = "") -> AttentionKernel:
-    """The kernel called `name`, which `why_not` has cleared."""
+    """The kernel called `name`, which `unavailable_reason` has cleared."""
     return AttentionKernel(name=name, attend=build(name), boundaries_on_host=name == "sdpa", reason=reason)

@@ -59,7 +59,7 @@ class Attend(Protocol):
     ) -> torch.Tensor: ...
 
 
-def why_not(name: str, compute: Compute, head_dim: int) -> str | None:
+def unavailable_reason(name: str, compute: Compute, head_dim: int) -> str | None:
     """The reason why the kernel cannot run here, or None. Whether it runs on this very card, only a call shows."""
     device, dtype = compute.device, compute.dtype
     if name == "sdpa":
@@ -107,7 +107,7 @@ _built: dict[str, Attend] = {}
 
 
 def build(name: str) -> Attend:
-    """Make the kernel called `name`, which `why_not` has cleared, and remember it for `built`."""
+    """Make the kernel called `name`, which `unavailable_reason` has cleared, and remember it for `built`."""
     if name == "sdpa":
         _built[name] = _sdpa
         return _sdpa
@@ -115,9 +115,8 @@ def build(name: str) -> Attend:
     if isinstance(function, str):
         raise RuntimeError(f"{name}: {function}")
     if name == "torch-varlen":
-        takes_enable_gqa = (
-            "enable_gqa" in inspect.signature(function).parameters
-        )  # since torch 2.13, and required there
+        # Since torch 2.13, and required there.
+        takes_enable_gqa = "enable_gqa" in inspect.signature(function).parameters
         _built[name] = _with_padded_heads(partial(_call_torch_varlen, function, takes_enable_gqa))
     else:
         _built[name] = _with_padded_heads(partial(_call_flash_attention, function))
@@ -197,7 +196,7 @@ def _sdpa(
     # Causal sequences are padded on a card; one at a time, so that each padded length has one plan.
     most = 1 if causal and needs_plans(q) else MOST_AT_ONCE
     for run in equal_runs(cu_seqlens_q.tolist(), cu_seqlens_k.tolist(), most=most):
-        queries = _batched(q, run.start_q, run.count, run.length_q)
+        queries = _batched(q, run.start_q, run.count, run.length_q)  # (count, length_q, heads, head_dim)
         keys, values = (_batched(x, run.start_k, run.count, run.length_k) for x in (k, v))
         _batched(out, run.start_q, run.count, run.length_q).copy_(attend_run(queries, keys, values, causal, scale))
     return out
@@ -245,7 +244,7 @@ def attend_run(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, causal: bool, 
     """q (sequences, length, heads, head_dim), k and v alike with their own heads and length; the result like q."""
     if needs_plans(q):
         return attend_run_in_plans(q, k, v, causal, scale)
-    q, k, v = (x.transpose(1, 2) for x in (q, k, v))
+    q, k, v = (x.transpose(1, 2) for x in (q, k, v))  # (sequences, heads, length, head_dim)
     group = q.shape[1] // k.shape[1]
     if group > 1:  # grouped heads written out: the fused kernels for float32 take equal counts only
         k, v = k.repeat_interleave(group, dim=1), v.repeat_interleave(group, dim=1)
@@ -266,15 +265,16 @@ def attend_run_in_plans(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, causa
         backends = sdpa_kernel(SDPBackend.MATH)
     elif causal and length_q == length_k:
         missing = -length_q % LENGTH_BUCKET
+        # (sequences, length + missing, heads, head_dim)
         q, k, v = (F.pad(x, (0, 0, 0, 0, 0, missing)) if missing else x for x in (q, k, v))
     elif not _plans.covers(q):
         backends = sdpa_kernel(_WITHOUT_PLANS)
-    q, k, v = (x.transpose(1, 2) for x in (q, k, v))
+    q, k, v = (x.transpose(1, 2) for x in (q, k, v))  # (sequences, heads, length, head_dim)
     is_grouped = q.shape[1] != k.shape[1]
     mask = _mask(q.shape[2], k.shape[2], causal, q.device)
     with backends:
         out = F.scaled_dot_product_attention(q, k, v, scale=scale, enable_gqa=is_grouped, **mask)
-    return out.transpose(1, 2)[:, :length_q]
+    return out.transpose(1, 2)[:, :length_q]  # (sequences, length_q, heads, head_dim)
 
 
 class _Plans(threading.local):

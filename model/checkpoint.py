@@ -17,6 +17,12 @@ ARCHITECTURE = "Qwen3VLForConditionalGeneration"
 BUNDLED = {"demo": Path(__file__).parent / "demo"}
 """Checkpoints inside the package, asked for by these names. A folder of the same name is reached as `./demo`."""
 
+_TEXT_SIZES = (
+    "vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads", "num_key_value_heads",
+    "head_dim",
+)  # fmt: skip
+"""Fields of `TextConfig` that are integers in `text_config`, under the same names."""
+
 _FILES = ["*.json", "*.safetensors", "*.jinja", "merges.txt"]
 
 logger = logging.getLogger(__name__)
@@ -172,8 +178,7 @@ def _read_text_config(section: dict[str, Any]) -> TextConfig:
         raise CheckpointError(f"{place}: mrope_section is {sections!r}; it must be three integers.")
     if rope.get("rope_type", "default") != "default" or rope.get("mrope_interleaved", True) is not True:
         raise CheckpointError(f"{place}: rope must be of type 'default' with interleaved M-RoPE, found {rope!r}.")
-    names = [field.name for field in fields(TextConfig) if field.type is int]
-    sizes = {name: _integer(section, name, place) for name in names}
+    sizes = {name: _integer(section, name, place) for name in _TEXT_SIZES}
     return TextConfig(
         **sizes,
         rms_norm_eps=_number(section, "rms_norm_eps", place),

@@ -29,7 +29,7 @@ class RerankerConfig:
     window_size: int = MAX_WINDOW_SIZE
     stride: int = 10
     compile: bool | Literal["auto"] = (
-        "auto"  # fuse the layers by torch.compile: slower start, faster forward; auto: on a card
+        "auto"  # fuse layers by torch.compile: slower start, faster forward; auto: on a card
     )
     quantise: str = "auto"  # the decoder's weights: none, fp8 (Ada, Hopper and newer cards), int8 (any card), auto
     max_batch_tokens: int | None = None  # language tokens in one batch; None: 40,960, fewer on a small card

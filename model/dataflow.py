@@ -35,7 +35,7 @@ class PreparedPage:
     pixels: np.ndarray  # uint8 (height, width, 3), RGB, contiguous
     rows: int  # visual tokens from top to bottom: height / 32
     columns: int  # visual tokens from left to right: width / 32
-    content_hash: bytes  # SHA-256 of scope, grid and pixels: pages with equal hashes have equal features
+    content_hash: bytes  # SHA-256 of tenant, grid and pixels: pages with equal hashes have equal features
     staged: torch.Tensor | None = None  # the pixels once more, in page-locked memory, while a request waits for a card
 
     @property
@@ -90,9 +90,7 @@ class VisualTokens:
     """Page features in page order, all pages of a batch end to end."""
 
     main: torch.Tensor  # (V, D): merger output
-    deepstack: tuple[
-        torch.Tensor, ...
-    ]  # each (V, D): added after the first decoder layers; (V, 4 * hidden) until merged
+    deepstack: tuple[torch.Tensor, ...]  # each (V, D), or (V, 4 * hidden) until merged; for the first decoder layers
 
     def gather(self, indices: torch.Tensor) -> "VisualTokens":
         """The tokens at `indices`, int64 (K,) on the same device."""
@@ -130,11 +128,9 @@ class PackedSequences:
     deepstack: tuple[torch.Tensor, ...]  # each (K, D)
     cu_seqlens: torch.Tensor  # int32 (B + 1,), on the host: the language model places it where its kernel reads it
     max_seqlen: int
-    last_slots: (
-        torch.Tensor
-    )  # int64 (R,): the positions that are read, the last ones of each prompt; one each in inference
-    last_cu_seqlens: torch.Tensor  # int32 (B + 1,), on the host: which of them are whose
-    most_last: int  # the most positions that are read of one prompt
+    read_slots: torch.Tensor  # int64 (R,): the positions that are read, the last ones of each prompt
+    read_cu_seqlens: torch.Tensor  # int32 (B + 1,), on the host: boundaries of the prompts among the read positions
+    max_read_len: int  # the most positions that are read of one prompt
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import torch
 
-from model.attention_kernels import KERNELS, why_not
+from model.attention_kernels import KERNELS, unavailable_reason
 from model.cards import card_without_cuda, nvidia_cards
 from model.checkpoint import (
     ARCHITECTURE,
@@ -27,9 +27,9 @@ from model.device import Compute, choose_compute
 from model.errors import CheckpointError
 from model.memory_plan import BatchLimits, MemoryPlan, weight_bytes
 from model.pages.fonts import installed_fonts
-from model.placement import MOST_PARAMETERS_BESIDE_A_CARD, choose_kernels, longest_window, place
+from model.placement import MOST_PARAMETERS_BESIDE_A_CARD, choose_kernels, max_window_cost, place
 from model.prompt import PromptBuilder
-from model.weights import build_network, expected_shapes, find_tensors, parameter_count
+from model.qwen3_vl.weights import build_network, expected_shapes, find_tensors, parameter_count
 
 LARGE_CHECKPOINT = MOST_PARAMETERS_BESIDE_A_CARD
 """Parameters from which a checkpoint is too slow for a CPU."""
@@ -180,7 +180,7 @@ def examine_attention(
         AttentionFacts(
             chosen=kernel.name,
             reason=kernel.reason,
-            obstacles={name: why_not(name, compute, head_dim) for name in KERNELS},
+            obstacles={name: unavailable_reason(name, compute, head_dim) for name in KERNELS},
         )
         for kernel, head_dim in zip((vision, text), head_dims, strict=True)
     )
@@ -215,8 +215,8 @@ def examine_memory(config: RerankerConfig, checkpoint: CheckpointFacts, compute:
     """Raises: ConfigurationError with the figures for a card that is too small, and for a scheme that it cannot run."""
     model_config = checkpoint.model_config
     shapes = expected_shapes(build_network(model_config))
-    longest = longest_window(checkpoint.prompts, model_config, config.max_query_characters)
-    placement = place(config, model_config, shapes, compute, longest)
+    largest = max_window_cost(checkpoint.prompts, model_config, config.max_query_characters)
+    placement = place(config, model_config, shapes, compute, largest)
     return MemoryFacts(
         quantise=placement.quantise,
         reason=placement.quantise_reason,

@@ -19,9 +19,9 @@ from model.pages.image import MAX_ASPECT_RATIO, UnreadableSamplesError, to_page
 
 
 def prepare_page(
-    page: Image.Image | np.ndarray | PageImage, config: ImageConfig, *, scope: bytes = b""
+    page: Image.Image | np.ndarray | PageImage, config: ImageConfig, *, tenant: bytes = b""
 ) -> PreparedPage:
-    """A page of any size as uint8 pixels on the model's grid. `scope` keeps equal pages of different callers apart.
+    """A page of any size as uint8 pixels on the model's grid. `tenant` keeps equal pages of different tenants apart.
 
     Raises: PageImageError for an array that is not uint8 (height, width, 3), an empty image, grey samples that have no
     scale, or one side over 200 times the other.
@@ -37,21 +37,21 @@ def prepare_page(
         pixels=pixels,
         rows=grid_height // unit,
         columns=grid_width // unit,
-        content_hash=_content_hash(pixels, scope),
+        content_hash=_content_hash(pixels, tenant),
     )
 
 
 def _resize(pixels: np.ndarray, height: int, width: int) -> np.ndarray:
     """Bicubic with torch's kernel for uint8, the one behind the published numbers: Pillow's differs by one level in some
     values, and takes more than twice the time. The image keeps its memory order, so nothing is copied on either side."""
-    image = torch.from_numpy(np.require(pixels, requirements=["C", "W"]))[None].permute(0, 3, 1, 2)
+    image = torch.from_numpy(np.require(pixels, requirements=["C", "W"]))[None].permute(0, 3, 1, 2)  # (1, 3, h, w)
     resized = F.interpolate(image, (height, width), mode="bicubic", align_corners=False, antialias=True)
-    out: np.ndarray = resized.permute(0, 2, 3, 1)[0].numpy()
+    out: np.ndarray = resized.permute(0, 2, 3, 1)[0].numpy()  # (height, width, 3)
     return out
 
 
-def _content_hash(pixels: np.ndarray, scope: bytes) -> bytes:
-    digest = hashlib.sha256(f"{len(scope)} {pixels.shape} ".encode() + scope)
+def _content_hash(pixels: np.ndarray, tenant: bytes) -> bytes:
+    digest = hashlib.sha256(f"{len(tenant)} {pixels.shape} ".encode() + tenant)
     digest.update(pixels.data)  # lets other threads run meanwhile
     return digest.digest()
 
@@ -110,8 +110,9 @@ def to_patches(pixels: torch.Tensor, config: ImageConfig, dtype: torch.dtype) ->
     """
     height, width, channels = pixels.shape
     merge, side = config.merge_size, config.patch_size
+    # (block row, row, y, block column, column, x, channel): 2 x 2 patches a block, 16 x 16 pixels a patch
     blocks = pixels.view(height // (merge * side), merge, side, width // (merge * side), merge, side, channels)
-    patches = blocks.permute(0, 3, 1, 4, 6, 2, 5)  # (block row, block column, row, column, channel, 16, 16)
-    patches = patches.reshape(-1, channels, 1, side, side)
+    patches = blocks.permute(0, 3, 1, 4, 6, 2, 5)  # (block row, block column, row, column, channel, y, x)
+    patches = patches.reshape(-1, channels, 1, side, side)  # (P, channel, 1, y, x)
     normalised = (patches.float() / 127.5 - 1.0).to(dtype)
-    return normalised.expand(-1, -1, config.temporal_patch_size, -1, -1).flatten(1)
+    return normalised.expand(-1, -1, config.temporal_patch_size, -1, -1).flatten(1)  # (P, channel * time * y * x)

@@ -130,9 +130,8 @@ def _decoder_bytes(config: ModelConfig, dtype: torch.dtype, quantise: str) -> in
     """By packed token, in a layer of the decoder: while queries are turned, or in the MLP."""
     text, size = config.text, dtype.itemsize
     levels = len(config.vision.deepstack_visual_indexes)
-    held = (
-        (1 + levels) * text.hidden_size * size + 2 * text.head_dim * size + 3 * 8
-    )  # embeddings, DeepStack, angles, positions
+    # Embeddings and DeepStack; angles; positions.
+    held = (1 + levels) * text.hidden_size * size + 2 * text.head_dim * size + 3 * 8
     queries, keys = text.num_attention_heads * text.head_dim, text.num_key_value_heads * text.head_dim
     attention = (2 * text.hidden_size + 2 * keys + 4 * queries) * size
     states = 3 * text.hidden_size * size  # that come in, with attention added, normalised

@@ -15,7 +15,7 @@ from model.dataflow import Observe, PreparedPage, VisualTokens
 from model.device import Compute, upload
 from model.feature_cache import FeatureCache
 from model.image_processor import to_patches
-from model.vision_encoder import PatchLayout, VisionEncoder, lay_out_patches
+from model.qwen3_vl.vision_encoder import PatchLayout, VisionEncoder, lay_out_patches
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -35,7 +35,7 @@ from model.memory_plan import (
 )
 from model.pages.image import LONGEST_PAGE_EDGE
 from model.prompt import PromptBuilder
-from model.quantisation import SCHEMES, why_not_quantise
+from model.quantisation import SCHEMES, quantise_obstacle
 
 MOST_PARAMETERS_BESIDE_A_CARD = 1_000_000_000
 """Of a checkpoint that `auto` runs on the CPU although the machine has a card, which CUDA cannot use."""
@@ -46,16 +46,9 @@ A4_TOKENS = 736
 MOST_PROMPT_TOKENS = 512
 """Of the prompt for 20 pages around the query, in any tokenizer. The conformance tokenizer, with 1,214 words, needs 460."""
 
-_USUAL_RATIOS = (
-    2**0.5,
-    11 / 8.5,
-    14 / 8.5,
-    16 / 9,
-    16 / 10,
-    4 / 3,
-    3 / 2,
-    1,
-)  # of page sides: A4, Letter, Legal, screens
+_USUAL_RATIOS = (2**0.5, 11 / 8.5, 14 / 8.5, 16 / 9, 16 / 10, 4 / 3, 3 / 2, 1)
+"""Of page sides: A4, Letter, Legal, screens."""
+
 _HOST_TIER_BYTES = 8 * 2**30
 _CPU_CACHE_BYTES = 2**30
 
@@ -79,12 +72,12 @@ class Placement:
     memory: MemoryPlan | None  # None on a CPU, whose memory is not planned
 
 
-def longest_window(prompts: PromptBuilder, model_config: ModelConfig, query_characters: int) -> BatchLimits:
+def max_window_cost(prompts: PromptBuilder, model_config: ModelConfig, query_characters: int) -> BatchLimits:
     """Language tokens and vision patches of the largest window that a query of that length can ask for."""
-    return _window_limits(model_config, prompts.longest_prompt(MAX_WINDOW_SIZE, query_characters))
+    return _window_limits(model_config, prompts.max_prompt_tokens(MAX_WINDOW_SIZE, query_characters))
 
 
-def longest_window_without_tokenizer(model_config: ModelConfig, query_characters: int) -> BatchLimits:
+def max_window_cost_without_tokenizer(model_config: ModelConfig, query_characters: int) -> BatchLimits:
     """The same, a little larger, for a checkpoint whose tokenizer is not there."""
     return _window_limits(model_config, MOST_PROMPT_TOKENS + 4 * query_characters)
 
@@ -106,7 +99,7 @@ def place(
 
     Raises: ConfigurationError for a scheme that the device cannot run, and for a card that is too small.
     """
-    if config.quantise != "auto" and (obstacle := why_not_quantise(config.quantise, compute)):
+    if config.quantise != "auto" and (obstacle := quantise_obstacle(config.quantise, compute)):
         raise ConfigurationError(f"quantise is {config.quantise!r}, but {obstacle}")
     memory = device_bytes(compute.device)
     if memory is None:
@@ -117,7 +110,7 @@ def place(
     plans = {
         scheme: _plan(config, model_config, shapes, compute.dtype, scheme, memory, longest)
         for scheme in SCHEMES
-        if why_not_quantise(scheme, compute) is None
+        if quantise_obstacle(scheme, compute) is None
     }
     if config.quantise == "auto":
         plan, reason = choose_plan(list(plans.values()), least_cache_bytes=least_cache_bytes(config))
@@ -184,15 +177,15 @@ def make_attention_plans(
     model_config: ModelConfig,
     compute: Compute,
     kernels: tuple[AttentionKernel, AttentionKernel],
-    longest_prompt: int,
+    max_tokens: int,
 ) -> None:
     """cuDNN's plans, in this thread: of usual pages by ones to sixteens, and of prompts of every length.
 
-    kernels: the vision tower's and the decoder's.
+    kernels: the vision tower's and the decoder's. max_tokens: of the longest packed sequence.
     """
     vision, text = kernels
     make_page_plans(vision, _vision_workload(model_config), compute, usual_page_lengths(model_config))
-    make_text_plans(text, _text_workload(config, model_config), compute, longest_prompt)
+    make_text_plans(text, _text_workload(config, model_config), compute, max_tokens)
 
 
 def _vision_workload(model_config: ModelConfig) -> AttentionWorkload:

@@ -72,7 +72,7 @@ class PromptBuilder:
             context_length=len(opening) - markers,
         )
 
-    def longest_prompt(self, page_count: int, query_characters: int) -> int:
+    def max_prompt_tokens(self, page_count: int, query_characters: int) -> int:
         """Upper bound of `Prompt.token_count`: a token covers at least one byte, a character has at most four."""
         return self.build("?", page_count).token_count + 4 * query_characters
 

@@ -29,7 +29,7 @@ RoundRows = Callable[[torch.Tensor], tuple[torch.Tensor, torch.Tensor]]
 """x (rows, values) to 8-bit values of the same shape and float32 (rows, 1) scales, so that values * scale is close to x."""
 
 
-def why_not_quantise(scheme: str, compute: Compute) -> str | None:
+def quantise_obstacle(scheme: str, compute: Compute) -> str | None:
     """What keeps the device from running a scheme, with the remedy; None where it can."""
     if scheme != "fp8" or compute.device.type != "cuda":
         return None
@@ -105,9 +105,7 @@ class Int8Linear(nn.Module):
     def _weight_as(self, dtype: torch.dtype) -> torch.Tensor:
         """(out, in), the only temporary. Scaled before the product: unscaled sums would overflow float16."""
         scale = self.scale.to(dtype)
-        if (
-            self.weight.device.type == "cuda"
-        ):  # converted inside one kernel; a CPU would make a copy of the weight first
+        if self.weight.device.type == "cuda":  # converted inside one kernel; a CPU would copy the weight first
             return self.weight * scale
         return self.weight.to(dtype).mul_(scale)
 

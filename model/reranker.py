@@ -5,25 +5,18 @@ prepared requests, in two halves where a caller has something to do meanwhile: `
 for one query. Knows no time, no queue, no HTTP.
 """
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Self
 
 import numpy as np
 import torch
 from PIL import Image
 
 from model.attention import AttentionKernel
-from model.checkpoint import find_checkpoint, load_tokenizer, read_model_config
-from model.compilation import LayerRunner, choose_runner
-from model.compressor import PageShare, kept_count, select_tokens, text_similarity
-from model.config import (
-    MAX_WINDOW_SIZE,
-    ModelConfig,
-    RerankerConfig,
-    check_keep_ratio,
-)
+from model.compilation import LayerRunner
+from model.compressor import Compressor, SimilarityCompressor
+from model.config import MAX_WINDOW_SIZE, ModelConfig, RerankerConfig, check_keep_ratio
 from model.dataflow import (
     Observe,
     PageImage,
@@ -31,46 +24,32 @@ from model.dataflow import (
     PreparedPage,
     PreparedRequest,
     Ranking,
-    VisualTokens,
     no_observation,
 )
-from model.device import (
-    Compute,
-    Download,
-    StageClock,
-    choose_compute,
-    download,
-    give_back_memory,
-    memory_bytes,
-    running_on,
-    staged,
-    wait_for,
-)
+from model.device import Compute, Download, StageClock, download, memory_bytes, running_on, staged, wait_for
 from model.errors import PageCountError, ScoreError
 from model.feature_cache import FeatureCache
+from model.forward_pass import ForwardPass, letter_logits
 from model.image_processor import prepare_page
 from model.memory_plan import BatchLimits, MemoryPlan
-from model.network import Network
 from model.page_encoder import PageEncoder
 from model.pages.image import LONGEST_PAGE_EDGE
-from model.placement import choose_kernels, longest_window, make_attention_plans, make_cache, place, refuse_silent_cpu
-from model.prompt import ChatTokenizer, PromptBuilder
-from model.quantisation import quantise_layers
+from model.placement import make_attention_plans, max_window_cost
+from model.prompt import PromptBuilder
+from model.qwen3_vl.network import Network
 from model.ranking import order_by_score, scores_by_rank, softmax
-from model.scorer import score_letters
-from model.sequence_packer import pack_sequences, plan_packing
-from model.weights import build_network, expected_shapes, load_network, parameter_count
+from model.ranking_model import AttentionInfo, FeatureCacheCounts, LayersInfo, ModelInfo
 from model.windows import WindowStrategy, choose_windows
 
 AnyPage = Image.Image | np.ndarray | PageImage | PreparedPage
-SelectTokens = Callable[[torch.Tensor, Sequence[PageShare]], torch.Tensor]
-MakeNetwork = Callable[[str, tuple[int, ...]], Network]
-"""Quantisation scheme and the letters' vocabulary ids to a network, which may be unquantised and have the whole head."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Reranker:
-    """A loaded checkpoint. Build it with `from_checkpoint`; `prepare` may run in any thread, `score` in one at a time."""
+    """A loaded checkpoint, the `RankingModel` of the service. Build it with `from_checkpoint`.
+
+    `prepare_page` and `prepare` may run in any thread, `score`, `start` and `encode` in one at a time.
+    """
 
     config: RerankerConfig
     model_config: ModelConfig
@@ -84,81 +63,50 @@ class Reranker:
     run_decoder_layer: LayerRunner
     feature_cache: FeatureCache
     batch_limits: BatchLimits
-    select_tokens: SelectTokens = select_tokens
+    compressor: Compressor = field(default_factory=SimilarityCompressor)
     quantise: str = "none"  # how the decoder's weights are held: none, fp8 or int8
-    quantise_reason: str = ""  # for the log and /info
+    quantise_reason: str = ""
     memory: MemoryPlan | None = None  # None on a CPU
-    name: str = ""  # what the checkpoint was asked for as
+    name: str = ""  # as the checkpoint was asked for
     revision: str | None = None  # the hub's commit
 
-    @classmethod
+    @staticmethod
     def from_checkpoint(
-        cls, path_or_hub_id: str | Path, config: RerankerConfig | None = None, *, revision: str | None = None
-    ) -> Self:
+        path_or_hub_id: str | Path, config: RerankerConfig | None = None, *, revision: str | None = None
+    ) -> "Reranker":
         """Load a folder, a hub id (`revision`: branch, tag or commit), or the bundled `demo`.
 
         Raises: CheckpointError, ConfigurationError.
         """
-        config = config or RerankerConfig()
-        compute = choose_compute(config.device, config.dtype)
-        checkpoint = find_checkpoint(str(path_or_hub_id), revision=revision)
-        model_config = read_model_config(checkpoint.folder)
-        refuse_silent_cpu(compute, parameter_count(model_config))
-        tokenizer = load_tokenizer(checkpoint.folder)
+        from model.loading import load_reranker  # which is above this module: it assembles rerankers
 
-        def load(quantise: str, letter_ids: tuple[int, ...]) -> Network:
-            return load_network(checkpoint.folder, model_config, compute, quantise=quantise, head_rows=letter_ids)
+        return load_reranker(path_or_hub_id, config, revision=revision)
 
-        reranker = cls.assemble(config, model_config, compute, tokenizer, load)
-        return replace(reranker, name=checkpoint.name, revision=checkpoint.revision)
-
-    @classmethod
-    def assemble(
-        cls,
-        config: RerankerConfig,
-        model_config: ModelConfig,
-        compute: Compute,
-        tokenizer: ChatTokenizer,
-        make_network: MakeNetwork,
-    ) -> Self:
-        """Put the parts together; the network last, after everything cheap has been checked.
-
-        Raises: ConfigurationError, CheckpointError.
-        """
-        prompts = PromptBuilder(
-            tokenizer,
-            image_token_id=model_config.image_token_id,
-            vision_start_token_id=model_config.vision_start_token_id,
-        )
-        longest = longest_window(prompts, model_config, config.max_query_characters)
-        placement = place(config, model_config, expected_shapes(build_network(model_config)), compute, longest)
-        vision_attention, text_attention = choose_kernels(config, model_config, compute)
-        network = make_network(placement.quantise, prompts.letter_ids)
-        quantise_layers(network.model.language_model.layers, placement.quantise)
-        give_back_memory(compute.device)
-        return cls(
-            config=config,
-            model_config=model_config,
-            compute=compute,
-            network=network,
-            letter_rows=network.head_weights(prompts.letter_ids).float(),
-            prompts=prompts,
-            vision_attention=vision_attention,
-            text_attention=text_attention,
-            run_vision_block=choose_runner(config.compile, compute, "vision blocks"),
-            run_decoder_layer=choose_runner(
-                config.compile, compute, "decoder layers", is_fp8=placement.quantise == "fp8"
-            ),
-            feature_cache=make_cache(config, model_config, compute, placement.memory),
-            batch_limits=placement.batch,
-            quantise=placement.quantise,
-            quantise_reason=placement.quantise_reason,
-            memory=placement.memory,
+    def describe(self) -> ModelInfo:
+        """What is loaded and how it runs at the moment."""
+        cache = self.feature_cache
+        return ModelInfo(
+            name=self.name,
+            revision=self.revision,
+            device=str(self.compute.device),
+            device_name=self.compute.description,
+            dtype=self.compute.dtype_name,
+            compute_reason=self.compute.reason,
+            vision_attention=_attention_info(self.vision_attention),
+            text_attention=_attention_info(self.text_attention),
+            vision_layers=_layers_info(self.run_vision_block),
+            text_layers=_layers_info(self.run_decoder_layer),
+            compressor=self.compressor.name,
+            quantise=self.quantise,
+            quantise_reason=self.quantise_reason,
+            memory_plan=None if self.memory is None else self.memory.describe(),
+            feature_cache_device_bytes=cache.device_tier.byte_limit,
+            feature_cache_host_bytes=cache.host_tier.byte_limit,
         )
 
-    def prepare_page(self, page: AnyPage, *, scope: bytes = b"") -> PreparedPage:
-        """A page on the model's grid. Pages of different scopes never share cached features. Raises: PageImageError."""
-        return page if isinstance(page, PreparedPage) else prepare_page(page, self.model_config.image, scope=scope)
+    def prepare_page(self, page: AnyPage, *, tenant: bytes = b"") -> PreparedPage:
+        """A page on the model's grid. Pages of different tenants never share cached features. Raises: PageImageError."""
+        return page if isinstance(page, PreparedPage) else prepare_page(page, self.model_config.image, tenant=tenant)
 
     def prepare(self, query: str, pages: Sequence[AnyPage], keep_ratio: float | None = None) -> PreparedRequest:
         """One prompt over 1 to 20 pages: PIL images, uint8 (height, width, 3) arrays, or prepared pages.
@@ -176,7 +124,7 @@ class Reranker:
         return PreparedRequest(
             prompt=prompt,
             pages=prepared,
-            kept_counts=tuple(kept_count(page.visual_token_count, keep_ratio) for page in prepared),
+            kept_counts=tuple(self.compressor.kept_count(page.visual_token_count, keep_ratio) for page in prepared),
             patch_count=sum(page.visual_token_count for page in prepared) * merge_unit,
         )
 
@@ -201,7 +149,7 @@ class Reranker:
         """
         cached_pages = tuple(self._count_cached(request) for request in batch)
         with running_on(self.compute.device):
-            logits = self._forward(batch, observe) if batch else torch.empty(0)
+            logits = self._score_letters(batch, observe) if batch else torch.empty(0)
             return PendingScores(
                 batch=tuple(batch), cached_pages=cached_pages, logits=download(logits), device=self.compute.device
             )
@@ -209,28 +157,9 @@ class Reranker:
     def _count_cached(self, request: PreparedRequest) -> int:
         return sum(page.content_hash in self.feature_cache for page in request.pages)
 
-    def _forward(self, batch: Sequence[PreparedRequest], observe: Observe) -> torch.Tensor:
-        """Letter logits (B, letters)."""
-        with observe("upload"):
-            plan = plan_packing(batch).upload(self.compute.device)
-        visual = self.encoder.encode([page for request in batch for page in request.pages], observe)
-        with observe("compress"):
-            text = self.network.model.language_model.embed_tokens(plan.text_ids)
-            kept = self.choose_tokens(visual, text, batch)
-            kept_tokens = visual.gather(kept)
-        del visual  # up to 1 GiB that the decoder's activations can have
-        kept_tokens = self.encoder.finish(kept_tokens, observe)
-        with observe("pack"):
-            packed = pack_sequences(text, kept_tokens, kept, plan)
-        del text, kept_tokens
-        with observe("language"):
-            return score_letters(
-                self.network.model.language_model,
-                self.letter_rows,
-                packed,
-                self.text_attention,
-                self.run_decoder_layer,
-            )
+    def _score_letters(self, batch: Sequence[PreparedRequest], observe: Observe) -> torch.Tensor:
+        """Letter logits float32 (B, letters)."""
+        return letter_logits(self.forward_pass.run(batch, observe), self.letter_rows)
 
     @torch.inference_mode()
     def encode(self, pages: Sequence[PreparedPage]) -> int:
@@ -251,7 +180,7 @@ class Reranker:
 
     @property
     def encoder(self) -> PageEncoder:
-        """Pages to visual tokens, for `score` and for training."""
+        """Pages to visual tokens."""
         return PageEncoder(
             visual=self.network.model.visual,
             model_config=self.model_config,
@@ -261,10 +190,22 @@ class Reranker:
             cache=self.feature_cache,
         )
 
+    @property
+    def forward_pass(self) -> ForwardPass:
+        """The stages in their order, for `score` and for training."""
+        return ForwardPass(
+            features=self.encoder,
+            compressor=self.compressor,
+            language_model=self.network.model.language_model,
+            kernel=self.text_attention,
+            run_layer=self.run_decoder_layer,
+            device=self.compute.device,
+        )
+
     def rank(
         self,
         query: str,
-        images: Sequence[AnyPage],
+        pages: Sequence[AnyPage],
         keep_ratio: float | None = None,
         *,
         strategy: WindowStrategy = "sliding",
@@ -273,22 +214,19 @@ class Reranker:
 
         Raises: QueryError, PageCountError, PageImageError, KeepRatioError, ScoreError.
         """
-        if not images:
+        if not pages:
             raise PageCountError("No page was given; at least 1 is needed.")
-        pages = [self.prepare_page(image) for image in images]
-        windows = choose_windows(strategy, len(pages), window_size=self.config.window_size, stride=self.config.stride)
+        prepared = [self.prepare_page(page) for page in pages]
+        plan = choose_windows(strategy, len(prepared), window_size=self.config.window_size, stride=self.config.stride)
         answers: list[PageScores] = []
-        try:
-            turn = next(windows)
-            while True:
-                scored = [
-                    _checked(self.score([self.prepare(query, [pages[index] for index in window], keep_ratio)])[0])
-                    for window in turn
-                ]
-                answers += scored
-                turn = windows.send([answer.order for answer in scored])
-        except StopIteration as stop:
-            return combine_windows(stop.value, answers)
+        while turn := plan.turn:
+            scored = [
+                require_finite(self.score([self.prepare(query, [prepared[index] for index in window], keep_ratio)])[0])
+                for window in turn
+            ]
+            answers += scored
+            plan.submit([answer.order for answer in scored])
+        return combine_windows(plan.order, answers)
 
     def warm_up(self) -> PageScores:
         """Score blank A4 pages, so that the first request finds libraries loaded, layers compiled and plans made.
@@ -298,17 +236,17 @@ class Reranker:
         """
         if self.compute.device.type == "cuda":
             kernels = self.vision_attention, self.text_attention
-            longest = self.longest_window(0).tokens
+            longest = self.max_window_cost(0).tokens
             make_attention_plans(self.config, self.model_config, self.compute, kernels, longest)
         for page_count in (1, MAX_WINDOW_SIZE) if self.compute.device.type == "cuda" else (2,):
             pages = [np.full((LONGEST_PAGE_EDGE, 724, 3), 255 - shade, dtype=np.uint8) for shade in range(page_count)]
             [answer] = self.score([self.prepare("warm-up", pages)])
         self.feature_cache.reset()
-        return _checked(answer)
+        return require_finite(answer)
 
-    def longest_window(self, query_characters: int) -> BatchLimits:
-        """The largest window that a query of that length can ask for."""
-        return longest_window(self.prompts, self.model_config, query_characters)
+    def max_window_cost(self, query_characters: int) -> BatchLimits:
+        """Tokens and patches of the largest window that a query of that length can ask for."""
+        return max_window_cost(self.prompts, self.model_config, query_characters)
 
     def device_memory(self) -> dict[str, int]:
         """Bytes by kind (allocated, reserved, peak); empty on a CPU."""
@@ -318,22 +256,24 @@ class Reranker:
         """A clock whose `observe` can be handed to `score`, right for this device."""
         return StageClock(self.compute.device)
 
-    def choose_tokens(self, visual: VisualTokens, text: torch.Tensor, batch: Sequence[PreparedRequest]) -> torch.Tensor:
-        """Indices (K,) of the visual tokens to keep, each page compared with its own request's text."""
-        shares = [
-            PageShare(visual_tokens=page.visual_token_count, kept=kept)
-            for request in batch
-            for page, kept in zip(request.pages, request.kept_counts, strict=True)
-        ]
-        visual_parts = torch.split(visual.main, [request.visual_token_count for request in batch])
-        text_parts = torch.split(text, [request.prompt.token_count for request in batch])
-        similarity = torch.cat(
-            [
-                text_similarity(tokens, embeddings[: request.prompt.context_length])
-                for tokens, embeddings, request in zip(visual_parts, text_parts, batch, strict=True)
-            ]
+    def cache_counts(self) -> FeatureCacheCounts:
+        """Events and bytes of the feature cache."""
+        cache = self.feature_cache
+        return FeatureCacheCounts(
+            hits=cache.hits,
+            misses=cache.misses,
+            evictions=cache.evictions,
+            device_bytes=cache.device_tier.byte_count,
+            host_bytes=cache.host_tier.byte_count,
         )
-        return self.select_tokens(similarity, shares)
+
+
+def _attention_info(kernel: AttentionKernel) -> AttentionInfo:
+    return AttentionInfo(kernel=kernel.name, reason=kernel.reason)
+
+
+def _layers_info(runner: LayerRunner) -> LayersInfo:
+    return LayersInfo(is_compiled=runner.is_compiled, reason=runner.reason, compile_seconds=runner.seconds)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -372,7 +312,8 @@ def _page_scores(request: PreparedRequest, row: Sequence[float], cached_pages: i
     )
 
 
-def _checked(answer: PageScores) -> PageScores:
+def require_finite(answer: PageScores) -> PageScores:
+    """The answer itself. Raises: ScoreError for NaN and infinity."""
     if not answer.is_finite:
         raise ScoreError(f"The network gave scores that are not finite: {answer.logits}.")
     return answer

@@ -25,9 +25,9 @@ class PackingPlan:
     visual_positions: torch.Tensor  # int64 (3, V)
     sources: torch.Tensor  # int64 (S,): for each packed token its index in (text tokens, then kept visual tokens)
     visual_slots: torch.Tensor  # int64 (K,): for each kept visual token its place in the packed sequence
-    last_slots: torch.Tensor  # int64 (R,)
-    last_cu_seqlens: torch.Tensor  # int32 (B + 1,), stays on the host
-    most_last: int
+    read_slots: torch.Tensor  # int64 (R,)
+    read_cu_seqlens: torch.Tensor  # int32 (B + 1,), stays on the host
+    max_read_len: int
     cu_seqlens: torch.Tensor  # int32 (B + 1,), stays on the host
     max_seqlen: int
 
@@ -39,7 +39,7 @@ class PackingPlan:
             visual_positions=upload(self.visual_positions, device),
             sources=upload(self.sources, device),
             visual_slots=upload(self.visual_slots, device),
-            last_slots=upload(self.last_slots, device),
+            read_slots=upload(self.read_slots, device),
         )
 
 
@@ -58,9 +58,9 @@ def plan_packing(requests: Sequence[PreparedRequest], read_counts: Sequence[int]
         visual_positions=torch.from_numpy(np.concatenate([visual for _, visual in positions], axis=1)),
         sources=torch.from_numpy(_sources(is_visual)),
         visual_slots=torch.from_numpy(np.flatnonzero(is_visual)),
-        last_slots=torch.from_numpy(_last_slots(ends, read_counts)),
-        last_cu_seqlens=torch.tensor([0, *accumulate(read_counts)], dtype=torch.int32),
-        most_last=max(read_counts),
+        read_slots=torch.from_numpy(_read_slots(ends, read_counts)),
+        read_cu_seqlens=torch.tensor([0, *accumulate(read_counts)], dtype=torch.int32),
+        max_read_len=max(read_counts),
         cu_seqlens=torch.from_numpy(np.concatenate([[0], ends]).astype(np.int32)),
         max_seqlen=max(request.token_count for request in requests),
     )
@@ -80,7 +80,7 @@ def _sources(is_visual: np.ndarray) -> np.ndarray:
     return np.where(is_visual, text_count + np.cumsum(is_visual) - 1, np.cumsum(~is_visual) - 1)
 
 
-def _last_slots(ends: np.ndarray, read_counts: Sequence[int]) -> np.ndarray:
+def _read_slots(ends: np.ndarray, read_counts: Sequence[int]) -> np.ndarray:
     """The last positions of every prompt, ascending."""
     return np.concatenate([np.arange(end - count, end) for end, count in zip(ends, read_counts, strict=True)])
 
@@ -117,7 +117,7 @@ def pack_sequences(
         deepstack=kept_tokens.deepstack,
         cu_seqlens=plan.cu_seqlens,
         max_seqlen=plan.max_seqlen,
-        last_slots=plan.last_slots,
-        last_cu_seqlens=plan.last_cu_seqlens,
-        most_last=plan.most_last,
+        read_slots=plan.read_slots,
+        read_cu_seqlens=plan.read_cu_seqlens,
+        max_read_len=plan.max_read_len,
     )

@@ -1,15 +1,21 @@
-"""Log lines as `key=value` on standard error, one a request. Never query text, page content or a client's file names."""
+"""Log lines with `key=value` fields on standard error, one a request.
+
+They never hold query text, page content or the file names of a client.
+"""
 
 import logging
 import sys
 from collections.abc import Callable, Mapping
 
-# The hub client reports each request, uvicorn what `server` says itself, the multipart parser every malformed body.
+# The hub client logs each of its requests, uvicorn repeats lines of `server`, the multipart parser logs every malformed body.
 _CHATTY = {"httpx": logging.WARNING, "uvicorn.error": logging.WARNING, "python_multipart": logging.ERROR}
 
 
 def configure_logging(level: str, *, more_fields: Callable[[], Mapping[str, object]] = dict) -> None:
-    """Send every logger's lines to standard error in one form, each with what `more_fields` gives where it is logged."""
+    """Send the lines of every logger to standard error in one format.
+
+    more_fields: called for every line, in the thread and context that log it; the fields are put at the end of the line.
+    """
     logging.basicConfig(
         level=level.upper(),
         stream=sys.stderr,
@@ -29,7 +35,7 @@ def configure_logging(level: str, *, more_fields: Callable[[], Mapping[str, obje
 
 
 def fields_line(fields: Mapping[str, object]) -> str:
-    """`a=1 b=2`, floats to the microsecond."""
+    """The fields as `a=1 b=2`, floats with six decimals (microseconds, where they are seconds)."""
     return " ".join(
         f"{key}={value:.6f}" if isinstance(value, float) else f"{key}={value}" for key, value in fields.items()
     )

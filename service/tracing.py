@@ -55,8 +55,8 @@ class Trace:
     """One request whose spans are kept. Handed from the route through the queue to the device's thread; thread-safe."""
 
     tracer: Tracer
-    span: Span  # `rerank ziprerank`
-    takes_documents: bool  # whether `describe_documents` has an effect
+    span: Span  # `rerank <dialect>`
+    takes_documents: bool  # whether spans may carry ids of documents
 
     @property
     def exemplar(self) -> Mapping[str, str]:
@@ -91,7 +91,9 @@ class Trace:
         """Add what has become known of the request."""
         self.span.set_attributes(attributes)
 
-    def describe_ranking(self, *, model: str, top_n: int | None, counts: Mapping[str, int], keep_ratio: float) -> None:
+    def describe_ranking(
+        self, *, model: str, max_results: int | None, counts: Mapping[str, int], keep_ratio: float
+    ) -> None:
         """Add what was ranked. `counts`: documents, pages, visual_tokens, kept_tokens, window_pages and cached_pages."""
         self.describe(
             {
@@ -107,14 +109,11 @@ class Trace:
                 "ziprerank.keep_ratio": keep_ratio,
             }
         )
-        if top_n:
-            self.describe({"reranker.top_k": top_n, "gen_ai.rerank.top_n": top_n})
+        if max_results:
+            self.describe({"reranker.top_k": max_results, "gen_ai.rerank.top_n": max_results})
 
-    def describe_documents(self, ranked: Callable[[], RankedDocuments]) -> None:
-        """Add ids and scores, where spans may carry them."""
-        if not self.takes_documents:
-            return
-        documents = ranked()
+    def describe_documents(self, documents: RankedDocuments) -> None:
+        """Add ids and scores. Callers ask `takes_documents` first."""
         for index, id in enumerate(documents.candidates):
             self.span.set_attribute(f"reranker.input_documents.{index}.document.id", id)
         for index, (id, score) in enumerate(documents.results):
@@ -212,13 +211,13 @@ class Tracing:
             span.set_attribute("ziprerank.affinity", affinity)
 
     @contextmanager
-    def rerank(self) -> Iterator[Trace | None]:
-        """The span of one rerank request; None where spans are not kept. An error ends it with the error's code."""
+    def rerank(self, dialect: str) -> Iterator[Trace | None]:
+        """The span of one rerank request in a dialect; None where spans are not kept. An error ends it with its code."""
         if self._tracer is None:
             yield None
             return
         with self._tracer.start_as_current_span(
-            "rerank ziprerank",
+            f"rerank {dialect}",
             attributes={**_SPAN_KIND, **_OPERATION},
             record_exception=False,  # messages name documents
             set_status_on_exception=False,

@@ -9,6 +9,7 @@ from transformers.models.qwen3_vl.modeling_qwen3_vl import Qwen3VLForConditional
 
 from model import Reranker
 from model.compressor import PageShare
+from tests.compressors import SelectedBy
 from tests.conformance import Case
 from tests.oracle import oracle_logits
 
@@ -23,7 +24,7 @@ def keeping(reranker: Reranker, kept: Sequence[Sequence[int]]) -> Reranker:
         indices = [start + index for start, page in zip(starts, kept, strict=True) for index in page]
         return torch.tensor(indices, device=similarity.device)
 
-    return replace(reranker, select_tokens=select)
+    return replace(reranker, compressor=SelectedBy(select))
 
 
 def assert_bfloat16_is_close(

@@ -1,15 +1,16 @@
-"""What the tests share: the conformance data, a loaded reranker, and the rule for tests that need a GPU."""
+"""Shared by all tests: a loaded reranker, and the rule for tests that need a GPU. Imports torch only when a test needs it."""
 
+import hashlib
 import os
 import signal
 import tempfile
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
-import torch
 
-from model import Reranker, RerankerConfig
-from tests.conformance import CHECKPOINT
+if TYPE_CHECKING:
+    from model import Reranker
 
 
 def pytest_configure() -> None:
@@ -25,22 +26,33 @@ def _hear_ctrl_c() -> None:
 
 def _compile_for_this_cpu() -> None:
     """Keep compiled layers by the CPU's abilities: torch also takes those for others from its cache, and they gave NaN."""
-    name = f"ziprerank-tests-compiled-{getattr(os, 'getuid', int)()}-{torch.backends.cpu.get_cpu_capability()}"
+    cpu = Path("/proc/cpuinfo").read_text().partition("\n\n")[0] if Path("/proc/cpuinfo").exists() else ""
+    flags = [line for line in cpu.splitlines() if line.startswith(("model name", "flags"))]
+    abilities = repr((flags, os.environ.get("ATEN_CPU_CAPABILITY", "")))
+    name = f"ziprerank-tests-{getattr(os, 'getuid', int)()}-{hashlib.sha256(abilities.encode()).hexdigest()[:12]}"
     os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(Path(tempfile.gettempdir()) / name))
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """GPU tests skip without CUDA, but not where REQUIRE_GPU=1: a GPU machine must not pass by skipping."""
-    if torch.cuda.is_available() or os.environ.get("REQUIRE_GPU") == "1":
+    gpu_items = [item for item in items if item.get_closest_marker("gpu")]
+    if not gpu_items or os.environ.get("REQUIRE_GPU") == "1" or _has_cuda():
         return
-    skip = pytest.mark.skip(reason="needs a CUDA device (make test-gpu runs these)")
-    for item in items:
-        if item.get_closest_marker("gpu"):
-            item.add_marker(skip)
+    for item in gpu_items:
+        item.add_marker(pytest.mark.skip(reason="needs a CUDA device (make test-gpu runs these)"))
+
+
+def _has_cuda() -> bool:
+    import torch
+
+    return torch.cuda.is_available()
 
 
 @pytest.fixture(scope="session")
-def reranker() -> Reranker:
-    """The small conformance checkpoint on the CPU in float32; no pruning unless a test asks for it, and nothing remembered."""
+def reranker() -> "Reranker":
+    """The small conformance checkpoint on the CPU in float32, without pruning and without a feature cache."""
+    from model import Reranker, RerankerConfig
+    from tests.conformance import CHECKPOINT
+
     config = RerankerConfig(device="cpu", dtype="float32", keep_ratio=1.0, feature_cache_gpu_bytes=0)
     return Reranker.from_checkpoint(str(CHECKPOINT), config)

@@ -14,8 +14,9 @@ from model import Reranker, RerankerConfig
 from model.checkpoint import load_tokenizer, read_model_config
 from model.config import ModelConfig
 from model.device import Compute, choose_compute
-from model.network import Network
-from model.weights import build_network
+from model.loading import assemble_reranker, plan_loading
+from model.qwen3_vl.network import Network
+from model.qwen3_vl.weights import build_network
 from tests.conformance import CHECKPOINT
 from tests.fake_card import FakeCard
 
@@ -53,13 +54,8 @@ def make_reranker(card: FakeCard, model_config: ModelConfig, **config: Any) -> R
     with card.waiting_allowed():
         compute = choose_compute("auto", "auto")
         assert (str(compute.device), compute.dtype) == ("cuda:0", torch.bfloat16)
-        return Reranker.assemble(
-            RerankerConfig(**settings),
-            model_config,
-            compute,
-            load_tokenizer(CHECKPOINT),
-            lambda quantise, letter_ids: make_network(model_config, compute),
-        )
+        plan = plan_loading(RerankerConfig(**settings), model_config, compute, load_tokenizer(CHECKPOINT))
+        return assemble_reranker(plan, make_network(model_config, compute))
 
 
 def make_network(model_config: ModelConfig, compute: Compute) -> Network:

@@ -5,24 +5,25 @@ import time
 import uuid
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import httpx
 
-from model import Observe, PageScores, PreparedRequest, Reranker, StageClock
+from model import FakeRankingModel, PageScores, PreparedRequest, Reranker, score_in_input_order
 from service.app import load_reranker
+from service.dialects import DIALECTS
+from service.dialects.dialect import Dialect
 from service.lifecycle import Lifecycle
 from service.server import Server, make_server
 from service.settings import Settings
+from service.startup import LoadModel
 
 PATIENCE_SECONDS = 300
 """For what takes seconds on an idle machine: a loaded one may take its time, and only what hangs takes as long as this."""
 
 PATIENCE = {f"{name}_seconds": PATIENCE_SECONDS for name in ("queue", "request", "stall", "body_idle", "body")}
 """Settings of a service that gives up nothing before a test does."""
-
-Load = Callable[[Settings], Reranker]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -61,9 +62,11 @@ def settings_for_tests(**changes: Any) -> Settings:
 
 
 @contextmanager
-def running_service(load: Load = load_reranker, *, wait: bool = True, **settings: Any) -> Iterator[RunningService]:
+def running_service(
+    load: LoadModel = load_reranker, *, wait: bool = True, dialects: Sequence[Dialect] = DIALECTS, **settings: Any
+) -> Iterator[RunningService]:
     """A service on a free port; by default returned once it is ready."""
-    server = make_server(settings_for_tests(**settings), load=load)
+    server = make_server(settings_for_tests(**settings), load=load, dialects=dialects)
     thread = threading.Thread(target=server.run, daemon=True)
     thread.start()
     try:
@@ -91,48 +94,8 @@ def eventually(is_true: Callable[[], bool]) -> None:
         time.sleep(0.01)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class FakePending:
-    answers: list[PageScores]
-
-    def wait(self) -> list[PageScores]:
-        return self.answers
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class FakeScores:
-    """A real `Reranker` in all but the forward pass, whose scores are what the test says."""
-
-    reranker: Reranker
-    score_batch: Callable[[Sequence[PreparedRequest]], list[PageScores]]
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self.reranker, name)
-
-    def start(self, batch: Sequence[PreparedRequest], *, observe: Observe) -> "FakePending":
-        return FakePending(answers=self.score_batch(batch))
-
-    def stage_clock(self) -> StageClock:
-        return self.reranker.stage_clock()
-
-
-def in_input_order(batch: Sequence[PreparedRequest]) -> list[PageScores]:
-    """Scores that fall from page to page."""
-    return [
-        PageScores(
-            logits=tuple(-float(index) for index in range(len(request.pages))),
-            order=tuple(range(len(request.pages))),
-            visual_tokens=request.visual_token_count,
-            kept_tokens=request.kept_token_count,
-            prompt_tokens=request.token_count,
-        )
-        for request in batch
-    ]
-
-
 def fake_loader(
-    reranker: Reranker, score_batch: Callable[[Sequence[PreparedRequest]], list[PageScores]] = in_input_order
-) -> Load:
+    reranker: Reranker, score_batch: Callable[[Sequence[PreparedRequest]], list[PageScores]] = score_in_input_order
+) -> LoadModel:
     """A `load` for `running_service` whose model answers by `score_batch`."""
-    quiet = replace(reranker, name="fake")
-    return lambda settings: FakeScores(reranker=quiet, score_batch=score_batch)  # type: ignore[return-value]
+    return lambda settings: FakeRankingModel(model=reranker, score_batch=score_batch)

@@ -16,7 +16,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from benchmarks.micro_checks.check import NEEDS_CUDA, ON_CARD, Sizes, attempt, milliseconds, tflops
 from benchmarks.workloads import random_network, with_fewer_layers
 from model.attention import AttentionWorkload, PackedAttention, make_kernel, time_attention
-from model.attention_kernels import KERNELS, why_not
+from model.attention_kernels import KERNELS, unavailable_reason
 from model.compilation import RunLayer, choose_runner
 from model.device import Compute, choose_compute, seconds_of
 
@@ -81,7 +81,7 @@ def _time_kernels(workload: AttentionWorkload, compute: Compute) -> dict[str, fl
     def measure(name: str) -> float:
         return time_attention(make_kernel(name), workload, compute) * 1000
 
-    obstacles = {name: why_not(name, compute, workload.head_dim) for name in KERNELS}
+    obstacles = {name: unavailable_reason(name, compute, workload.head_dim) for name in KERNELS}
     return {name: obstacle or attempt(partial(measure, name)) for name, obstacle in obstacles.items()}
 
 
@@ -226,7 +226,7 @@ def _layer_call(
     layer: nn.Module, width: int, head_dim: int, causal: bool, tokens: int, compute: Compute
 ) -> Callable[[RunLayer], torch.Tensor]:
     """Runs the layer on random states of one sequence."""
-    name = "sdpa" if why_not("torch-varlen", compute, head_dim) else "torch-varlen"
+    name = "sdpa" if unavailable_reason("torch-varlen", compute, head_dim) else "torch-varlen"
     kernel = make_kernel(name)
     sequence = kernel.place(torch.tensor([0, tokens], dtype=torch.int32), tokens, compute.device)
     attend = PackedAttention(kernel=kernel, queries=sequence, keys=sequence, causal=causal)

@@ -23,11 +23,11 @@ from benchmarks.stage_latency.own_path import (
 )
 from benchmarks.workloads import make_reranker
 from model import Observe, Reranker, RerankerConfig
-from model.attention_kernels import why_not
+from model.attention_kernels import unavailable_reason
 from model.config import ModelConfig
 from model.device import choose_compute
-from model.network import Network
-from model.quantisation import why_not_quantise
+from model.quantisation import quantise_obstacle
+from model.qwen3_vl.network import Network
 
 REFERENCE = "R0"
 
@@ -121,7 +121,7 @@ def _arms_beside_a_card(
     arms = {
         "A5-host": Arm(adds="features cached in host memory instead", score=WarmPath(path=path).score, is_warm=True)
     }
-    if why_not_quantise("fp8", compute):
+    if quantise_obstacle("fp8", compute):
         return arms
     rounded = make_reranker(replace(warm, quantise="fp8"), model_config, _with_own_layers(network))
     score = WarmPath(path=library_path(rounded, threads)).score
@@ -156,7 +156,7 @@ def _plain_kernel(config: RerankerConfig, model_config: ModelConfig) -> str:
     """torch's own kernel for packed sequences where it runs, which needs no other package."""
     compute = choose_compute(config.device, config.dtype)
     head_dims = (model_config.vision.head_dim, model_config.text.head_dim)
-    runs = all(why_not("torch-varlen", compute, head_dim) is None for head_dim in head_dims)
+    runs = all(unavailable_reason("torch-varlen", compute, head_dim) is None for head_dim in head_dims)
     return "torch-varlen" if runs else "sdpa"
 
 

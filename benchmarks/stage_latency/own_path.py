@@ -12,13 +12,12 @@ from PIL import Image
 
 from model import Observe, PreparedPage, PreparedRequest, Reranker
 from model.attention import PackedAttention
-from model.compressor import PageShare, select_tokens, text_similarity
+from model.compressor import Compressor
 from model.dataflow import PackedSequences, VisualTokens
+from model.forward_pass import ForwardPass, letter_logits
 from model.image_processor import to_patches
-from model.rope import mrope_cos_sin
-from model.scorer import score_letters
-from model.sequence_packer import PackingPlan, pack_sequences, plan_packing
-from model.vision_encoder import lay_out_patches
+from model.qwen3_vl.rope import mrope_cos_sin
+from model.qwen3_vl.vision_encoder import lay_out_patches
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -37,13 +36,28 @@ class Answer:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Encoded:
-    """A request whose pages have been through the vision tower."""
+class FloatPatches:
+    """Page features of one request whose patches were made on the CPU as float32."""
 
-    request: PreparedRequest
-    plan: PackingPlan
-    text: torch.Tensor  # (T, D): embeddings of the prompt's text
-    visual: VisualTokens  # DeepStack features not yet merged
+    reranker: Reranker
+    patches: torch.Tensor  # float32 (P, 1536), on the host
+    merges_all: bool  # DeepStack features of every token, before the choice; else of the kept ones, after it
+
+    def encode(self, pages: Sequence[PreparedPage], observe: Observe) -> VisualTokens:
+        reranker, compute = self.reranker, self.reranker.compute
+        with observe("upload"):
+            patches = self.patches.to(compute.device).to(compute.dtype)
+            layout = lay_out_patches(pages, reranker.model_config.vision).upload(compute.device)
+        with observe("vision"):
+            visual = reranker.network.model.visual
+            tokens: VisualTokens = visual(patches, layout, reranker.vision_attention, reranker.run_vision_block)
+            return visual.merge_deepstack(tokens) if self.merges_all else tokens
+
+    def finish(self, tokens: VisualTokens, observe: Observe) -> VisualTokens:
+        if self.merges_all:
+            return tokens
+        with observe("vision"):
+            return self.reranker.network.model.visual.merge_deepstack(tokens)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -54,19 +68,14 @@ class EverythingPath:
 
     @torch.inference_mode()
     def score(self, work: Work, observe: Observe) -> Answer:
-        encoded = _encode_float_patches(self.reranker, work, observe)
-        network = self.reranker.network
-        with observe("vision"):
-            visual = network.model.visual.merge_deepstack(encoded.visual)
-        with observe("compress"):
-            kept = _choose_tokens(encoded)
-        with observe("pack"):
-            packed = pack_sequences(encoded.text, visual.gather(kept), kept, encoded.plan)
+        request, forward_pass = _prepare(self.reranker, work, observe, merges_all=True)
+        batch = forward_pass.pack([request], observe)
         with observe("language"):
-            hidden = self._read_all(packed)
+            hidden = self._read_all(batch.sequences)
         with observe("head"):
-            logits = network.lm_head(hidden)[-1, list(self.reranker.prompts.letter_ids)].float()
-        return Answer(logits=tuple(logits.tolist()[: len(work.pages)]), kept=kept)
+            head = self.reranker.network.lm_head
+            logits = head(hidden)[-1, list(self.reranker.prompts.letter_ids)].float()
+        return Answer(logits=tuple(logits.tolist()[: len(work.pages)]), kept=batch.kept)
 
     def _read_all(self, packed: PackedSequences) -> torch.Tensor:
         """The normalised hidden states (S, D) of one prompt."""
@@ -97,61 +106,41 @@ class NeededPath:
 
     @torch.inference_mode()
     def score(self, work: Work, observe: Observe) -> Answer:
-        reranker = self.reranker
-        encoded = _encode_float_patches(reranker, work, observe)
-        with observe("compress"):
-            kept = _choose_tokens(encoded)
-            kept_tokens = encoded.visual.gather(kept)
-        with observe("vision"):
-            kept_tokens = reranker.network.model.visual.merge_deepstack(kept_tokens)
-        with observe("pack"):
-            packed = pack_sequences(encoded.text, kept_tokens, kept, encoded.plan)
+        request, forward_pass = _prepare(self.reranker, work, observe, merges_all=False)
+        batch = forward_pass.pack([request], observe)
         with observe("language"):
-            logits = score_letters(
-                reranker.network.model.language_model,
-                reranker.letter_rows,
-                packed,
-                reranker.text_attention,
-                reranker.run_decoder_layer,
-            )
-        return Answer(logits=tuple(logits[0].tolist()[: len(work.pages)]), kept=kept)
+            logits = letter_logits(forward_pass.read(batch.sequences), self.reranker.letter_rows)
+        return Answer(logits=tuple(logits[0].tolist()[: len(work.pages)]), kept=batch.kept)
 
 
-def _encode_float_patches(reranker: Reranker, work: Work, observe: Observe) -> Encoded:
-    config, compute, network = reranker.model_config, reranker.compute, reranker.network
+def _prepare(
+    reranker: Reranker, work: Work, observe: Observe, *, merges_all: bool
+) -> tuple[PreparedRequest, ForwardPass]:
+    """The request, and the library's forward pass over its float32 patches."""
     with observe("prepare"):
         request = reranker.prepare(work.query, work.pages, work.keep_ratio)
-        patches = [to_patches(torch.from_numpy(page.pixels), config.image, torch.float32) for page in request.pages]
-        host_patches = torch.cat(patches)
-    with observe("upload"):
-        device_patches = host_patches.to(compute.device).to(compute.dtype)
-        layout = lay_out_patches(request.pages, config.vision).upload(compute.device)
-        plan = plan_packing([request]).upload(compute.device)
-    with observe("vision"):
-        visual = network.model.visual(device_patches, layout, reranker.vision_attention, reranker.run_vision_block)
-    with observe("compress"):
-        text = network.model.language_model.embed_tokens(plan.text_ids)
-    return Encoded(request=request, plan=plan, text=text, visual=visual)
-
-
-def _choose_tokens(encoded: Encoded) -> torch.Tensor:
-    request = encoded.request
-    shares = [
-        PageShare(visual_tokens=page.visual_token_count, kept=kept)
-        for page, kept in zip(request.pages, request.kept_counts, strict=True)
-    ]
-    similarity = text_similarity(encoded.visual.main, encoded.text[: request.prompt.context_length])
-    return select_tokens(similarity, shares)
+        image = reranker.model_config.image
+        patches = [to_patches(torch.from_numpy(page.pixels), image, torch.float32) for page in request.pages]
+        features = FloatPatches(reranker=reranker, patches=torch.cat(patches), merges_all=merges_all)
+    return request, replace(reranker.forward_pass, features=features)
 
 
 @dataclass(slots=True)
-class Selection:
-    """The library's choice of tokens, remembered."""
+class RememberingCompressor:
+    """A compressor that remembers its last choice."""
 
+    compressor: Compressor
     kept: torch.Tensor = field(default_factory=lambda: torch.empty(0))
 
-    def __call__(self, similarity: torch.Tensor, pages: Sequence[PageShare]) -> torch.Tensor:
-        self.kept = select_tokens(similarity, pages)
+    @property
+    def name(self) -> str:
+        return self.compressor.name
+
+    def kept_count(self, visual_tokens: int, keep_ratio: float) -> int:
+        return self.compressor.kept_count(visual_tokens, keep_ratio)
+
+    def choose(self, visual: torch.Tensor, text: torch.Tensor, batch: Sequence[PreparedRequest]) -> torch.Tensor:
+        self.kept = self.compressor.choose(visual, text, batch)
         return self.kept
 
 
@@ -160,7 +149,7 @@ class LibraryPath:
     """The library as the service uses it: pages prepared by threads as bytes, everything else in `Reranker.score`."""
 
     reranker: Reranker
-    selection: Selection
+    compressor: RememberingCompressor
     threads: Executor
 
     def score(self, work: Work, observe: Observe) -> Answer:
@@ -172,12 +161,12 @@ class LibraryPath:
         with observe("prepare"):
             request = self.reranker.prepare(work.query, pages, work.keep_ratio)
         [scores] = self.reranker.score([request], observe=observe)
-        return Answer(logits=scores.logits, kept=self.selection.kept)
+        return Answer(logits=scores.logits, kept=self.compressor.kept)
 
 
 def library_path(reranker: Reranker, threads: Executor) -> LibraryPath:
-    selection = Selection()
-    return LibraryPath(reranker=replace(reranker, select_tokens=selection), selection=selection, threads=threads)
+    compressor = RememberingCompressor(reranker.compressor)
+    return LibraryPath(reranker=replace(reranker, compressor=compressor), compressor=compressor, threads=threads)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -1,1 +1,1 @@
-"""What a page image is before the model sees it. Needs Pillow alone, so that processes without torch can share it."""
+"""Page images before they reach the model. Depends on Pillow alone, so that processes without torch can use it."""

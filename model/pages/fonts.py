@@ -1,7 +1,7 @@
-"""The fonts of this machine: which there are, which characters each has, and which is best for a text.
+"""Finds the fonts of this machine, the characters that each font covers, and the best font for a text.
 
-Knows the font folders of Linux, macOS and Windows, and of a font file its character map alone: Pillow draws with a font, but
-does not say what it lacks. Knows nothing of pages.
+Searches the font folders of Linux, macOS and Windows. Reads the character maps of font files itself, because Pillow draws
+with a font but does not report its missing characters.
 """
 
 import io
@@ -27,7 +27,7 @@ _UNICODE_PLATFORMS = frozenset({(0, 3), (0, 4), (0, 6), (3, 1), (3, 10)})
 
 @lru_cache(maxsize=1)
 def installed_fonts() -> tuple[Path, ...]:
-    """The usable fonts of this machine, first the one that is tried first. Empty: only Pillow's built-in font is there."""
+    """The usable fonts of this machine, best first. If empty, only Pillow's built-in font is available."""
     found = {path for folder in _folders() for path in _font_files(folder)}
     return tuple(path for path in sorted(found, key=_preference) if _can_open(path))
 
@@ -53,7 +53,7 @@ def _font_files(folder: Path) -> Iterator[Path]:
 
 
 def _preference(path: Path) -> tuple[int, str, str]:
-    """Sorts the preferred families first, then the other Noto Sans (one a script), other sans-serifs, the rest."""
+    """A sort key: the preferred families, then the other Noto Sans fonts (one a script), other sans-serif fonts, the rest."""
     name = re.sub(r"\[.*|[\W_]|regular", "", path.stem.lower())
     if name in _PREFERRED:
         return _PREFERRED.index(name), name, str(path)
@@ -64,14 +64,14 @@ def _preference(path: Path) -> tuple[int, str, str]:
 def _can_open(path: Path) -> bool:
     try:
         ImageFont.truetype(path, _PROBE_SIZE)
-    except OSError:  # damaged, or colour bitmaps of one size
+    except OSError:  # a damaged file, or colour bitmaps of a fixed size
         return False
     return True
 
 
 @lru_cache(maxsize=512)
 def load_font(path: Path | None, size: int, layout: ImageFont.Layout) -> ImageFont.FreeTypeFont:
-    """The font at that size in pixels; None: Pillow's built-in one."""
+    """The font at `size` pixels. A `path` of None is Pillow's built-in font."""
     if path is not None:
         return ImageFont.truetype(path, size, layout_engine=layout)
     font = ImageFont.load_default(size)
@@ -81,7 +81,7 @@ def load_font(path: Path | None, size: int, layout: ImageFont.Layout) -> ImageFo
 
 @lru_cache(maxsize=256)
 def choose_font(characters: frozenset[str]) -> Path | None:
-    """The first installed font that has all characters, else the first of those that have most; None: Pillow's own."""
+    """The first installed font with all characters, else the first one with the most; None is Pillow's built-in font."""
     codes = frozenset(map(ord, characters))
     best, fewest_missing = None, len(codes) + 1
     for font in (*installed_fonts(), None):
@@ -95,7 +95,7 @@ def choose_font(characters: frozenset[str]) -> Path | None:
 
 @lru_cache(maxsize=512)
 def character_codes(path: Path | None) -> frozenset[int]:
-    """The code points for which the font has a glyph; empty where its character map cannot be read.
+    """The code points for which the font has a glyph; empty if the character map is unreadable.
 
     Source: the OpenType specification, tables `ttcf` and `cmap`.
     """
@@ -115,7 +115,7 @@ def _open_font(path: Path | None) -> BinaryIO:
 
 
 def _character_map_table(file: BinaryIO) -> bytes:
-    """The table `cmap` of the file's first font; empty if there is none."""
+    """The table `cmap` of the first font in the file; empty if it has none."""
     start = 0
     if file.read(4) == b"ttcf":
         file.seek(12)
@@ -141,7 +141,7 @@ def _unicode_subtables(table: bytes) -> Iterator[bytes]:
 
 
 def _codes(subtable: bytes) -> Iterator[int]:
-    """The mapped code points. Formats other than 4 and 12 occur in no font with a Unicode map of today."""
+    """The code points that the subtable maps. Only formats 4 and 12 are read: today's Unicode fonts use no others."""
     (form,) = struct.unpack_from(">H", subtable)
     if form == 4:
         yield from _codes_of_segments(subtable)
@@ -152,7 +152,7 @@ def _codes(subtable: bytes) -> Iterator[int]:
 
 
 def _codes_of_segments(subtable: bytes) -> Iterator[int]:
-    """Format 4: a segment's glyphs are its codes plus a number, or stand in a list; glyph 0 means that there is none."""
+    """The code points of format 4. A segment gives glyphs as code plus delta, or in a list; glyph 0 means a missing glyph."""
     (double_count,) = struct.unpack_from(">H", subtable, 6)
     count = double_count // 2
     words = struct.unpack_from(f">{(len(subtable) - 14) // 2}H", subtable, 14)

@@ -1,7 +1,7 @@
-"""What makes an image a page: upright, RGB over white, its longest edge at most 1024 pixels.
+"""Turns any image into a page: upright, RGB over white, longest edge at most 1024 pixels.
 
-The one place for it: callers of the library, the raster workers and training get the same pixels for the same image. Pillow
-alone, because importing numpy would double the start of a raster worker. Knows no files and no model.
+The library, the raster workers and training all use this module, so they get the same pixels for the same image. It depends
+on Pillow alone, because importing numpy would double the start time of a raster worker.
 """
 
 import math
@@ -10,24 +10,24 @@ from contextlib import suppress
 from PIL import ExifTags, Image, ImageOps
 
 LONGEST_PAGE_EDGE = 1024
-"""Pixels. Larger pages are shrunk to it before anything else (published preprocessing)."""
+"""In pixels. Larger pages are shrunk to it before all other steps (published preprocessing)."""
 
 MAX_ASPECT_RATIO = 200
-"""The longer side of a page by its shorter one; the published preprocessing takes no page beyond it."""
+"""The longer side of a page divided by the shorter one; the published preprocessing refuses a larger ratio."""
 
 WHITE = (255, 255, 255)
 
-_NOT_TURNED = 1  # EXIF's orientation of an image that is stored upright
+_NOT_TURNED = 1  # the EXIF orientation of an image that is stored upright
 _USUAL_WHITES = {"I": (255, 65_535, 4_294_967_295), "F": (1, 255, 65_535, 4_294_967_295)}
-"""By mode of 32-bit grey, the sample values that programs write for white."""
+"""For each mode of 32-bit grey, the sample values that programs use for white."""
 
 
 class UnreadableSamplesError(ValueError):
-    """32-bit grey samples of which nobody can say which shade they are."""
+    """32-bit grey samples out of range: negative, NaN, infinite, or above 2^32 - 1."""
 
 
 def to_page(image: Image.Image) -> Image.Image:
-    """Upright, RGB over white, longest edge at most 1024 pixels. May be the image itself, where it is all that already.
+    """The image upright, in RGB over white, longest edge at most 1024 pixels. Returns `image` itself if no step is needed.
 
     Raises: UnreadableSamplesError.
     """
@@ -35,16 +35,16 @@ def to_page(image: Image.Image) -> Image.Image:
 
 
 def upright(image: Image.Image) -> Image.Image:
-    """Turned as its EXIF orientation says. With broken EXIF a page stays as it is stored: phones' editors leave such files."""
+    """The image turned by its EXIF orientation. An image with broken EXIF (photo editors on phones write it) is not turned."""
     with suppress(OSError, SyntaxError, ValueError, TypeError, KeyError, IndexError, ArithmeticError, AttributeError):
-        # Asked first, because `exif_transpose` copies an image that need not be turned.
+        # Check first: `exif_transpose` copies even an image that needs no turning.
         if image.getexif().get(ExifTags.Base.Orientation, _NOT_TURNED) != _NOT_TURNED:
             return ImageOps.exif_transpose(image)
     return image
 
 
 def to_rgb(image: Image.Image) -> Image.Image:
-    """RGB over white. 16-bit and 32-bit grey is scaled, because Pillow's own conversion clips it to 255.
+    """The image in RGB over white. 16-bit and 32-bit grey is scaled to 8 bits; Pillow's own conversion would clip at 255.
 
     Raises: UnreadableSamplesError for 32-bit grey that holds NaN, infinity or a negative sample, or one above 2^32 - 1.
     """
@@ -63,7 +63,7 @@ def _high_bytes(image: Image.Image) -> Image.Image:
 
 
 def _scaled_to_bytes(image: Image.Image) -> Image.Image:
-    """32-bit samples do not say which of them is white: it is the smallest usual value that no sample exceeds."""
+    """Scale 32-bit samples to 8 bits. The file does not define white: take the smallest usual value that no sample exceeds."""
     darkest, brightest = _sample_range(image)
     white = next((white for white in _USUAL_WHITES[image.mode] if brightest <= white), None)
     if darkest < 0 or white is None:
@@ -76,7 +76,7 @@ def _scaled_to_bytes(image: Image.Image) -> Image.Image:
 
 
 def _sample_range(image: Image.Image) -> tuple[float, float]:
-    """The darkest and the brightest sample. Raises: UnreadableSamplesError where one is not finite."""
+    """The darkest and the brightest sample. Raises: UnreadableSamplesError if any sample is not finite."""
     darkest, brightest = image.getextrema()
     assert isinstance(darkest, int | float) and isinstance(brightest, int | float)
     if image.mode == "F" and not _is_finite(image):
@@ -85,7 +85,7 @@ def _sample_range(image: Image.Image) -> tuple[float, float]:
 
 
 def _is_finite(image: Image.Image) -> bool:
-    """Whether no sample is NaN or infinite. Either makes the mean so, while `getextrema` passes over NaN."""
+    """Whether all samples are finite. Checks their mean, which any NaN or infinity spoils; `getextrema` ignores NaN."""
     mean = image.resize((1, 1), Image.Resampling.BOX).getpixel((0, 0))
     assert isinstance(mean, int | float)
     return math.isfinite(mean)
@@ -99,9 +99,9 @@ def _over_white(image: Image.Image) -> Image.Image:
 
 
 def shrink(image: Image.Image) -> Image.Image:
-    """Longest edge at most 1024 pixels, by Lanczos; smaller images stay as they are.
+    """The image with its longest edge at most 1024 pixels, resized by Lanczos; a smaller image is returned unchanged.
 
-    Both sides are cut to whole pixels, so the longest may come out at 1023: the checkpoint was trained on such pages.
+    Both sides are rounded down to whole pixels, so the longest edge may be 1023, as in the pages of the published training.
     """
     longest = max(image.size)
     if longest <= LONGEST_PAGE_EDGE:

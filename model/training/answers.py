@@ -1,6 +1,6 @@
-"""The written form of a ranking: `[C] > [A] > [B]`, letters A to T by a page's place among the candidates.
+"""The written form of a ranking: `[C] > [A] > [B]`. The letters A to T stand for the candidates in their given order.
 
-Knows neither prompts nor endpoints. A teacher's answer is read strictly: a guess would be learnt as if it were meant.
+The answer of a teacher is parsed strictly, because the model would learn a wrongly guessed ranking as if it were right.
 """
 
 import re
@@ -15,9 +15,9 @@ _QUOTED_CHARACTERS = 60
 
 
 def parse_ranking(text: str, count: int) -> tuple[int, ...]:
-    """Indices of `count` pages, best first. White space around the parts and one full stop at the end are allowed.
+    """The indices of `count` pages, best first. White space around the parts and one full stop at the end are allowed.
 
-    Raises: TeacherError unless every one of the first `count` letters stands there exactly once, and nothing else.
+    Raises: TeacherError unless `text` holds each of the first `count` letters exactly once and no other text.
     """
     parts = text.strip().removesuffix(".").split(_SEPARATOR)
     ranking = tuple(_parse_identifier(part.strip(), text=text) for part in parts)
@@ -26,12 +26,12 @@ def parse_ranking(text: str, count: int) -> tuple[int, ...]:
 
 
 def write_ranking(ranking: Sequence[int]) -> str:
-    """`[C] > [A] > [B]`: what `parse_ranking` reads."""
+    """The ranking as `[C] > [A] > [B]`, the form that `parse_ranking` reads."""
     return f" {_SEPARATOR} ".join(f"[{LETTERS[index]}]" for index in ranking)
 
 
 def continue_answer(ranking: Sequence[int]) -> str:
-    """`C] > [A] > [B]`: the same after the prompt, which ends with the first opening bracket."""
+    """The ranking as `C] > [A] > [B]`, to follow a prompt that ends with the first opening bracket."""
     return write_ranking(ranking).removeprefix("[")
 
 
@@ -39,7 +39,7 @@ def _parse_identifier(part: str, *, text: str) -> int:
     identifier = _IDENTIFIER.fullmatch(part)
     if identifier is None:
         raise TeacherError(
-            f"The answer is {_quote(text)}; {_quote(part)} is no identifier. It must read [A] > [B] > … and hold nothing else."
+            f"The answer is {_quote(text)}; {_quote(part)} is no identifier. It must be only a ranking such as [A] > [B] > …"
         )
     return LETTERS.index(identifier[1])
 
@@ -51,9 +51,9 @@ def _check_complete(ranking: Sequence[int], count: int) -> None:
         "leaves out": expected - named,
         "names without a page": named - expected,
     }
-    complaints = [f"{fault} {_letters(indices)}" for fault, indices in faults.items() if indices]
-    if complaints:
-        raise TeacherError(f"The answer {' and '.join(complaints)}; it must name each of {count} pages once.")
+    descriptions = [f"{fault} {_letters(indices)}" for fault, indices in faults.items() if indices]
+    if descriptions:
+        raise TeacherError(f"The answer {' and '.join(descriptions)}; it must name each of {count} pages once.")
 
 
 def _letters(indices: set[int]) -> str:

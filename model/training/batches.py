@@ -1,6 +1,6 @@
-"""Which examples a step learns from: a function of the seed and the step alone, so that a resumed run needs no position.
+"""Chooses the examples of each training step, from the seed and the number of the step alone.
 
-Knows neither prompts nor devices.
+A resumed run therefore needs no saved position in the data.
 """
 
 from collections import deque
@@ -20,12 +20,12 @@ Item = TypeVar("Item")
 Result = TypeVar("Result")
 
 _HELD_OUT_STREAM = 2**32 - 1
-"""In the place of an epoch: the draw of the held-out examples is another one than any epoch's."""
+"""Used in place of an epoch number, so that held-out examples are drawn from a random stream of their own."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Visit:
-    """An example's turn in an epoch."""
+    """One use of an example: the epoch and the index of the example."""
 
     epoch: int
     index: int
@@ -33,16 +33,16 @@ class Visit:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BatchPlan:
-    """The order of all examples over all epochs, steps, passes and processes.
+    """The order of the examples over all epochs, steps, passes and processes.
 
-    An epoch is a permutation; its last step is filled up from the permutation's front.
+    An epoch is a random permutation. Its last step is filled up from the front of the permutation.
     """
 
     example_count: int
     seed: int
     epochs: int
-    batch_size: int  # examples a process and pass
-    accumulate_steps: int  # passes a step
+    batch_size: int  # examples per process and pass
+    accumulate_steps: int  # passes per step
     process_count: int
 
     @property
@@ -58,7 +58,7 @@ class BatchPlan:
         return self.epochs * self.steps_an_epoch
 
     def passes(self, step: int, process: int) -> list[list[Visit]]:
-        """What `process` reads in step `step`, both from 0: a batch for every pass."""
+        """The examples of `process` in `step` (both count from 0), one batch for each pass."""
         epoch, step_in_epoch = divmod(step, self.steps_an_epoch)
         order = _epoch_order(self.example_count, self.seed, epoch)
         start = step_in_epoch * self.examples_a_step + process * self.batch_size
@@ -80,7 +80,10 @@ def _epoch_order(count: int, seed: int, epoch: int) -> tuple[int, ...]:
 def hold_out(
     examples: Sequence[RankingExample], count: int, *, seed: int
 ) -> tuple[list[RankingExample], list[RankingExample]]:
-    """Examples to learn from and `count` others, drawn by the seed. Raises: DataError where none would be left."""
+    """Split into examples to learn from and `count` held-out ones, by the seed.
+
+    Raises: DataError if no example would be left to learn from.
+    """
     if count >= len(examples):
         raise DataError(
             f"data.held_out is {count}, and there are {len(examples)} examples; at least one must be left to learn from."
@@ -91,7 +94,7 @@ def hold_out(
 
 
 def shuffle_candidates(example: RankingExample, visit: Visit, *, seed: int) -> RankingExample:
-    """The candidates in an order of their own for every seed, epoch and example."""
+    """The example with its candidates shuffled, by the seed, the epoch and the index of the example."""
     random = np.random.default_rng([seed, visit.epoch, visit.index])
     return take_candidates(example, random.permutation(len(example.pages)).tolist())
 
@@ -99,7 +102,7 @@ def shuffle_candidates(example: RankingExample, visit: Visit, *, seed: int) -> R
 def computed_ahead(
     compute: Callable[[Item], Result], items: Iterable[Item], *, threads: int, ahead: int
 ) -> Generator[Result, None, None]:
-    """`compute` of every item, in order, by threads that are at most `ahead` items ahead of what was taken."""
+    """Yield `compute(item)` for every item, in order. Threads compute at most `ahead` results in advance."""
     with ThreadPoolExecutor(threads, thread_name_prefix="prepare") as pool:
         waiting: deque[Future[Result]] = deque()
         try:

@@ -1,4 +1,4 @@
-"""The candidates of an example: opened, or a part of them, or in another order. Knows neither prompts nor the network."""
+"""Functions on the candidates of an example: open their images, or select and reorder them."""
 
 from collections.abc import Sequence
 from dataclasses import replace
@@ -10,19 +10,19 @@ from model.training.examples import RankingExample
 
 
 def open_pages(example: RankingExample) -> list[Image.Image]:
-    """The page images. Raises: DataError, which names the page."""
+    """The images of all candidates. Raises: DataError, which names the page."""
     pages = []
     for page_id, open_page in zip(example.page_ids, example.pages, strict=True):
         try:
             pages.append(open_page())
-        except (OSError, ValueError, SyntaxError) as error:  # what Pillow raises for broken images
+        except (OSError, ValueError, SyntaxError) as error:  # raised by Pillow for broken images
             kind = type(error).__name__
             raise DataError(f"Example {example.id}: page {page_id} cannot be opened ({kind}).") from error
     return pages
 
 
 def take_candidates(example: RankingExample, places: Sequence[int]) -> RankingExample:
-    """The example with the candidates at `places`, in that order; the teacher's order and the relevant pages follow them."""
+    """The example with only the candidates at `places`, in that order; its ranking and relevant pages are mapped to them."""
     new_place = {place: index for index, place in enumerate(places)}
     return replace(
         example,

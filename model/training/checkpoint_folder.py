@@ -1,6 +1,6 @@
-"""Write trained weights as a checkpoint folder: the source's small files, and safetensors under the published names.
+"""Writes trained weights as a checkpoint folder: safetensors with the published tensor names, and the source's small files.
 
-The folder appears when it is complete, not before. Knows neither training nor devices.
+The folder gets its name only when it is complete.
 """
 
 import json
@@ -13,8 +13,8 @@ from huggingface_hub import split_torch_state_dict_into_shards
 from safetensors import safe_open
 from safetensors.torch import save_file
 
+from model.qwen3_vl.weights import INDEX_FILE
 from model.training.errors import RunFileError
-from model.weights import INDEX_FILE
 
 SHARD_SIZE = "5GB"
 
@@ -23,18 +23,20 @@ _DTYPES = {"F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF
 
 
 def check_target(folder: Path) -> None:
-    """Raises RunFileError for a place where something else stands, which `write` would replace."""
+    """Check that `write` would replace nothing but an older checkpoint. Raises: RunFileError."""
     is_free = not folder.exists() or (folder.is_dir() and not any(folder.iterdir()))
     if not is_free and not (folder / "config.json").is_file():
-        raise RunFileError(f"model.output is {folder}, where something else than a checkpoint stands. Choose another.")
+        raise RunFileError(
+            f"model.output is {folder}, which holds other files than a checkpoint. Choose another folder."
+        )
 
 
 def write(
     folder: Path, tensors: Mapping[str, torch.Tensor], *, source: Path, shard_size: str | int = SHARD_SIZE
 ) -> None:
-    """Write `tensors`, by their checkpoint names, in the dtypes that the checkpoint in `source` has them in.
+    """Write `tensors` (by their names in the checkpoint) to `folder`, in the dtypes of the checkpoint in `source`.
 
-    Names that `source` does not hold (a tied head) are left out. An older checkpoint in `folder` is replaced.
+    Tensors that `source` lacks, such as a tied head, are left out. An older checkpoint in `folder` is replaced.
     """
     incomplete = folder.with_name(f".{folder.name}.incomplete")
     shutil.rmtree(incomplete, ignore_errors=True)
@@ -53,7 +55,7 @@ def _copy_small_files(source: Path, target: Path) -> None:
 
 
 def _stored_dtypes(source: Path) -> dict[str, torch.dtype]:
-    """Of every tensor of a checkpoint."""
+    """The dtype of every tensor of a checkpoint, by name."""
     dtypes: dict[str, torch.dtype] = {}
     for file in sorted(source.glob("*.safetensors")):
         with safe_open(file, framework="pt") as tensors:
@@ -63,7 +65,7 @@ def _stored_dtypes(source: Path) -> dict[str, torch.dtype]:
 
 
 def _save(folder: Path, tensors: Mapping[str, torch.Tensor], shard_size: str | int) -> None:
-    """One file, or several with an index, named as Hugging Face names them."""
+    """Write one file, or several with an index, under the file names that Hugging Face uses."""
     shards = split_torch_state_dict_into_shards(dict(tensors), max_shard_size=shard_size)
     for file, names in shards.filename_to_tensors.items():
         save_file({name: tensors[name].contiguous() for name in names}, folder / file, metadata={"format": "pt"})

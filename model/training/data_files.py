@@ -1,6 +1,6 @@
-"""Files of records: JSON lines or one JSON list, each record with the line on which it stands, and a count of those left out.
+"""Reads files of JSON records (JSON lines or one JSON list), with the line number of each record.
 
-Knows no data set. A record that does not fit is reported and skipped, up to a limit; nothing is dropped in silence.
+An unusable record is logged and skipped, up to a limit on skipped records.
 """
 
 import gzip
@@ -20,15 +20,15 @@ Record = dict[str, Any]
 
 _LIST_START = b"["
 _BYTE_ORDER_MARK = b"\xef\xbb\xbf"
-_NO_OBJECT = "it is not a JSON object"
+_NOT_AN_OBJECT = "it is not a JSON object"
 
 
 class UnusableRecordError(Exception):
-    """Why one record cannot be used. `SkipLog.at` turns it into a skipped record; no reader lets it out."""
+    """The reason for skipping one record. `SkipLog.at` catches it, so it never reaches the callers of a reader."""
 
 
 class SkipLog:
-    """Counts the records of one file that were left out, and says why each was."""
+    """Counts the skipped records of one file and logs the reason for each."""
 
     def __init__(self, path: Path, limit: int) -> None:
         self.path = path
@@ -36,7 +36,7 @@ class SkipLog:
         self._limit = limit
 
     def skip(self, line_number: int, reason: str) -> None:
-        """Raises: DataError when more records are skipped than the limit."""
+        """Count and log a skipped record. Raises: DataError if that makes more than the limit."""
         self.skipped += 1
         if self.skipped > self._limit:
             raise DataError(
@@ -47,14 +47,14 @@ class SkipLog:
 
     @contextmanager
     def at(self, line_number: int) -> Iterator[None]:
-        """Skips the record on that line if it proves unusable inside. Raises: DataError beyond the limit."""
+        """A context that skips the record on this line on UnusableRecordError. Raises: DataError as `skip` does."""
         try:
             yield
         except UnusableRecordError as error:
             self.skip(line_number, str(error))
 
     def finish(self, *, used: int) -> None:
-        """Tell how it went. Raises: DataError when no record was used."""
+        """Log the numbers of used and skipped records. Raises: DataError if none was used."""
         if not used:
             raise DataError(f"{self.path}: no record can be used; {self.skipped} were skipped.")
         level = logging.WARNING if self.skipped else logging.INFO
@@ -62,10 +62,10 @@ class SkipLog:
 
 
 def read_records(path: Path, skips: SkipLog) -> Iterator[tuple[int, Record]]:
-    """The JSON objects of a file with their lines, counted from 1; a name that ends in .gz is unpacked on the way.
+    """Yield the line number (from 1) and the JSON object of each record. Files that end in .gz are decompressed.
 
-    A file that begins with `[` is one JSON list, and is held in memory while it is read; any other is JSON lines.
-    Raises: DataError if the file cannot be read, if a list is broken, or if too many lines are no objects.
+    A file that begins with `[` is read as one JSON list and held in memory; any other is read as JSON lines.
+    Raises: DataError if the file cannot be read, if a list is malformed, or if too many records are no JSON objects.
     """
     try:
         yield from _list_items(path, skips) if _begins_with_list(path) else _line_items(path, skips)
@@ -97,14 +97,14 @@ def _parsed_line(line: bytes) -> Record:
     try:
         record = json.loads(line.removeprefix(_BYTE_ORDER_MARK))
     except (ValueError, RecursionError) as error:
-        raise UnusableRecordError(_NO_OBJECT) from error
+        raise UnusableRecordError(_NOT_AN_OBJECT) from error
     if not isinstance(record, dict):
-        raise UnusableRecordError(_NO_OBJECT)
+        raise UnusableRecordError(_NOT_AN_OBJECT)
     return record
 
 
 def _list_items(path: Path, skips: SkipLog) -> Iterator[tuple[int, Record]]:
-    """The list's objects one by one: parsed as a whole it would be in memory twice, and without its lines."""
+    """Parse the objects of the list one by one. Parsing it at once would double the memory and lose the line numbers."""
     text = _read_text(path)
     decoder, line, counted = json.JSONDecoder(), 1, 0
     position = _past_spaces(text, text.index("[") + 1)
@@ -113,11 +113,11 @@ def _list_items(path: Path, skips: SkipLog) -> Iterator[tuple[int, Record]]:
         try:
             record, end = decoder.raw_decode(text, position)
         except (ValueError, RecursionError) as error:
-            raise DataError(f"{path}:{line}: here the JSON list is broken. Correct the file.") from error
+            raise DataError(f"{path}:{line}: the JSON list is malformed here. Correct the file.") from error
         if isinstance(record, dict):
             yield line, record
         else:
-            skips.skip(line, _NO_OBJECT)
+            skips.skip(line, _NOT_AN_OBJECT)
         position = _past_spaces(text, end)
         if text[position : position + 1] == ",":
             position = _past_spaces(text, position + 1)
@@ -139,7 +139,7 @@ def _past_spaces(text: str, position: int) -> int:
 
 
 def text_field(record: Record, name: str) -> str:
-    """A text that is not blank. Raises: UnusableRecordError."""
+    """The field as a text that is not blank. Raises: UnusableRecordError."""
     value = record.get(name)
     if not isinstance(value, str) or not value.strip():
         raise UnusableRecordError(f"`{name}` must be a text that is not blank")
@@ -147,7 +147,7 @@ def text_field(record: Record, name: str) -> str:
 
 
 def list_field(record: Record, name: str) -> list[Any]:
-    """Raises: UnusableRecordError."""
+    """The field as a list. Raises: UnusableRecordError."""
     value = record.get(name)
     if not isinstance(value, list):
         raise UnusableRecordError(f"`{name}` must be a list")
@@ -155,10 +155,10 @@ def list_field(record: Record, name: str) -> list[Any]:
 
 
 def page_ids_field(record: Record, name: str) -> tuple[str, ...]:
-    """Page numbers or names as texts, each once. Raises: UnusableRecordError."""
+    """The field as page ids without repeats; numbers are turned into texts. Raises: UnusableRecordError."""
     values = list_field(record, name)
     if not all(isinstance(value, int | str) and not isinstance(value, bool) for value in values):
-        raise UnusableRecordError(f"`{name}` must hold whole numbers or texts only")
+        raise UnusableRecordError(f"`{name}` must hold only whole numbers or texts")
     page_ids = tuple(str(value) for value in values)
     if len(set(page_ids)) < len(page_ids):
         raise UnusableRecordError(f"`{name}` names a page twice")

@@ -1,4 +1,4 @@
-"""The examples that a run file names, through the reader of their format. Knows neither prompts nor training."""
+"""Reads the examples that a run file names, with the reader for their format."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -10,10 +10,10 @@ from model.training.run_file import DataSection
 
 
 def read_examples(data: DataSection) -> tuple[RankingExample, ...]:
-    """All examples, with at most `max_candidates` candidates each. Raises: DataError."""
+    """All examples, each with at most `max_candidates` candidates. Raises: DataError."""
     examples = _READERS[data.format](data)
     if not examples:
-        raise DataError(f"There is no example in {', '.join(data.files)}.")
+        raise DataError(f"No examples were found in {', '.join(data.files)}.")
     return tuple(take_candidates(e, range(min(len(e.pages), data.max_candidates))) for e in examples)
 
 

@@ -1,6 +1,6 @@
-"""What training and evaluation learn from: questions with candidate pages, in the first stage's order.
+"""Records for training and evaluation: questions with candidate pages in the order of the first retrieval stage.
 
-Knows neither files nor the network. Readers make these records, `ranking_pass` and `evaluation` take them.
+The readers of data sets make these records; `ranking_pass` and `evaluation` use them.
 """
 
 from collections.abc import Callable
@@ -9,17 +9,17 @@ from dataclasses import dataclass
 from PIL import Image
 
 OpenPage = Callable[[], Image.Image]
-"""Gives the page as RGB, each time it is called: thousands of pages need not fit into memory."""
+"""Loads the page as an RGB image at every call, so that thousands of pages need not fit into memory."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RankingExample:
-    """One question, its candidates, and the order that a teacher gave them."""
+    """One question, its candidate pages, and the teacher's ranking of them."""
 
-    id: str  # for messages
+    id: str  # names the example in messages
     query: str
-    pages: tuple[OpenPage, ...]  # 1 to 20, in the first stage's order
-    page_ids: tuple[str, ...]  # one a page
+    pages: tuple[OpenPage, ...]  # 1 to 20, in the order of the first stage
+    page_ids: tuple[str, ...]  # one for each page
     ranking: tuple[int, ...]  # indices into `pages`, best first, each exactly once
     relevant: frozenset[int]  # indices into `pages`: the ground truth; may be empty
 
@@ -31,6 +31,6 @@ class DocumentQuestion:
     id: str
     query: str
     domain: str
-    pages: tuple[OpenPage, ...]  # all candidates, in the order in which they are given to the reranker
+    pages: tuple[OpenPage, ...]  # all candidates, in the order in which the reranker gets them
     page_ids: tuple[str, ...]
-    relevant: frozenset[str]  # page ids: the ground truth; may name pages that are no candidates
+    relevant: frozenset[str]  # page ids: the ground truth; some may not be among the candidates

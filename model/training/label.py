@@ -1,6 +1,6 @@
-"""Teacher labelling: every question is asked once, every answer is kept, and a run that was stopped goes on where it stood.
+"""Labels questions with the rankings of a teacher model, several at once, and resumes interrupted runs.
 
-Knows neither the protocol nor the form of the files: `teacher` asks, `label_files` reads and writes.
+Every answer is written to the output as it arrives. `teacher` talks to the endpoint, `label_files` reads and writes the files.
 """
 
 import asyncio
@@ -31,12 +31,12 @@ from model.training.teacher import Teacher, TeacherConfig
 logger = logging.getLogger(__name__)
 
 _FAILURES_IN_A_ROW = 20
-"""So many mean that the endpoint or the model is at fault; each may have been paid for."""
+"""Stop after this many: the endpoint or the model is at fault, and each further question may cost money."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LabelJob:
-    """What to label, and within which limits."""
+    """The settings of a labelling run: files, endpoint and limits."""
 
     questions: Path
     pages: tuple[Path, ...]  # one folder of images, or parquet files
@@ -46,13 +46,13 @@ class LabelJob:
     requests_per_minute: float = 60
     tokens_per_minute: float | None = None
     prices: Prices | None = None
-    limit: int | None = None  # questions asked in this run
-    skip_limit: int = 0  # unusable lines of `questions` that are left out
+    limit: int | None = None  # most questions to ask in this run
+    skip_limit: int = 0  # unusable lines of `questions` that may be skipped
 
     def __post_init__(self) -> None:
         """Raises: TrainingError."""
         if self.questions.resolve() in {self.output.resolve(), failures_path(self.output).resolve()}:
-            raise TrainingError(f"{self.questions} would be read and written. Choose another output.")
+            raise TrainingError(f"{self.questions} is both the input and an output. Choose another output.")
         self._check_above_zero("concurrency", "requests_per_minute", "tokens_per_minute", "limit")
         if self.prices is not None and not (self.prices.prompt >= 0 and self.prices.completion >= 0):
             raise TrainingError(
@@ -68,12 +68,12 @@ class LabelJob:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LabelSummary:
-    """How a run ended."""
+    """The counts and the cost of a finished run."""
 
     labelled: int
     failed: int
     earlier: int  # labelled by earlier runs
-    left: int  # not asked, because of the limit
+    left: int  # not asked, because of `limit`
     spending: Spending
 
     def __str__(self) -> str:
@@ -82,9 +82,9 @@ class LabelSummary:
 
 
 def run_label(job: LabelJob) -> LabelSummary:
-    """Ask each question that the output does not hold. Failures go to `<output>.failed.jsonl`; the next run asks them again.
+    """Ask all questions that are not in the output yet. Failed ones go to `<output>.failed.jsonl`; the next run retries them.
 
-    Raises: DataError, RefusedError, TeacherError after many failures in a row. What was answered until then is in the output.
+    Raises: DataError, RefusedError; TeacherError after many failures in a row. The output keeps all answers up to the error.
     """
     questions = read_questions(job.questions, find_page_images(job.pages), skip_limit=job.skip_limit)
     labelled_before = open_output(job.output)
@@ -112,7 +112,7 @@ def _run(job: LabelJob, questions: Sequence[LabelQuestion]) -> "_LabelRun":
 
 
 class _LabelRun:
-    """One run's counts, and the questions that still wait."""
+    """The state of one run: its counts, and the questions that are still to be asked."""
 
     def __init__(self, job: LabelJob, questions: Sequence[LabelQuestion], *, progress: "tqdm[NoReturn]") -> None:
         self.labelled = 0
@@ -125,7 +125,10 @@ class _LabelRun:
         self._stopped_by: TrainingError | None = None
 
     async def ask_all(self) -> None:
-        """Raises: TrainingError for what stopped the run. Questions on their way are waited for: they are paid for."""
+        """Ask all questions, `concurrency` at once.
+
+        Raises: TrainingError that stopped the run, but only after the answers in flight have arrived and been written.
+        """
         rate = RateLimit(self._job.requests_per_minute, tokens_per_minute=self._job.tokens_per_minute)
         teacher = Teacher(self._job.teacher, rate=rate, record_usage=self._record_usage)
         try:
@@ -147,7 +150,7 @@ class _LabelRun:
                 self._progress.update()
 
     async def _label(self, teacher: Teacher, question: LabelQuestion) -> None:
-        """Raises: TrainingError when no further question should be asked."""
+        """Ask one question and write its answer or failure. Raises: TrainingError if no further question should be asked."""
         try:
             ranking = await teacher.ask(question.query, question.pages)
         except RefusedError:

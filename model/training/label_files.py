@@ -1,7 +1,6 @@
-"""The files of teacher labelling: questions in, labelled questions and failures out.
+"""Reads and writes the files of teacher labelling: questions, labelled questions, and failures.
 
-All three are JSON lines in the form of the published teacher rankings, so that `mmdocir` reads what is written here.
-Knows no endpoint.
+All three are JSON lines in the format of the published teacher rankings, so that `mmdocir` can read the labelled questions.
 """
 
 import json
@@ -30,17 +29,18 @@ QuestionKey = tuple[str, str]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LabelQuestion:
-    """One question whose candidates wait for an order."""
+    """One question to be labelled, with its candidate pages."""
 
     key: QuestionKey
     query: str
     pages: tuple[OpenPage, ...]  # 2 to 20 candidates
-    record: Record  # the line as it was read
+    record: Record  # the JSON object of its line
 
 
 def read_questions(path: Path, images: PageImages, *, skip_limit: int) -> tuple[LabelQuestion, ...]:
-    """All usable questions, in the file's order. All but the pixels is checked here, before the first question is paid for.
+    """All usable questions, in the order of the file.
 
+    Checks everything but the pixels of the pages, so that faults are found before the first question costs money.
     Raises: DataError.
     """
     skips = SkipLog(path, skip_limit)
@@ -49,7 +49,7 @@ def read_questions(path: Path, images: PageImages, *, skip_limit: int) -> tuple[
         with skips.at(line):
             question = _question(record, images)
             if question.key in questions:
-                raise UnusableRecordError(f"question {'/'.join(question.key)} stands in the file twice")
+                raise UnusableRecordError(f"question {'/'.join(question.key)} is in the file twice")
             questions[question.key] = question
     skips.finish(used=len(questions))
     return tuple(questions.values())
@@ -68,7 +68,7 @@ def _question(record: Record, images: PageImages) -> LabelQuestion:
 
 
 def _key(record: Record) -> QuestionKey:
-    """Domain and query id. Raises: UnusableRecordError."""
+    """The key of a record. Raises: UnusableRecordError."""
     query_id = record.get("query_id")
     if not isinstance(query_id, int | str) or isinstance(query_id, bool):
         raise UnusableRecordError("`query_id` must be a whole number or a text")
@@ -93,7 +93,7 @@ def _find_pages(record: Record, page_ids: Sequence[str], images: PageImages) -> 
 
 
 def append_line(path: Path, record: Record) -> None:
-    """Add one whole line; it is with the operating system when this returns. Raises: DataError."""
+    """Append a record as one line, and hand it to the operating system before returning. Raises: DataError."""
     line = json.dumps(record, ensure_ascii=False).encode("utf-8", "surrogatepass") + b"\n"
     try:
         with path.open("ab") as file:
@@ -103,7 +103,7 @@ def append_line(path: Path, record: Record) -> None:
 
 
 def labelled(question: LabelQuestion, ranking: Sequence[int]) -> Record:
-    """The question's line with the teacher's order."""
+    """The record of the question with the teacher's ranking added."""
     candidates: list[Any] = question.record["candidate_page_ids"]
     return {
         **question.record,
@@ -113,23 +113,24 @@ def labelled(question: LabelQuestion, ranking: Sequence[int]) -> Record:
 
 
 def failed(question: LabelQuestion, reason: str) -> Record:
-    """The question's line with what went wrong."""
+    """The record of the question with the reason of its failure added."""
     return {**question.record, "reason": reason}
 
 
 def failures_path(output: Path) -> Path:
-    """`labels.failed.jsonl` beside `labels.jsonl`."""
+    """The file of failures, such as `labels.failed.jsonl` beside `labels.jsonl`."""
     return output.with_suffix(_FAILED_SUFFIX)
 
 
 def open_output(path: Path) -> frozenset[QuestionKey]:
-    """The questions that it holds already. Made if need be; a last line that a killed run left half written is cut off.
+    """The keys of the questions that the output already holds. Creates the file if it is missing.
 
-    Raises: DataError, for a line that this module did not write too.
+    Removes an incomplete last line, which a killed run can leave.
+    Raises: DataError if the file cannot be written, or holds a line in another format.
     """
     try:
         path.touch()
-        _mend(path)
+        _remove_incomplete_line(path)
     except OSError as error:
         raise DataError(f"{path} cannot be written ({type(error).__name__}). Does its folder exist?") from error
     skips, keys = SkipLog(path, 0), set()
@@ -139,10 +140,10 @@ def open_output(path: Path) -> frozenset[QuestionKey]:
     return frozenset(keys)
 
 
-def _mend(path: Path) -> None:
+def _remove_incomplete_line(path: Path) -> None:
     with path.open("r+b") as file:
         data = file.read()
         whole = data.rfind(b"\n") + 1
         if whole < len(data):
-            logger.warning("%s: the last line is torn; its question is asked again", path)
+            logger.warning("%s: removed the incomplete last line; its question is asked again", path)
             file.truncate(whole)

@@ -1,7 +1,7 @@
-"""A stage of training from its run file to the folder that the service loads: `run_stage`.
+"""Runs a stage of training, from the run file to a checkpoint folder that the service can load.
 
-A step depends on the seed, its number and the weights alone, so a resumed run takes the steps that an unbroken one would have
-taken. Ctrl-C finishes the step, saves, and stops. Nothing here is distributed of its own: that is accelerate's.
+A step depends only on the seed, its number and the weights, so a resumed run takes the same steps as an uninterrupted one.
+Ctrl-C finishes the current step, saves the state, and stops. Distribution over GPUs is left to accelerate.
 """
 
 import json
@@ -45,9 +45,9 @@ logger = logging.getLogger(__name__)
 
 
 def run_stage(stage: str, run_file: Path, overrides: Sequence[str] = ()) -> None:
-    """Train `stage1` or `stage2` as `run_file` says, with `overrides` (`section.key=value`).
+    """Train `stage1` or `stage2` with the settings of `run_file` and `overrides` (each `section.key=value`).
 
-    Raises: TrainingError; RerankerError for the checkpoint; KeyboardInterrupt after Ctrl-C, when the state is saved.
+    Raises: TrainingError; RerankerError for the checkpoint; KeyboardInterrupt after Ctrl-C, once the state is saved.
     """
     config = read_run_file(stage, Path(run_file), overrides)
     checkpoint_folder.check_target(Path(config.model.output))
@@ -55,7 +55,7 @@ def run_stage(stage: str, run_file: Path, overrides: Sequence[str] = ()) -> None
 
 
 def train(stage: str, config: RunConfig, examples: Sequence[RankingExample]) -> None:
-    """Learn from `examples`, but for those held out, and write `model.output`. Raises: as `run_stage`."""
+    """Train on `examples` without the held-out ones, and write the checkpoint to `model.output`. Raises: as `run_stage`."""
     accelerator = make_accelerator(config)
     set_seed(config.training.seed)
     run = assemble(stage, config, examples, accelerator)
@@ -69,22 +69,22 @@ def train(stage: str, config: RunConfig, examples: Sequence[RankingExample]) -> 
 
 
 def _start(run: TrainingRun) -> Progress:
-    """Where the run begins: afresh, or at a saved state."""
+    """Load the saved state to resume from, if there is one, and start the logs."""
     state = find_state(run.config.training.resume, run.states)
     progress = load_state(run.accelerator, state, settings=run.settings) if state else Progress()
     if run.accelerator.is_main_process:
         run.states.mkdir(parents=True, exist_ok=True)
         settings = json.dumps({"stage": run.stage, **asdict(run.config)}, indent=1)
         (run.states.parent / "run.json").write_text(settings + "\n", encoding="utf-8")
-    # What an interrupted run logged after its last saved state is taken back.
+    # Discard the log entries that an interrupted run made after its last saved state.
     run.accelerator.init_trackers("tensorboard", init_kwargs={"tensorboard": {"purge_step": progress.step + 1}})
     return progress
 
 
 @contextmanager
 def _stopping_gently(accelerator: Accelerator) -> Iterator[None]:
-    """The first Ctrl-C sets the accelerator's trigger, on which the steps stop; a second one interrupts at once."""
-    if threading.current_thread() is not threading.main_thread():  # only the main thread is told of signals
+    """The first Ctrl-C sets the accelerator's trigger, which stops the run after the step; a second one interrupts at once."""
+    if threading.current_thread() is not threading.main_thread():  # only the main thread receives signals
         yield
         return
     before = signal.getsignal(signal.SIGINT)
@@ -101,7 +101,7 @@ def _stopping_gently(accelerator: Accelerator) -> Iterator[None]:
 
 
 def _take_steps(run: TrainingRun, progress: Progress) -> Progress:
-    """All steps that are left, with what is due after each."""
+    """Take all remaining steps, each with the evaluation and saving that are due after it."""
     if progress.step == 0 and _evaluates(run):
         _log_evaluation(run, 0)
     passes_by_step = computed_ahead(
@@ -139,7 +139,7 @@ def _progress_bar(run: TrainingRun, progress: Progress) -> "tqdm[None]":
 
 
 def _prepare(run: TrainingRun, step: int) -> list[list[TrainingPrompt]]:
-    """The prompts of this process's passes. On the CPU, in a thread of its own."""
+    """The prompts for this process, by pass. Runs on the CPU in a preparation thread."""
     passes = run.plan.passes(step, run.accelerator.process_index)
     return [[run.writer.example(_visited(run, visit)) for visit in visits] for visits in passes]
 
@@ -152,12 +152,12 @@ def _visited(run: TrainingRun, visit: Visit) -> RankingExample:
 
 
 def _take_step(run: TrainingRun, step: int, passes: Sequence[Sequence[TrainingPrompt]]) -> dict[str, float]:
-    """One step of the optimiser; what is to be logged. Raises: TrainingError for a loss that is not finite."""
+    """Take one step of the optimiser and return the values to log. Raises: TrainingError for a loss that is not finite."""
     section, accelerator = run.config.optimiser, run.accelerator
     rate = learning_rate_at(step, section, step_count=run.plan.step_count)
     for group in run.optimiser.param_groups:
         group["lr"] = rate
-    losses = torch.stack([_take_pass(run, prompts) for prompts in passes]).mean(dim=0)
+    losses = torch.stack([_take_pass(run, prompts) for prompts in passes]).mean(dim=0)  # (3,)
     gradient_norm = float(accelerator.clip_grad_norm_(run.model.parameters(), section.clip_norm or math.inf))
     total, ranking, language = accelerator.reduce(losses, "mean").tolist()
     if not math.isfinite(total) or not math.isfinite(gradient_norm):
@@ -177,7 +177,7 @@ def _take_step(run: TrainingRun, step: int, passes: Sequence[Sequence[TrainingPr
 
 
 def _take_pass(run: TrainingRun, prompts: Sequence[TrainingPrompt]) -> torch.Tensor:
-    """Forward and backward; the losses, float32 (3,): total, ranking, language."""
+    """Run forward and backward for one batch. Returns the losses, float32 (3,): total, ranking, language."""
     with run.accelerator.accumulate(run.model):
         losses = batch_losses(run.model(prompts), prompts, run.config.loss)
         run.accelerator.backward(losses[0])
@@ -185,7 +185,7 @@ def _take_pass(run: TrainingRun, prompts: Sequence[TrainingPrompt]) -> torch.Ten
 
 
 def _after_step(run: TrainingRun, progress: Progress) -> Progress:
-    """Evaluate, save and stop where that is due. Raises: KeyboardInterrupt."""
+    """Evaluate, save or stop if that is due after this step. Raises: KeyboardInterrupt."""
     settings, is_last = run.config.training, progress.step == run.plan.step_count
     if _evaluates(run) and (is_last or progress.step % settings.evaluate_every == 0):
         progress = _keep_best(run, progress, _log_evaluation(run, progress.step))
@@ -194,13 +194,13 @@ def _after_step(run: TrainingRun, progress: Progress) -> Progress:
         state = run.save(progress)
     if is_interrupted:
         run.accelerator.end_training()
-        logger.info("stopped after step %d; start it again to go on from %s", progress.step, state)
+        logger.info("stopped after step %d; start the run again to resume from %s", progress.step, state)
         raise KeyboardInterrupt(f"Stopped after step {progress.step}.")
     return progress
 
 
 def _keep_best(run: TrainingRun, progress: Progress, recall: tuple[float, ...]) -> Progress:
-    """Writes the checkpoint if it is better than all before: by recall@1, then recall@3, …"""
+    """Write the checkpoint if it is the best so far: compared by recall@1, then recall@3, and so on."""
     if recall <= progress.best:
         return progress
     run.write_checkpoint(run.best_folder)
@@ -208,17 +208,20 @@ def _keep_best(run: TrainingRun, progress: Progress, recall: tuple[float, ...]) 
 
 
 def _log_evaluation(run: TrainingRun, step: int) -> tuple[float, ...]:
-    """Recall by cutoff on the held-out examples."""
+    """Evaluate on the held-out examples, and log and return the recall for each of `CUTOFFS`."""
     recall = _evaluate(run)
     run.accelerator.log({f"evaluation/recall@{k}": value for k, value in zip(CUTOFFS, recall, strict=True)}, step=step)
     return recall
 
 
 def _evaluate(run: TrainingRun) -> tuple[float, ...]:
-    """Examples dealt out to the processes. Those without one left rank another, uncounted: wrapped models run in lockstep."""
+    """Recall for each of `CUTOFFS`, with the held-out examples divided among the processes.
+
+    All processes must call the wrapped model equally often, so a process without an example left ranks one without counting it.
+    """
     processes, count = run.accelerator.num_processes, len(run.held_out)
     ranker = _TrainedRanker(model=run.model, writer=run.writer)
-    totals = torch.zeros(len(CUTOFFS) + 1, device=run.accelerator.device)
+    totals = torch.zeros(len(CUTOFFS) + 1, device=run.accelerator.device)  # sums by cutoff, then the number of examples
     for first in range(0, count, processes):
         place = first + run.accelerator.process_index
         example = run.held_out[place % count]
@@ -231,7 +234,7 @@ def _evaluate(run: TrainingRun) -> tuple[float, ...]:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _TrainedRanker:
-    """The network in its present state, as `evaluation` takes it."""
+    """The network in training as a `PageRanker` for `evaluation`."""
 
     model: nn.Module
     writer: PromptWriter

@@ -1,23 +1,22 @@
-"""MMDocIR: page images in parquet files, joined with teacher rankings for training and with annotations for evaluation.
+"""Reads MMDocIR: page images in parquet files, joined with teacher rankings for training or annotations for evaluation.
 
 Training. Pages: seven files `<set>_filter.parquet` (dataset MMDocIR/MMDocIR_Train_Dataset) with `file_name`, `page` and
 `image` (encoded bytes, or Hugging Face's `{"bytes": …, "path": …}`). Rankings: JSON lines
 (dukesunmtri/ZipRerank_GPT-5-mini_MMDocIR_Train) with `query_id`, `query`, `doc_name`, `domain`, `candidate_page_ids` (the
 first stage's order), `gt_page_ids`, `openai_ranking` (indices into the candidates, best first) and `ranked_page_ids` (the
-same as ids). A candidate is the row whose `file_name` is `doc_name` and whose `page` is its id. `domain` is the set's name:
-its file is looked into first, since other sets may hold a document of that name; query ids repeat between sets too.
+same as ids). The page of a candidate is in the row whose `file_name` is `doc_name` and whose `page` is its id. `domain` is
+the name of the set. Its file is searched first, because sets share document names (and query ids).
 
 Evaluation (MMDocIR/MMDocIR_Evaluation_Dataset). Pages: one file with `doc_name` and `image_binary`, a row a page. Annotations:
 JSON lines with `doc_name`, `domain`, `page_indices` (first and last row of the document, both inclusive) and `questions`, each
-with `Q` and `page_id`. Page ids count from 0 within the document: a page's row is the document's first row plus its id; the
-column `passage_id` is not used. A question's id is `<doc_name>_<its place in questions>`, as in the published first-stage
-results; their pickle becomes our JSON lines by `{"question_id": key, "page_ids": value["top_k_local_indices"]}` a line.
+with `Q` and `page_id`. Page ids count from 0 within the document: the row of a page is the document's first row plus the id.
+The column `passage_id` is not used. The id of a question is `<doc_name>_<index in questions>`, as in the published first-stage
+results. To use their pickle, write it as JSON lines of `{"question_id": key, "page_ids": value["top_k_local_indices"]}`.
 
 Sources: MMDocRAG/MMDocIR, dataset/README.md, MMDocIR_annotations.jsonl, encode.py; dukesun99/ZipRerank, utils/data_utils.py,
-scripts/evaluate.py, first_stage_retrieval.py. Seen there: names, types, the join. Assumed, the parquet files being out of
-reach: `page` and the candidates' ids are the same when written as text, and a document's rows follow each other.
-
-Knows nothing of models or scores.
+scripts/evaluate.py, first_stage_retrieval.py. These give the names, the types and the join. The parquet files themselves
+were not available, so two facts are assumed: `page` equals the candidate ids when written as text, and the rows of a document
+are adjacent.
 """
 
 import io
@@ -51,19 +50,19 @@ _FILE_ENDING = "_filter"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StoredPage:
-    """An `OpenPage`: one row of a parquet file, read when it is opened."""
+    """An `OpenPage` that reads one row of a parquet file when called."""
 
     images: ImageColumn
     row: int
 
     def read(self) -> bytes:
-        """The image as it is stored: a JPEG or PNG. Raises: DataError."""
+        """The encoded image, JPEG or PNG. Raises: DataError."""
         return self.images.read(self.row)
 
     def __call__(self) -> Image.Image:
         try:
             with Image.open(io.BytesIO(self.read())) as image:
-                image.load()  # a page that needs no conversion is the open file itself
+                image.load()  # load now: an image that needs no conversion still reads from the file
                 return to_rgb(upright(image))
         except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
             raise DataError(f"{self.images.path}: the image in row {self.row} cannot be decoded.") from error
@@ -72,9 +71,9 @@ class StoredPage:
 def read_mmdocir_training(
     page_files: Sequence[Path], rankings_file: Path, *, skip_limit: int, max_candidates: int = 10
 ) -> tuple[RankingExample, ...]:
-    """All usable rankings, their candidates in the first stage's order.
+    """All usable rankings as examples, with the candidates in the order of the first stage.
 
-    max_candidates: further candidates are left out, of the teacher's order too. `relevant` may be empty then.
+    max_candidates: further candidates are dropped, also from the ranking and from `relevant`, which may then be empty.
     Raises: DataError.
     """
     if not 2 <= max_candidates <= MAX_WINDOW_SIZE:
@@ -90,7 +89,7 @@ def read_mmdocir_training(
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _PageSet:
-    """A training file's pages: which row holds which page of which document."""
+    """The pages of one training file, with an index of their rows."""
 
     name: str
     images: ImageColumn
@@ -103,7 +102,9 @@ class _PageSet:
         keys = zip(map(str, columns["file_name"]), map(str, columns["page"]), strict=True)
         rows = {key: row for row, key in enumerate(keys)}
         if len(rows) < images.row_count:
-            logger.warning("%s: %d rows repeat a page; the last counts", path, images.row_count - len(rows))
+            logger.warning(
+                "%s: %d rows repeat a page; the last row of each page is used", path, images.row_count - len(rows)
+            )
         return cls(name=path.stem.removesuffix(_FILE_ENDING).casefold(), images=images, rows=rows)
 
 
@@ -134,7 +135,7 @@ def _teacher_order(record: Record, candidates: Sequence[str]) -> list[int]:
         )
     ranked = tuple(candidates[index] for index in ranking)
     if "ranked_page_ids" in record and page_ids_field(record, "ranked_page_ids") != ranked:
-        raise UnusableRecordError("`ranked_page_ids` and `openai_ranking` say different orders")
+        raise UnusableRecordError("`ranked_page_ids` and `openai_ranking` disagree")
     return ranking
 
 
@@ -154,10 +155,11 @@ def read_mmdocir_evaluation(
     skip_limit: int,
     max_candidates: int | None = None,
 ) -> tuple[DocumentQuestion, ...]:
-    """All usable questions, in the file's order.
+    """All usable questions, in the order of the file.
 
-    first_stage_file: JSON lines of `question_id` and `page_ids`, best first; these pages are the candidates. None: all pages
-    of the document are, in its order. max_candidates: only so many of them, from the front.
+    first_stage_file: JSON lines with `question_id` and the candidates as `page_ids`, best first. None: the candidates are all
+    pages of the document, in its order.
+    max_candidates: keep at most this many candidates, from the front. None: keep all.
     Raises: DataError.
     """
     pages = _DocumentPages(images=ImageColumn.of(pages_file, "image_binary"), names=_document_names(pages_file))
@@ -178,7 +180,7 @@ def read_mmdocir_evaluation(
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _DocumentPages:
     images: ImageColumn
-    names: list[Any]  # of the documents, by row
+    names: list[Any]  # the document of each row
 
 
 def _document_names(pages_file: Path) -> list[Any]:
@@ -203,7 +205,7 @@ def _document(record: Record, pages: _DocumentPages) -> _Document:
         raise UnusableRecordError(f"`page_indices` must be the first and last of the rows 0 to {len(pages.names) - 1}")
     first, last = rows
     if any(owner != name for owner in pages.names[first : last + 1]):
-        raise UnusableRecordError(f"the rows {first} to {last} hold pages of another document than {name}")
+        raise UnusableRecordError(f"some rows from {first} to {last} belong to another document than {name}")
     return _Document(name=name, domain=text_field(record, "domain"), first_row=first, page_count=last - first + 1)
 
 
@@ -245,7 +247,7 @@ def _check_pages(page_ids: Sequence[str], document: _Document, question_id: str)
 
 
 class _FirstStage:
-    """Candidates by question; each is taken once, and what is left in the end belongs to no question."""
+    """The candidates of each question, by the first retrieval stage. Entries without a question count as unusable records."""
 
     def __init__(self, path: Path, skip_limit: int) -> None:
         self._skips = SkipLog(path, skip_limit)

@@ -1,4 +1,4 @@
-"""The losses of a batch, weighted as the run file says. Knows no formulas and no loop."""
+"""Computes the loss of a batch with the weights of the run file."""
 
 from collections.abc import Callable, Sequence
 
@@ -10,9 +10,9 @@ from model.training.run_file import LossSection
 
 
 def batch_losses(output: PassOutput, prompts: Sequence[TrainingPrompt], section: LossSection) -> torch.Tensor:
-    """Float32 (3,): the weighted total, and its parts before weighting: ranking and language. Means over the examples."""
+    """Float32 (3,), means over the examples: the weighted total, the ranking loss, and the language loss, both unweighted."""
     rank = _RANKING_LOSSES[section.ranking]
-    token_logits = torch.split(output.token_logits, [prompt.read_count for prompt in prompts])
+    token_logits = torch.split(output.token_logits, [prompt.read_count for prompt in prompts])  # each (t, vocabulary)
     ranking = torch.stack(
         [rank(logits[: len(p.ranking)], p) for logits, p in zip(output.letter_logits, prompts, strict=True)]
     ).mean()

@@ -1,4 +1,4 @@
-"""The optimiser and the course of its learning rate. Knows neither the network nor the loop."""
+"""The optimiser of training and its learning-rate schedule."""
 
 import math
 from collections.abc import Iterable
@@ -13,14 +13,14 @@ from model.training.run_file import OptimiserSection
 def make_optimiser(
     parameters: Iterable[nn.Parameter], section: OptimiserSection, *, device: torch.device
 ) -> torch.optim.Optimizer:
-    """Over the parameters that are trained. Raises: RunFileError where the 8-bit kind cannot run."""
+    """An optimiser for the parameters that require gradients. Raises: RunFileError if `adamw_8bit` cannot run here."""
     trained = [parameter for parameter in parameters if parameter.requires_grad]
     make = _adamw_8bit(device) if section.name == "adamw_8bit" else torch.optim.AdamW
     return make(trained, lr=section.learning_rate, weight_decay=section.weight_decay)
 
 
 def _adamw_8bit(device: torch.device) -> type[torch.optim.AdamW]:
-    """Moments in 8 bits, by blocks (arXiv 2110.02861)."""
+    """AdamW with block-wise 8-bit moments. Source: arXiv 2110.02861."""
     if device.type != "cuda":
         raise RunFileError(
             f"optimiser.name is adamw_8bit, which needs CUDA; the device is {device.type}. Choose adamw."
@@ -36,7 +36,7 @@ def _adamw_8bit(device: torch.device) -> type[torch.optim.AdamW]:
 
 
 def learning_rate_at(step: int, section: OptimiserSection, *, step_count: int) -> float:
-    """Of step 1 to `step_count`: rises evenly over the warm-up, then falls along half a cosine to 0 after the last step.
+    """The rate of a step from 1 to `step_count`: a linear warm-up, then half a cosine that reaches 0 after the last step.
 
     Source: SGDR (arXiv 1608.03983), one period, with linear warm-up.
     """

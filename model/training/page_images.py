@@ -1,7 +1,7 @@
-"""Finds candidate pages where a user keeps them: in a folder of images, or in MMDocIR's training files.
+"""Finds the images of candidate pages, in a folder of images or in the training files of MMDocIR.
 
-A page id counts within its document, and documents of two domains may share a name: so a page is asked for by all three.
-Knows no endpoint and no ranking.
+A page is identified by its domain, document and page id, because page ids repeat between documents, and document names between
+domains.
 """
 
 from collections.abc import Iterator, Sequence
@@ -23,48 +23,50 @@ _FILE_ENDING = "_filter"
 
 
 class PageImages(Protocol):
-    """Where pages are. What `find` gives may be opened in any thread."""
+    """A collection of page images. The pages that `find` returns can be opened in any thread."""
 
     def find(self, doc_name: str, page_id: str, *, domain: str) -> OpenPage:
-        """The page, not yet read. Raises: DataError if it is not there."""
+        """The page, which is read only when opened. Raises: DataError if there is no such page."""
         ...
 
 
 def find_page_images(paths: Sequence[Path]) -> PageImages:
-    """One folder of images, or parquet files. Raises: DataError."""
+    """Open one folder of images, or parquet files. Raises: DataError."""
     if len(paths) == 1 and paths[0].is_dir():
         return FolderImages(paths[0])
     if paths and all(path.suffix == _PARQUET_SUFFIX for path in paths):
         return ParquetImages(paths)
     given = ", ".join(map(str, paths)) or "nothing"
-    raise DataError(f"Page images are {given}; give one folder that exists, or files that end in {_PARQUET_SUFFIX}.")
+    raise DataError(
+        f"The page images are {given}; give one folder that exists, or files that end in {_PARQUET_SUFFIX}."
+    )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ImageFile:
-    """An `OpenPage`: a file, read when it is opened."""
+    """An `OpenPage` that reads an image file when called."""
 
     path: Path
 
     def __call__(self) -> Image.Image:
         try:
             with Image.open(self.path) as image:
-                image.load()  # a page that needs no conversion is the open file itself
+                image.load()  # load now: an image that needs no conversion still reads from the file
                 return to_rgb(upright(image))
         except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
             raise DataError(
-                f"{self.path} cannot be read as an image ({type(error).__name__}). Save it anew."
+                f"{self.path} cannot be read as an image ({type(error).__name__}). Save it again."
             ) from error
 
 
 class FolderImages:
-    """Images that lie as `FOLDER/<doc_name>/<page_id>.png` (or .jpg, .webp, .tif), or as `FOLDER/<page_id>.png`.
+    """Images in files `FOLDER/<doc_name>/<page_id>.png` (or .jpg, .webp, .tif) or `FOLDER/<page_id>.png`.
 
-    A page id that is only a number is looked for in its document's folder alone: page 3 of another document is another page.
+    A numeric page id is looked up only in the folder of its document, because all documents have the same page numbers.
     """
 
     def __init__(self, folder: Path) -> None:
-        """Reads the names once. Raises: DataError for a folder without images, and for two images of one page."""
+        """List the files of the folder. Raises: DataError for a folder without images, or with two images of one page."""
         self._folder = folder
         self._files: dict[str, ImageFile] = {}
         for path in _image_files(folder):
@@ -78,7 +80,7 @@ class FolderImages:
             raise DataError(f"{other.path} and {path} are both images of page {name}. Keep one of them.")
 
     def find(self, doc_name: str, page_id: str, *, domain: str) -> OpenPage:
-        """Raises: DataError."""
+        """The image of the page; `domain` is not used. Raises: DataError."""
         names = [f"{doc_name}/{page_id}"] if page_id.isdecimal() else [f"{doc_name}/{page_id}", page_id]
         for name in names:
             if name in self._files:
@@ -91,10 +93,10 @@ def _image_files(folder: Path) -> Iterator[Path]:
 
 
 class ParquetImages:
-    """MMDocIR's training pages: files `<domain>_filter.parquet` with the columns `file_name`, `page` and `image`."""
+    """The training pages of MMDocIR: files `<domain>_filter.parquet` with the columns `file_name`, `page` and `image`."""
 
     def __init__(self, files: Sequence[Path]) -> None:
-        """Reads which row holds which page. Raises: DataError."""
+        """Index the rows by document, page and domain. Raises: DataError."""
         self._rows: dict[tuple[str, str], dict[str, StoredPage]] = {}  # by document and page, then by domain
         for path in files:
             self._add(path, domain=path.stem.removesuffix(_FILE_ENDING).casefold())
@@ -106,7 +108,7 @@ class ParquetImages:
             self._rows.setdefault(key, {})[domain] = StoredPage(images=images, row=row)
 
     def find(self, doc_name: str, page_id: str, *, domain: str) -> OpenPage:
-        """From the domain's own file where it has the page, else from the first file that has it. Raises: DataError."""
+        """The page from the file of the domain, else from the first file that has it. Raises: DataError."""
         by_domain = self._rows.get((doc_name, page_id))
         if by_domain is None:
             raise DataError(f"no page file holds page {page_id} of {doc_name}")

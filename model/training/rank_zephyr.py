@@ -1,16 +1,16 @@
-"""The RankZephyr listwise data: a query, up to 20 passages and a teacher's order, as a conversation. Each passage is a page.
+"""Reads the RankZephyr listwise data: conversations with a query, up to 20 passages, and a teacher's ranking.
 
-    rryisthebest/rank_zephyr_training_data_alpha   identifiers are letters, `[A]`: what stage 1 was trained on
-    castorini/rank_zephyr_training_data            the same with numbers, `[1]`
+Each passage becomes a page. There are two data sets, which differ in their identifiers:
 
-Both are read. A record is `{"conversations": [{"from": "system" | "human" | "gpt", "value": …}, …]}`. The human turn opens
+    rryisthebest/rank_zephyr_training_data_alpha   letters, `[A]`; the data of the published stage 1
+    castorini/rank_zephyr_training_data            numbers, `[1]`
+
+A record is `{"conversations": [{"from": "system" | "human" | "gpt", "value": …}, …]}`. The human turn opens
 with `I will provide you with N passages, each indicated by …`, asks to rank them `… to the search query: QUERY.` (or `to
 query: QUERY.`), lists the passages, each identifier at the start of a line, and ends with `Search Query: QUERY.` and `Rank
-the N passages above …`; the system's text may stand before it. The gpt turn is `[B] > [A] > …`.
+the N passages above …`; the text of the system may precede it. The gpt turn is `[B] > [A] > …`.
 Sources: castorini/rank_llm, training/README.md and data_utils.py; dukesun99/ZipRerank, utils/data_utils.py. The data files
-themselves were out of reach when this was written.
-
-Knows nothing of models or of what a page is shown to.
+themselves were not available when this was written.
 """
 
 import re
@@ -34,14 +34,14 @@ _CLOSING_QUERY = re.compile(r"^Search Query: *(.+)", re.I | re.M)
 _CLOSING_TASK = re.compile(r"^Rank the \d+ passages above\b", re.I | re.M)
 _NUMBERS = tuple(str(number) for number in range(1, MAX_WINDOW_SIZE + 2))
 _LETTERS = tuple(ascii_uppercase[: MAX_WINDOW_SIZE + 1])
-"""One more than a prompt takes: the one after the last must not occur."""
+"""One more than the longest prompt, to detect a passage too many."""
 
 _RANKING = re.compile(r"\s*\[\w+\](?:\s*>\s*\[\w+\])*\s*")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TextPage:
-    """An `OpenPage`: the text in print that fills a square page. Drawn when it is opened."""
+    """An `OpenPage` that renders the text on a square page of `size` pixels when called."""
 
     text: str
     size: int
@@ -51,10 +51,10 @@ class TextPage:
 
 
 def read_rank_zephyr(path: Path, *, skip_limit: int, page_size: int = 280) -> tuple[RankingExample, ...]:
-    """All usable records. Their texts stay in memory (about 0.6 GB for the whole set), their pages do not.
+    """All usable records as examples. Keeps the texts in memory (about 0.6 GB for the whole set), but no page images.
 
-    path: a JSON list or JSON lines, also as .gz. skip_limit: how many records may be unusable. page_size: pixels.
-    `relevant` is empty: there is no ground truth.
+    path: a JSON list or JSON lines, also as .gz. skip_limit: the number of records that may be unusable. page_size: in pixels.
+    `relevant` is empty in all examples, because the data has no ground truth.
     Raises: DataError.
     """
     if page_size < 1:
@@ -81,7 +81,7 @@ def _example(record: Record, *, id: str, page_size: int) -> RankingExample:
 
 
 def _turns(record: Record) -> dict[str, str]:
-    """What the human and the teacher said. Other speakers do not matter."""
+    """The texts of the human and the gpt turn, by speaker. Turns of other speakers are ignored."""
     turns: dict[str, str] = {}
     for turn in list_field(record, "conversations"):
         speaker = _SPEAKERS.get(turn.get("from", "")) if isinstance(turn, dict) else None
@@ -108,7 +108,7 @@ def _parse_question(text: str) -> _Question:
     text = text.replace("\r\n", "\n")
     opening = _OPENING.search(text)
     if opening is None:
-        raise UnusableRecordError("the human turn does not say `I will provide you with N passages`")
+        raise UnusableRecordError("the human turn lacks `I will provide you with N passages`")
     count = int(opening[1])
     if not 2 <= count <= MAX_WINDOW_SIZE:
         raise UnusableRecordError(f"it has {count} passages; 2 to {MAX_WINDOW_SIZE} can be used")
@@ -122,7 +122,7 @@ def _parse_question(text: str) -> _Question:
 
 
 def _end_of_passages(text: str, start: int) -> int:
-    """Where the closing instructions begin. A passage may hold the same words, so the last place counts."""
+    """The position where the closing instructions begin: the last match, because a passage may hold the same words."""
     for closing in (_CLOSING_QUERY, _CLOSING_TASK):
         if found := _last(closing, text, start):
             return found.start()
@@ -130,7 +130,7 @@ def _end_of_passages(text: str, start: int) -> int:
 
 
 def _query(text: str) -> str:
-    """As the closing line repeats it, else as the opening says it; the template's full stop is not part of it."""
+    """The query from the closing line, else from the opening, without the full stop that the template adds."""
     found = _last(_CLOSING_QUERY, text, 0) or _OPENING_QUERY.search(text)
     query = found[1].strip().removesuffix(".").strip() if found else ""
     if not query:
@@ -146,7 +146,7 @@ def _last(pattern: re.Pattern[str], text: str, start: int) -> re.Match[str] | No
 
 
 def _identifiers(body: str) -> tuple[str, ...]:
-    """Numbers or letters, whichever comes first."""
+    """All identifiers of the kind, numbers or letters, that the first passage has."""
     first = re.search(r"^\[(1|A)\]", body, re.M)
     if first is None:
         raise UnusableRecordError("no passage [1] or [A] stands at the start of a line")
@@ -154,10 +154,10 @@ def _identifiers(body: str) -> tuple[str, ...]:
 
 
 def _passages(body: str, identifiers: Sequence[str], *, following: str) -> tuple[str, ...]:
-    """The texts between the identifiers, which come in order, each at the start of a line."""
+    """The texts between the identifiers. These come in order, each at the start of a line."""
     starts = _starts(body, identifiers)
     if any(place > starts[-1] for place in _places(body, following)):
-        raise UnusableRecordError(f"it is said to have {len(identifiers)} passages, but [{following}] follows the last")
+        raise UnusableRecordError(f"it announces {len(identifiers)} passages, but [{following}] follows the last")
     ends = [*starts[1:], len(body)]
     passages = tuple(body[start:end].partition("]")[2].strip() for start, end in zip(starts, ends, strict=True))
     if "" in passages:
@@ -166,10 +166,10 @@ def _passages(body: str, identifiers: Sequence[str], *, following: str) -> tuple
 
 
 def _starts(body: str, identifiers: Sequence[str]) -> list[int]:
-    """Where each passage begins.
+    """The position where each passage begins.
 
-    A passage may hold lines that look like an identifier. One that could be taken for the next passage's leaves two readings:
-    the earliest and the latest places then differ, and nobody can say which is right.
+    A line inside a passage may look like the identifier of the next passage. Then the earliest and the latest possible
+    positions differ, and the record is refused as ambiguous.
     """
     places = [_places(body, identifier) for identifier in identifiers]
     earliest, latest = _earliest(places, identifiers), _latest(places, end=len(body))
@@ -195,7 +195,7 @@ def _earliest(places: Sequence[Sequence[int]], identifiers: Sequence[str]) -> li
 
 
 def _latest(places: Sequence[Sequence[int]], *, end: int) -> list[int]:
-    """Exists where an earliest reading does."""
+    """The latest possible positions. Call it only after `_earliest` has found some."""
     chosen = [end]
     for starts in reversed(places):
         chosen.append(max(start for start in starts if start < chosen[-1]))
@@ -203,7 +203,7 @@ def _latest(places: Sequence[Sequence[int]], *, end: int) -> list[int]:
 
 
 def _parse_ranking(text: str, identifiers: Sequence[str]) -> tuple[int, ...]:
-    """Indices of the passages, best first. The teacher must have named each exactly once, and said nothing else."""
+    """The indices of the passages, best first. Each must be named exactly once, without other text."""
     if not _RANKING.fullmatch(text):
         raise UnusableRecordError("the gpt turn is not a ranking such as `[B] > [A]`")
     named = re.findall(r"\[(\w+)\]", text)

@@ -6,25 +6,24 @@ answer. Everything else is the reranker's own: pages, early interaction, packing
 """
 
 from collections.abc import Sequence
-from contextlib import nullcontext
 from dataclasses import dataclass, replace
+from itertools import accumulate
 from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from PIL import Image
 from torch import nn
 from torch.utils.checkpoint import checkpoint
 
 from model.attention import AttentionKernel, PackedAttention
 from model.compilation import LayerRunner, RunLayer, run_layer
-from model.dataflow import PreparedRequest, VisualTokens, no_observation
+from model.dataflow import Observe, PreparedPage, PreparedRequest, VisualTokens, no_observation
 from model.device import upload
 from model.errors import ConfigurationError
+from model.forward_pass import ForwardPass, PageFeatures, letter_logits
 from model.prompt import ChatTokenizer
 from model.reranker import Reranker
-from model.sequence_packer import PackingPlan, pack_sequences, plan_packing
 from model.training.answers import continue_answer
 from model.training.candidates import open_pages
 from model.training.errors import DataError
@@ -121,6 +120,21 @@ def run_layer_again(
     return out
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FrozenFeatures:
+    """Page features without gradients: those of a vision tower that is not trained."""
+
+    features: PageFeatures
+
+    @torch.no_grad()
+    def encode(self, pages: Sequence[PreparedPage], observe: Observe) -> VisualTokens:
+        return self.features.encode(pages, observe)
+
+    @torch.no_grad()
+    def finish(self, tokens: VisualTokens, observe: Observe) -> VisualTokens:
+        return self.features.finish(tokens, observe)
+
+
 class RankingPass(nn.Module):
     """The network of a reranker as a module of its own, so that accelerate can wrap it: all weights are used in `forward`.
 
@@ -156,10 +170,9 @@ class RankingPass(nn.Module):
 
     def forward(self, prompts: Sequence[TrainingPrompt]) -> PassOutput:
         """Letter and token logits of all prompts in one packed pass."""
-        requests = [prompt.request for prompt in prompts]
-        plan = plan_packing(requests, [prompt.read_count for prompt in prompts]).upload(self._device)
-        hidden = self._read(requests, plan)
-        first_positions = upload(plan.last_cu_seqlens[:-1].long(), self._device)
+        read_counts = [prompt.read_count for prompt in prompts]
+        hidden = self._forward_pass().run([prompt.request for prompt in prompts], no_observation, read_counts)  # (R, D)
+        first_positions = upload(torch.tensor([0, *accumulate(read_counts)][:-1]), self._device)  # (B,)
         return PassOutput(
             letter_logits=self._letter_logits(hidden.index_select(0, first_positions)),
             token_logits=self.network.lm_head(hidden),
@@ -169,38 +182,16 @@ class RankingPass(nn.Module):
     def _device(self) -> torch.device:
         return self._reranker.compute.device
 
-    def _read(self, requests: Sequence[PreparedRequest], plan: PackingPlan) -> torch.Tensor:
-        """The decoder's hidden states (R, D), as `Reranker.score` computes them."""
-        language_model = self.network.model.language_model
-        visual = self._encode(requests)
-        text = language_model.embed_tokens(plan.text_ids)
-        kept = self._choose_tokens(visual, text, requests)
-        with self._vision_gradients():
-            kept_tokens = self._reranker.encoder.finish(visual.gather(kept), no_observation)
-        packed = pack_sequences(text, kept_tokens, kept, plan)
-        hidden: torch.Tensor = language_model(packed, self._reranker.text_attention, self._reranker.run_decoder_layer)
-        return hidden
-
-    def _encode(self, requests: Sequence[PreparedRequest]) -> VisualTokens:
-        with self._vision_gradients():
-            return self._reranker.encoder.encode([page for r in requests for page in r.pages], no_observation)
-
-    def _vision_gradients(self) -> torch.no_grad | nullcontext[None]:
-        return nullcontext() if self._vision_is_trained else torch.no_grad()
-
-    @torch.no_grad()
-    def _choose_tokens(
-        self, visual: VisualTokens, text: torch.Tensor, requests: Sequence[PreparedRequest]
-    ) -> torch.Tensor:
-        """Which visual tokens stay is a choice, without a gradient, made in float32 as in inference."""
-        with torch.autocast(self._device.type, enabled=False):
-            return self._reranker.choose_tokens(visual, text, requests)
+    def _forward_pass(self) -> ForwardPass:
+        forward_pass = self._reranker.forward_pass
+        if self._vision_is_trained:
+            return forward_pass
+        return replace(forward_pass, features=FrozenFeatures(features=forward_pass.features))
 
     def _letter_logits(self, hidden: torch.Tensor) -> torch.Tensor:
-        """In float32, as in inference: bfloat16 would round logits of different pages to the same value."""
+        """In float32 under autocast too, as in inference."""
         with torch.autocast(self._device.type, enabled=False):
-            rows = self.network.lm_head.weight[list(self._reranker.prompts.letter_ids)]
-            return F.linear(hidden.float(), rows.float())
+            return letter_logits(hidden, self.network.lm_head.weight[list(self._reranker.prompts.letter_ids)])
 
 
 def in_one_dtype(kernel: AttentionKernel) -> AttentionKernel:

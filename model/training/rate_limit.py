@@ -1,7 +1,6 @@
-"""Keeps what is sent to an endpoint below its limits by the minute.
+"""Keeps requests and tokens within the limits by the minute of an endpoint.
 
-Knows no HTTP. Requests are spread evenly instead of in bursts, so that every
-stretch of a minute keeps the limit, not only the average.
+Requests are spread evenly rather than sent in bursts, so that every period of a minute keeps the limit, not only the average.
 """
 
 import asyncio
@@ -12,7 +11,7 @@ _MINUTE_SECONDS = 60.0
 
 
 class RateLimit:
-    """Tells each request when it may leave. For one event loop."""
+    """Delays requests so that they keep the limits. Belongs to one event loop."""
 
     def __init__(
         self,
@@ -29,7 +28,7 @@ class RateLimit:
         self._next_at = clock()
 
     async def wait(self) -> None:
-        """Returns when the next request may leave. Requests leave in the order in which they came here."""
+        """Wait until the request may be sent. Requests are released in the order of their calls."""
         now = self._clock()
         leaves_at = max(now, self._next_at)
         self._next_at = leaves_at + self._seconds_per_request
@@ -37,5 +36,5 @@ class RateLimit:
             await self._sleep(leaves_at - now)
 
     def charge(self, tokens: int) -> None:
-        """Hold later requests back for tokens that an answer has cost: they are known only once it is there."""
+        """Delay later requests for the tokens of an answer, whose number is known only after it has arrived."""
         self._next_at = max(self._clock(), self._next_at) + tokens * self._seconds_per_token

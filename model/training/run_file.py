@@ -1,8 +1,8 @@
-"""A run file in TOML, laid over the published settings of its stage, as frozen records.
+"""Reads a run file in TOML into frozen records, with the published settings of the stage as defaults.
 
-`runs/stage1.toml` and `runs/stage2.toml` hold every key with its explanation and its published value, so a run file of one's
-own needs only what differs, and a command line's `section.key=value` overrides both. Unknown keys and values that cannot be
-are refused. Knows neither data nor models.
+`runs/stage1.toml` and `runs/stage2.toml` hold every key with its explanation and its published value. The run file of a user
+needs only the keys that differ, and `section.key=value` on the command line overrides both. Unknown keys and impossible values
+are refused.
 """
 
 import math
@@ -41,30 +41,30 @@ def _between(least: float, most: float = math.inf) -> Any:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ModelSection:
-    """What is trained, and where it goes."""
+    """The checkpoint to train, and the folder for the result."""
 
     checkpoint: str
-    revision: str  # empty: the hub's main branch
+    revision: str  # empty: the main branch on the hub
     output: str
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DataSection:
-    """What is learnt from."""
+    """The training data. The field `format` decides which of the other fields apply."""
 
     format: str = _one_of("rank_zephyr", "mmdocir")
     files: tuple[str, ...]
-    rankings: str  # mmdocir alone
-    page_size: int = _between(32)  # rank_zephyr alone: pixels
+    rankings: str  # mmdocir only: the file of teacher rankings
+    page_size: int = _between(32)  # rank_zephyr only: pixels
     max_candidates: int = _between(2, MAX_WINDOW_SIZE)
     shuffle_candidates: bool
-    held_out: int = _between(0)  # examples
-    skip_limit: int = _between(0)  # records
+    held_out: int = _between(0)  # examples for evaluation only
+    skip_limit: int = _between(0)  # unusable records that may be skipped
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LossSection:
-    """What is minimised: a weighted sum."""
+    """The loss: the weighted sum of a ranking loss and a language loss."""
 
     ranking: str = _one_of("rank_net", "soft_ranking")
     ranking_weight: float = _between(0)
@@ -73,22 +73,22 @@ class LossSection:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class OptimiserSection:
-    """How it is minimised."""
+    """The optimiser, its learning-rate schedule and the batch sizes."""
 
     name: str = _one_of("adamw", "adamw_8bit")
     schedule: str = _one_of("cosine")
     learning_rate: float = _between(0)
     warmup_steps: int = _between(0)
     epochs: int = _between(1)
-    batch_size: int = _between(1)  # examples a device and pass
-    accumulate_steps: int = _between(1)  # passes a step
+    batch_size: int = _between(1)  # examples per device and pass
+    accumulate_steps: int = _between(1)  # passes per step
     weight_decay: float = _between(0)
-    clip_norm: float = _between(0)  # 0: none
+    clip_norm: float = _between(0)  # largest norm of the gradient; 0: no clipping
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TrainingSection:
-    """How the run is run."""
+    """Randomness, precision, memory, evaluation, saving and resuming."""
 
     seed: int = _between(0)
     keep_ratio: float = _between(0.001, 1)
@@ -99,12 +99,12 @@ class TrainingSection:
     save_every: int = _between(0)  # steps; 0: only when interrupted
     keep_checkpoints: int = _between(1)
     log_folder: str
-    resume: str  # auto, a folder, or empty: from the start
+    resume: str  # auto: the newest saved state; or the folder of a state; empty: start from step 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RunConfig:
-    """A whole run."""
+    """All settings of a training run."""
 
     model: ModelSection
     data: DataSection
@@ -114,9 +114,9 @@ class RunConfig:
 
 
 def read_run_file(stage: str, run_file: Path, overrides: Sequence[str] = ()) -> RunConfig:
-    """The published settings of `stage`, under those of `run_file`, under `overrides` (each `section.key=value`).
+    """The published settings of `stage`, overridden by `run_file`, overridden by `overrides` (each `section.key=value`).
 
-    Raises: RunFileError, which names file, key and what may stand there.
+    Raises: RunFileError, which names the file, the key and the allowed values.
     """
     if stage not in STAGES:
         raise RunFileError(f"The stage is {stage!r}; it must be one of {', '.join(STAGES)}.")
@@ -142,11 +142,11 @@ def _read_toml(file: Path) -> Table:
 
 
 def _read_override(override: str) -> Table:
-    """`section.key=value` as a table. A value that is no TOML (an unquoted path, say) is a text."""
+    """`section.key=value` as a table. A value that is not TOML, such as an unquoted path, is taken as a text."""
     name, equals, text = override.partition("=")
     section, point, key = name.strip().partition(".")
     if not equals or not point:
-        raise RunFileError(f"--set {override}: it must read section.key=value, for example training.seed=2.")
+        raise RunFileError(f"--set {override}: it must have the form section.key=value, for example training.seed=2.")
     try:
         value = tomllib.loads(f"value = {text}")["value"]
     except tomllib.TOMLDecodeError:
@@ -155,7 +155,7 @@ def _read_override(override: str) -> Table:
 
 
 def _check_names(table: Table, place: str) -> None:
-    """Raises RunFileError for a section or key that does not exist."""
+    """Check that all sections and keys exist. Raises: RunFileError."""
     for section, keys in table.items():
         if section not in _SECTIONS:
             raise RunFileError(f"{place}: there is no section {section!r}; there are {', '.join(_SECTIONS)}.")
@@ -178,7 +178,7 @@ def _make(kind: type[Section], name: str, table: Table, place: str) -> Section:
 
 
 def _converted(value: Any, kind: Any, where: str) -> Any:
-    """`value` as `kind`; nothing is guessed but a whole number for a fractional one."""
+    """`value` as `kind`. Only whole numbers are converted, where a fractional one is expected. Raises: RunFileError."""
     if kind is float and isinstance(value, int) and not isinstance(value, bool):
         return float(value)
     if kind == tuple[str, ...] and isinstance(value, list) and all(isinstance(item, str) for item in value):

@@ -1,6 +1,6 @@
-"""States of a run on disk, to resume from: weights, optimiser and random numbers by accelerate, and how far the run is.
+"""Saves and loads the states of a run, to resume it: the progress, and accelerate's weights, optimiser and random numbers.
 
-A state is written under a temporary name and renamed when it is complete, so a torn one is never found. Knows no examples.
+A state is written under a temporary name and renamed when complete, so an incomplete one is never loaded.
 """
 
 import json
@@ -26,14 +26,17 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Progress:
-    """How far a run is."""
+    """The progress of a run."""
 
-    step: int = 0  # steps that are done
+    step: int = 0  # completed steps
     best: tuple[float, ...] = ()  # recall@1, recall@3, … of the best checkpoint so far; empty before the first
 
 
 def save_state(accelerator: Accelerator, states: Path, progress: Progress, *, settings: Settings, keep: int) -> Path:
-    """Write `states/step-N`, called by all processes; the newest `keep` states stay. `settings`: see `load_state`."""
+    """Write `states/step-N`, then delete all but the newest `keep` states. All processes must call it.
+
+    settings: see `load_state`.
+    """
     state = states / f"{_PREFIX}{progress.step:08d}"
     incomplete = states / f".{state.name}.incomplete"
     if accelerator.is_main_process:
@@ -54,22 +57,23 @@ def save_state(accelerator: Accelerator, states: Path, progress: Progress, *, se
 
 
 def find_state(resume: str, states: Path) -> Path | None:
-    """The state that `training.resume` asks for, None to start afresh. Raises: RunFileError."""
+    """The state that the setting `training.resume` selects; None to start from step 0. Raises: RunFileError."""
     if not resume:
         return None
     if resume == RESUME_AUTO:
         return next(reversed(_complete_states(states)), None)
     if not (Path(resume) / _PROGRESS_FILE).is_file():
         raise RunFileError(
-            f"training.resume is {resume!r}, where no saved state lies. It must be auto, empty, or a folder of {states}."
+            f"training.resume is {resume!r}, which holds no saved state. It must be auto, empty, or a folder in {states}."
         )
     return Path(resume)
 
 
 def load_state(accelerator: Accelerator, state: Path, *, settings: Settings) -> Progress:
-    """Put the run back to where `state` was saved. `settings`: all on which the steps depend, by name.
+    """Restore the run from `state`.
 
-    Raises: RunFileError where they are not those that the state was saved with.
+    settings: all settings, by name, that influence the steps.
+    Raises: RunFileError if the settings differ from those that were saved with the state.
     """
     saved: dict[str, Any] = json.loads((state / _PROGRESS_FILE).read_text(encoding="utf-8"))
     now: dict[str, Any] = json.loads(json.dumps(settings))
@@ -80,8 +84,8 @@ def load_state(accelerator: Accelerator, state: Path, *, settings: Settings) -> 
     ]
     if changed:
         raise RunFileError(
-            f"The run cannot go on from {state}: {'; '.join(changed)}. Put that back, or start afresh: "
-            "another training.log_folder, or an empty training.resume."
+            f"The run cannot resume from {state}: {'; '.join(changed)}. Restore these settings, or start a new run: "
+            "choose another training.log_folder, or an empty training.resume."
         )
     accelerator.load_state(str(state))
     logger.info("resumed from %s", state)
@@ -89,5 +93,5 @@ def load_state(accelerator: Accelerator, state: Path, *, settings: Settings) -> 
 
 
 def _complete_states(states: Path) -> list[Path]:
-    """Oldest first."""
+    """The complete states, oldest first."""
     return sorted(state for state in states.glob(f"{_PREFIX}*") if (state / _PROGRESS_FILE).is_file())

@@ -1,6 +1,6 @@
-"""What labelling has cost so far: tokens, and money where prices are known.
+"""Adds up the cost of labelling in tokens, and in money if prices are given.
 
-Knows no currency: prices and sums are in the one that the user thinks in.
+Sums are in the currency of the prices, which the user chooses.
 """
 
 from dataclasses import dataclass
@@ -10,7 +10,7 @@ _PRICED_TOKENS = 1_000_000
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Usage:
-    """Tokens of one answer, as the endpoint counted them."""
+    """The tokens of one request and its answer, as counted by the endpoint."""
 
     prompt_tokens: int
     completion_tokens: int
@@ -22,14 +22,14 @@ class Usage:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Prices:
-    """Money for a million tokens."""
+    """Prices of a million tokens, in any currency."""
 
     prompt: float
     completion: float
 
 
 class Spending:
-    """Adds up the usage of answers, the unusable ones too: they are paid for like the others."""
+    """The total usage of all answers, including unusable ones, which cost the same."""
 
     def __init__(self, prices: Prices | None) -> None:
         self.prompt_tokens = 0
@@ -38,7 +38,7 @@ class Spending:
         self._uncounted_answers = 0
 
     def add(self, usage: Usage | None) -> None:
-        """None: the endpoint did not say."""
+        """Add the usage of one answer; None if the endpoint did not report it."""
         if usage is None:
             self._uncounted_answers += 1
             return
@@ -47,7 +47,7 @@ class Spending:
 
     @property
     def money(self) -> float | None:
-        """None without prices."""
+        """The cost so far; None without prices."""
         if self._prices is None:
             return None
         priced = self.prompt_tokens * self._prices.prompt + self.completion_tokens * self._prices.completion
@@ -59,5 +59,5 @@ class Spending:
         if self.money is not None:
             parts.append(f"cost {self.money:.4f}")
         if self._uncounted_answers:
-            parts.append(f"not counting {self._uncounted_answers} answers that came without their tokens")
+            parts.append(f"not counting {self._uncounted_answers} answers without token counts")
         return ", ".join(parts)

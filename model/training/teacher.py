@@ -1,6 +1,6 @@
-"""Asks a large model for the order of pages, through any endpoint that speaks OpenAI's chat protocol.
+"""Asks a large model to rank pages, through any endpoint that speaks OpenAI's chat protocol.
 
-The one module of `model` that talks to a network. Knows neither files nor records: a query and pages in, a ranking out.
+The only module of `model` with network access, apart from the download of checkpoints.
 """
 
 import asyncio
@@ -26,10 +26,10 @@ from model.training.spending import Usage
 logger = logging.getLogger(__name__)
 
 _REPEATED_SENDS = 8
-"""How often the package sends again after 429, 5xx or a lost connection: about a minute, or as long as Retry-After says."""
+"""Retries by the openai package after 429, 5xx or a lost connection: about a minute in all, or the time in Retry-After."""
 _JPEG_QUALITY = 90
 _SHORTEST_SECRET = 8
-"""Characters. Endpoints without keys are given texts such as `none`, which may stand in an answer by chance."""
+"""In characters. Shorter keys are placeholders such as `none`, which may occur in an answer by chance."""
 _QUOTED_CHARACTERS = 200
 _QUOTA_CODE = "insufficient_quota"
 
@@ -39,20 +39,20 @@ _Temperature = float | openai.Omit
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TeacherConfig:
-    """Whom to ask, and how. Raises: TeacherError for what cannot work."""
+    """The endpoint, the model, and the limits of each question. Raises: TeacherError for impossible values."""
 
     base_url: str
     model: str
     api_key: str = field(repr=False)
-    asks: int = 3  # times that a question is asked until its answer can be read
+    asks: int = 3  # attempts to get a readable answer to a question
     timeout_seconds: float = 600
     longest_edge: int = 2048  # pixels; larger pages are shrunk to it
 
     def __post_init__(self) -> None:
         if not _is_web_address(self.base_url):
-            raise TeacherError("The base URL is not one; it must look like https://api.example.com/v1.")
+            raise TeacherError("The base URL is not a web address; it must look like https://api.example.com/v1.")
         if not (self.api_key.isascii() and self.api_key.isprintable() and self.api_key.strip()):
-            raise TeacherError("The key is empty, or holds characters that no key has. Copy it again.")
+            raise TeacherError("The API key is empty, or holds characters that are impossible in a key. Copy it again.")
         for name, value in (("asks", self.asks), ("longest_edge", self.longest_edge)):
             if value < 1:
                 raise TeacherError(f"{name} is {value}; it must be at least 1.")
@@ -61,7 +61,7 @@ class TeacherConfig:
 
     @property
     def host(self) -> str:
-        """For messages: the URL without a name and password that may stand in it."""
+        """The host and port of the URL, for messages, without any user name and password."""
         return urlsplit(self.base_url).netloc.rpartition("@")[2]
 
 
@@ -69,15 +69,15 @@ def _is_web_address(url: str) -> bool:
     try:
         parts = urlsplit(url)
         return parts.scheme in {"http", "https"} and bool(parts.hostname) and parts.port != 0
-    except ValueError:  # half a bracket, or a port that is no number
+    except ValueError:  # an unclosed bracket, or a port that is not a number
         return False
 
 
 class Teacher:
-    """For one event loop; ask as many questions at once as you like, the rate limit holds them back."""
+    """A client of the endpoint, for one event loop. Many questions may be asked at once; the rate limit delays them."""
 
     def __init__(self, config: TeacherConfig, *, rate: RateLimit, record_usage: Callable[[Usage | None], None]) -> None:
-        """`record_usage` hears of every answer as it arrives, usable or not; None where the endpoint counts no tokens."""
+        """record_usage: called for every answer, usable or not, with None if the endpoint did not count the tokens."""
         self._config = config
         self._rate = rate
         self._record_usage = record_usage
@@ -88,9 +88,10 @@ class Teacher:
         await self._client.close()
 
     async def ask(self, query: str, pages: Sequence[OpenPage]) -> tuple[int, ...]:
-        """Indices into `pages`, best first; 1 to 20 pages, opened in a thread, one at a time.
+        """The teacher's ranking: indices into `pages`, best first.
 
-        Raises: QueryError, what a page raises when it is opened, RefusedError, TeacherError when no answer could be used.
+        pages: 1 to 20, opened in a thread, one at a time.
+        Raises: QueryError; the errors of opening a page; RefusedError; TeacherError if no answer was usable.
         """
         content = await asyncio.to_thread(_write_question, query, pages, longest_edge=self._config.longest_edge)
         *first, last = _temperatures(self._config.asks)
@@ -113,26 +114,28 @@ class Teacher:
             raise _UnreadableAnswerError(str(error)) from error
 
     async def _send(self, content: _Content, *, temperature: _Temperature) -> ChatCompletion:
-        """Without a temperature once the endpoint has said that this model has none to set."""
+        """Send the question, without a temperature once the endpoint has refused one for this model."""
         tried = temperature if self._takes_temperature else openai.omit
         try:
             return await self._create(content, temperature=tried)
         except openai.BadRequestError as error:
             if isinstance(tried, openai.Omit) or "temperature" not in error.message:
                 raise self._translate(error) from error
-            logger.warning("%s takes no temperature for this model; from now on it gets none", self._config.host)
+            logger.warning(
+                "%s accepts no temperature for this model; further requests are sent without it", self._config.host
+            )
             self._takes_temperature = False
             return await self._send(content, temperature=openai.omit)
-        except (openai.OpenAIError, ValueError) as error:  # ValueError: a body that is no JSON
+        except (openai.OpenAIError, ValueError) as error:  # ValueError: the body is not JSON
             raise self._translate(error) from error
 
     async def _create(self, content: _Content, *, temperature: _Temperature) -> ChatCompletion:
-        """Raises: what the package raises, ValueError."""
+        """Raises: openai.OpenAIError; ValueError for a body that is no chat completion."""
         messages: Any = [{"role": "user", "content": content}]
         answer: object = await self._client.chat.completions.create(
             model=self._config.model, messages=messages, temperature=temperature
         )
-        if not isinstance(answer, ChatCompletion):  # a web page, say: the package hands it through
+        if not isinstance(answer, ChatCompletion):  # such as a web page, which the package returns as a text
             raise ValueError
         return answer
 
@@ -150,24 +153,24 @@ class Teacher:
         if isinstance(error, openai.APIStatusError):
             return _kind_of_refusal(error)(f"{host} answered {error.status_code}: {self._shorten(error.message)}")
         return TeacherError(
-            f"{host} gave an answer that is no chat completion. Is the base URL whole? Most end with /v1."
+            f"{host} gave an answer that is no chat completion. Is the base URL complete? Most end with /v1."
         )
 
     def _shorten(self, text: str) -> str:
         return " ".join(self._without_key(text).split())[:_QUOTED_CHARACTERS]
 
     def _without_key(self, text: str) -> str:
-        """What an endpoint sends back may quote what it was sent."""
+        """The text without the API key, which an endpoint may quote in an answer or an error."""
         key = self._config.api_key
         return text.replace(key, "[key]") if len(key) >= _SHORTEST_SECRET else text
 
 
 class _UnreadableAnswerError(TeacherError):
-    """Worth asking again."""
+    """The answer is no ranking; another attempt may give one."""
 
 
 def _connect(config: TeacherConfig, rate: RateLimit) -> openai.AsyncOpenAI:
-    """The rate limit sits under the package's own retries, so that they count too."""
+    """A client that applies the rate limit to every request that it sends, also to its own retries."""
 
     async def wait_for_turn(_request: Any) -> None:
         await rate.wait()
@@ -182,7 +185,7 @@ def _connect(config: TeacherConfig, rate: RateLimit) -> openai.AsyncOpenAI:
 
 
 def _write_question(query: str, pages: Sequence[OpenPage], *, longest_edge: int) -> _Content:
-    """The prompt that the reranker itself is given: the instruction, then the pages."""
+    """The content of the chat message, in the order of the reranker's own prompt: the instruction, then the pages."""
     text = {"type": "text", "text": instruction(query, len(pages))}
     return [text, *(_write_page(open_page(), longest_edge=longest_edge) for open_page in pages)]
 
@@ -198,12 +201,12 @@ def _write_page(page: Image.Image, *, longest_edge: int) -> dict[str, Any]:
 
 
 def _temperatures(asks: int) -> list[_Temperature]:
-    """0 at first. Then what the endpoint takes by itself: at 0 most would give the same unreadable answer again."""
+    """A temperature for each attempt: first 0, then the endpoint's default, as 0 would often repeat an unreadable answer."""
     return [0.0, *[openai.omit] * (asks - 1)]
 
 
 def _read_text(answer: ChatCompletion) -> str | None:
-    """The package does not check what it reads: any part may be missing, or something else."""
+    """The text of the answer; None if there is none. The package does not validate answers: any part may be missing."""
     choices: Any = answer.choices
     choice = choices[0] if isinstance(choices, list) and choices else None
     text = getattr(getattr(choice, "message", None), "content", None)
@@ -211,7 +214,7 @@ def _read_text(answer: ChatCompletion) -> str | None:
 
 
 def _read_usage(answer: ChatCompletion) -> Usage | None:
-    """None for half a count too."""
+    """The token counts of the answer; None unless both are given."""
     prompt_tokens = getattr(answer.usage, "prompt_tokens", None)
     completion_tokens = getattr(answer.usage, "completion_tokens", None)
     if not (isinstance(prompt_tokens, int) and isinstance(completion_tokens, int)):

@@ -1,6 +1,6 @@
-"""What a run is made of: the checkpoint as a module in accelerate's hands, its optimiser, its examples, its folders.
+"""Assembles a training run: the model under accelerate, its optimiser, its examples and its folders.
 
-Accelerate places, wraps, synchronises and saves; one GPU, several, or FSDP are its configuration. Knows no steps.
+Accelerate places, wraps, synchronises and saves the model; its configuration selects one GPU, several, or FSDP.
 """
 
 from collections.abc import Sequence
@@ -17,7 +17,9 @@ from model.checkpoint import find_checkpoint, load_tokenizer, read_model_config
 from model.compilation import run_layer
 from model.config import RerankerConfig
 from model.device import Compute, choose_compute
+from model.loading import assemble_reranker, plan_loading
 from model.prompt import ChatTokenizer
+from model.qwen3_vl.weights import load_network
 from model.reranker import Reranker
 from model.training import checkpoint_folder
 from model.training.batches import BatchPlan, hold_out
@@ -26,10 +28,10 @@ from model.training.optimiser import make_optimiser
 from model.training.ranking_pass import PromptWriter, RankingPass, run_layer_again
 from model.training.run_file import RunConfig
 from model.training.saved_state import Progress, save_state
-from model.weights import load_network
 
 
 def make_accelerator(config: RunConfig) -> Accelerator:
+    """An accelerator with the precision, the gradient accumulation and the TensorBoard folder of the run file."""
     folder = config.training.log_folder
     return Accelerator(
         mixed_precision=config.training.precision,
@@ -41,18 +43,18 @@ def make_accelerator(config: RunConfig) -> Accelerator:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TrainingRun:
-    """What the steps share, built once."""
+    """The objects that all steps share."""
 
     stage: str
     config: RunConfig
     accelerator: Accelerator
-    model: nn.Module  # a RankingPass, as accelerate has wrapped it
+    model: nn.Module  # a `RankingPass`, wrapped by accelerate
     optimiser: AcceleratedOptimizer
     writer: PromptWriter
     plan: BatchPlan
     examples: Sequence[RankingExample]
     held_out: Sequence[RankingExample]
-    source: Path  # the folder of the checkpoint that is trained
+    source: Path  # the folder of the initial checkpoint
 
     @property
     def states(self) -> Path:
@@ -63,7 +65,7 @@ class TrainingRun:
         return Path(self.config.training.log_folder) / "best"
 
     def write_checkpoint(self, folder: Path) -> None:
-        """By all processes: the weights are gathered, the main one writes."""
+        """Write the current weights as a checkpoint. All processes must call it, to gather the weights; the main one writes."""
         weights = self.accelerator.get_state_dict(self.model)
         if self.accelerator.is_main_process:
             names = {name.removeprefix("network."): tensor for name, tensor in weights.items()}
@@ -71,13 +73,13 @@ class TrainingRun:
         self.accelerator.wait_for_everyone()
 
     def save(self, progress: Progress) -> Path:
-        """A state to resume from."""
+        """Save a state to resume from, and return its folder."""
         keep = self.config.training.keep_checkpoints
         return save_state(self.accelerator, self.states, progress, settings=self.settings, keep=keep)
 
     @property
     def settings(self) -> dict[str, object]:
-        """All on which the steps depend: a state may only be resumed with the same."""
+        """All settings, by name, that influence the steps. A saved state can only be resumed with equal ones."""
         sections = {name: getattr(self.config, name) for name in ("data", "loss", "optimiser")}
         chosen = {
             f"{name}.{key}": value for name, section in sections.items() for key, value in asdict(section).items()
@@ -97,6 +99,7 @@ class TrainingRun:
 def assemble(
     stage: str, config: RunConfig, examples: Sequence[RankingExample], accelerator: Accelerator
 ) -> TrainingRun:
+    """Load the checkpoint and build the run around it. Raises: TrainingError; RerankerError for the checkpoint."""
     learnt, held_out = hold_out(examples, config.data.held_out, seed=config.training.seed)
     source = find_checkpoint(config.model.checkpoint, revision=config.model.revision or None).folder
     tokenizer = load_tokenizer(source)
@@ -123,7 +126,7 @@ def assemble(
 
 
 def _load_reranker(config: RunConfig, source: Path, tokenizer: ChatTokenizer, device: torch.device) -> Reranker:
-    """Kernels for the device and the precision of the products; weights in float32 and on the host, for accelerate to place."""
+    """A reranker with kernels for `device` and the precision, but float32 weights in host memory, for accelerate to move."""
     choice = RerankerConfig(
         device=str(device),
         dtype="bfloat16" if config.training.precision == "bf16" else "float32",
@@ -134,13 +137,8 @@ def _load_reranker(config: RunConfig, source: Path, tokenizer: ChatTokenizer, de
     )
     model_config = read_model_config(source)
     on_host = Compute(device=torch.device("cpu"), dtype=torch.float32, reason="accelerate places the weights")
-    return Reranker.assemble(
-        choice,
-        model_config,
-        choose_compute(choice.device, choice.dtype),
-        tokenizer,
-        lambda quantise, letter_ids: load_network(source, model_config, on_host),
-    )
+    plan = plan_loading(choice, model_config, choose_compute(choice.device, choice.dtype), tokenizer)
+    return assemble_reranker(plan, load_network(source, model_config, on_host))
 
 
 def _plan(config: RunConfig, example_count: int, process_count: int) -> BatchPlan:

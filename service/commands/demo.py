@@ -1,5 +1,7 @@
-"""`ziprerank demo`: the whole way once, for real. Starts the service on the bundled checkpoint as a process of its own, sends a
-bundled PDF over HTTP, prints the answer as a table, stops the service.
+"""`ziprerank demo`: one real request from start to end.
+
+Starts the service with the bundled checkpoint in a child process, sends it a bundled PDF over HTTP, prints the answer as a
+table, and stops the service.
 """
 
 import base64
@@ -26,7 +28,7 @@ _STOP_SECONDS = 60
 
 
 def run_demo() -> int:
-    """0 when the service ranked the PDF and stopped cleanly."""
+    """Run the demo. Returns the exit code of the service, 0 after a clean stop. Raises: SystemExit with a message."""
     port = _free_port()
     service = _start_service(port)
     try:
@@ -51,7 +53,7 @@ def _start_service(port: int) -> "subprocess.Popen[bytes]":
     print("Starting the service on the bundled checkpoint …", flush=True)
     environment = {name: value for name, value in os.environ.items() if not name.startswith(PREFIX)}
     flags = ["--model", "demo", "--port", str(port), "--drain-delay-seconds", "0", "--log-level", "warning"]
-    flags += ["--document-store", "memory://demo"]  # the caller's documents are for a model of the caller's
+    flags += ["--document-store", "memory://demo"]  # never index the user's own documents with the demo model
     return subprocess.Popen([sys.executable, "-m", "service", *flags], env=environment)
 
 

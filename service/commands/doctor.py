@@ -1,4 +1,4 @@
-"""`ziprerank doctor`: one screen that says whether this machine can serve the configured checkpoint, and what to change."""
+"""`ziprerank doctor`: checks whether this machine can serve the configured checkpoint, and prints remedies if it cannot."""
 
 import contextlib
 import sys
@@ -14,10 +14,10 @@ EXIT_USAGE = 2
 
 
 def run_doctor(settings: Settings, *, is_json: bool, with_forward: bool) -> int:
-    """Examine this machine, printing each check as it ends; 0 when nothing failed, else 1."""
+    """Run all checks and print each as it ends. Returns the exit code: 0 when no check failed, else 1."""
     screen = sys.stdout
     checks: list[Check] = []
-    with contextlib.redirect_stdout(sys.stderr):  # whatever a library prints is no part of the report
+    with contextlib.redirect_stdout(sys.stderr):  # output of libraries is not part of the report
         for check in examine(settings, with_forward=with_forward):
             checks.append(check)
             if not is_json:
@@ -27,7 +27,7 @@ def run_doctor(settings: Settings, *, is_json: bool, with_forward: bool) -> int:
 
 
 def run_plan(settings: Settings, *, is_json: bool) -> int:
-    """Print the plans for cards that are not there; 0, or 2 for settings that no card can have."""
+    """Print memory plans for common sizes of cards. Returns the exit code: 0, or 2 for settings that are impossible."""
     try:
         text = plan_json(settings) if is_json else plan_text(settings)
     except ConfigurationError as error:

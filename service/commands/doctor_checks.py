@@ -1,6 +1,6 @@
-"""The checks of `ziprerank doctor`, in the order in which they are shown; a later one uses what an earlier one has found.
+"""The checks of `ziprerank doctor`, in the order of the report; later checks use the results of earlier ones.
 
-Each runs the code that a start of the service runs, and none lets an error out: it becomes what was found.
+Each check runs the same code as the start of the service. An error inside a check becomes a failed check.
 """
 
 import asyncio
@@ -47,22 +47,25 @@ from service.settings import Settings
 
 GIBIBYTE = 2**30
 PAGES = (1, 2)
-"""Of the bundled PDF, that are rendered and then ranked."""
+"""Numbers of the pages of the bundled PDF that are rendered and then ranked."""
 
-_MOST_TAKEN_BYTES = 2 * GIBIBYTE
-"""Of a card before anything is loaded: a CUDA context takes about a quarter of it."""
+_MAX_BYTES_IN_USE = 2 * GIBIBYTE
+"""Memory of a card that may be in use before the checkpoint is loaded. A CUDA context takes about a quarter of this."""
 
 _Found = TypeVar("_Found")
 _Pages = list[np.ndarray]
 
-_READ_BY = "Choose a folder with a checkpoint, a hub id, or demo (--model)."
-_REPORT = "This is not expected. Run with `ziprerank serve` for the whole traceback, and report it."
+_CHOOSE_CHECKPOINT = "Choose a folder with a checkpoint, a hub id, or demo (--model)."
+_REPORT_BUG = "This is not expected. Run `ziprerank serve` to see the whole traceback, and report it."
 
 
 def examine(settings: Settings, *, with_forward: bool) -> Iterator[Check]:
-    """Every check, one after the other. with_forward: also load the checkpoint and rank two pages."""
+    """Yield the checks one by one, as they end.
+
+    with_forward: whether to load the checkpoint and rank two pages as the last check.
+    """
     config = reranker_config(settings)
-    checkpoint_check, checkpoint = _guarded("checkpoint", _READ_BY, lambda: _check_checkpoint(settings))
+    checkpoint_check, checkpoint = _guarded("checkpoint", _CHOOSE_CHECKPOINT, lambda: _check_checkpoint(settings))
     parameters = checkpoint.parameters if checkpoint else None
     card_check, device = _guarded(
         "card",
@@ -84,25 +87,29 @@ def examine(settings: Settings, *, with_forward: bool) -> Iterator[Check]:
         "processes and memory (ulimit -a), or set fewer of them (--rasterizer-processes).",
         lambda: _check_raster(settings),
     )
-    fonts_check, _ = _guarded("fonts", _REPORT, _check_fonts)
+    fonts_check, _ = _guarded("fonts", _REPORT_BUG, _check_fonts)
     checks += [raster_check, fonts_check]
     yield from (raster_check, fonts_check)
     yield _check_forward(settings, checks, pages or [], with_forward=with_forward)
 
 
 def _guarded(name: str, remedy: str, check: Callable[[], tuple[Check, _Found | None]]) -> tuple[Check, _Found | None]:
-    """The check and what later ones need of it; a failed check for an error. remedy: for errors that are foreseen."""
+    """Run `check` and turn an error into a failed check.
+
+    Returns the check, and the facts that later checks need; None for the facts after an error.
+    remedy: printed for the errors of the model and the service; any other error gets the advice to report it.
+    """
     try:
         return check()
     except (RerankerError, ServiceError) as error:
         return Check(name=name, state="failed", found=str(error), remedy=remedy), None
-    except Exception as error:  # noqa: BLE001 (of a driver or a library; the other checks are still wanted)
+    except Exception as error:  # noqa: BLE001 (drivers and libraries raise anything; go on with the other checks)
         text = str(error).strip().partition("\n")[0]
-        return Check(name=name, state="failed", found=f"{type(error).__name__}: {text}", remedy=_REPORT), None
+        return Check(name=name, state="failed", found=f"{type(error).__name__}: {text}", remedy=_REPORT_BUG), None
 
 
 def _check_card(config: RerankerConfig, parameters: int | None) -> tuple[Check, DeviceFacts | None]:
-    """parameters: of the checkpoint; None where they are not known."""
+    """parameters: the number of weights of the checkpoint; None if unknown."""
     facts = examine_device(config)
     details = {
         "device": str(facts.compute.device),
@@ -121,17 +128,17 @@ def _check_card(config: RerankerConfig, parameters: int | None) -> tuple[Check, 
 
 
 def _judge_card(facts: DeviceFacts) -> tuple[Any, str, str]:
-    """State, sentences, remedy."""
+    """The state, findings and remedy of the check."""
     total, free = facts.total_bytes or 0, facts.free_bytes or 0
     found = (
         f"{facts.name}, compute capability {facts.compute_capability}, {_size(free)} of {_size(total)} free; "
         f"driver {facts.driver_version or 'of unknown version'}, {_torch(facts)}. Runs in {facts.compute.dtype_name}."
     )
-    if total - free > _MOST_TAKEN_BYTES:
+    if total - free > _MAX_BYTES_IN_USE:
         return (
             "warning",
-            f"{found} {_size(total - free)} are taken before anything is loaded.",
-            "See in nvidia-smi which process holds them: the service expects a card of its own.",
+            f"{found} {_size(total - free)} are in use before the checkpoint is loaded.",
+            "Look up the process in nvidia-smi: the service expects to have the card to itself.",
         )
     return "ok", found, ""
 
@@ -139,9 +146,7 @@ def _judge_card(facts: DeviceFacts) -> tuple[Any, str, str]:
 def _judge_cpu(facts: DeviceFacts, config: RerankerConfig, parameters: int | None) -> tuple[Any, str, str]:
     is_large = (parameters or 0) > LARGE_CHECKPOINT
     obstacle = card_obstacle()
-    reason = (
-        "As asked, no card is used" if config.device != "auto" else obstacle or "No card that CUDA can use was found"
-    )
+    reason = "The settings choose the CPU" if config.device != "auto" else obstacle or "CUDA found no usable card"
     found = f"{_sentence(reason)} {_torch(facts)}, {facts.cores} cores. Runs on the CPU in {facts.compute.dtype_name}."
     if is_large:
         found += f" A request takes minutes with {(parameters or 0) / 1e9:.1f} billion parameters."
@@ -152,7 +157,11 @@ def _judge_cpu(facts: DeviceFacts, config: RerankerConfig, parameters: int | Non
         )
         return ("failed" if is_large else "warning"), found, remedy
     if is_large:
-        return "warning", found, "Serve this checkpoint from an NVIDIA card; `ziprerank doctor --plan` says which."
+        return (
+            "warning",
+            found,
+            "Serve this checkpoint from an NVIDIA card; `ziprerank doctor --plan` lists suitable ones.",
+        )
     return "ok", found, ""
 
 
@@ -186,28 +195,32 @@ def _check_checkpoint(settings: Settings) -> tuple[Check, CheckpointFacts | None
 
 
 def _checkpoint_failed(settings: Settings, found: str, details: dict[str, Any] | None = None) -> Check:
-    """Where a hub checkpoint is not complete on this machine, whether the hub has it decides on the remedy."""
-    remedy = _READ_BY if details is None else "Copy or save the checkpoint again, whole, or choose another (--model)."
+    """The failed check. The remedy for an incomplete checkpoint depends on whether the hub can supply the missing files."""
+    remedy = (
+        _CHOOSE_CHECKPOINT
+        if details is None
+        else "Copy or save the whole checkpoint again, or choose another (--model)."
+    )
     try:
         missing = missing_download(settings.model, revision=settings.revision)
     except CheckpointError as error:
-        found = found if details else str(error)  # what is lacking says more than why it was not downloaded
+        found = found if details else str(error)  # the list of missing parts helps more than the download error
         remedy = (
             f"Check the name; for a private checkpoint log in (`hf auth login`). Without a network, run `hf download "
-            f"{settings.model}` on another machine, copy the folder to this one, and choose it by --model FOLDER."
+            f"{settings.model}` on another machine, copy the folder to this one, and pass it as --model FOLDER."
         )
     else:
         if missing:
             found = (
                 f"{settings.model} is not complete on this machine; the hub has it, {missing / 1e9:.1f} GB to download."
             )
-            remedy = f"Run `hf download {settings.model}`; without it `ziprerank serve` downloads it at its start."
+            remedy = f"Run `hf download {settings.model}`; otherwise `ziprerank serve` downloads it when it starts."
     return Check(name="checkpoint", state="failed", found=found, remedy=remedy, details=details or {})
 
 
 def _skipped(name: str, missing: str) -> Check:
-    remedy = f"Solve what is said about the {missing} first."
-    return Check(name=name, state="skipped", found=f"Not tried without the {missing}.", remedy=remedy)
+    remedy = f"Fix the {missing} first."
+    return Check(name=name, state="skipped", found=f"Not run: it needs the {missing}.", remedy=remedy)
 
 
 def _missing(checkpoint: CheckpointFacts | None, device: DeviceFacts | None) -> str:
@@ -232,14 +245,14 @@ def _check_attention(config: RerankerConfig, checkpoint: CheckpointFacts | None,
 
 
 def _chosen(facts: AttentionFacts) -> str:
-    """The kernel, and why it was preferred to others that can run."""
+    """The kernel, and the reason for preferring it to others that can run."""
     why = facts.reason.partition("; not ")[0]
     return facts.chosen if why.startswith("not ") or not why else f"{facts.chosen} ({why})"
 
 
 def _obstacles(facts: AttentionFacts) -> str:
-    """Each reason, with the kernels that cannot run for it."""
-    names: dict[str, list[str]] = {}  # of the kernels that have this obstacle
+    """A sentence for each obstacle, naming the kernels that cannot run because of it."""
+    names: dict[str, list[str]] = {}  # obstacle -> names of kernels
     for name, obstacle in facts.obstacles.items():
         if obstacle:
             names.setdefault(obstacle, []).append(name)
@@ -274,15 +287,16 @@ def _check_compilation(config: RerankerConfig, device: DeviceFacts | None) -> Ch
         return Check(name="compile", state="ok", found=found, details=details)
     if not lacking:
         return Check(name="compile", state="ok", found=f"{found} The compiler is {compiler}.", details=details)
-    found += f" What is missing: {', '.join(lacking)}. The layers run as they are written, correct but slower."
-    remedy = (
-        "Install it (on Debian: gcc, g++ and python3-dev; Triton comes with torch's CUDA builds), or --compile off."
-    )
+    found += f" Missing: {', '.join(lacking)}. Without compilation the layers are correct but slower."
+    remedy = "Install it (on Debian: gcc, g++ and python3-dev; Triton comes with torch's CUDA builds), or choose --compile off."
     return Check(name="compile", state="warning", found=found, remedy=remedy, details=details)
 
 
 def _find_compiler(*, is_card: bool) -> str | None:
-    """Triton takes a C compiler for a card, and torch a C++ compiler for a CPU; both are found as these two find them."""
+    """The C compiler that Triton needs for a card, or the C++ compiler that torch needs for a CPU.
+
+    Looked up by the same environment variables and names as Triton and torch use; None if there is none.
+    """
     names = (os.environ.get("CC"), "gcc", "clang") if is_card else (os.environ.get("CXX"), "g++", "clang++")
     return next((path for name in names if name and (path := shutil.which(name))), None)
 
@@ -301,14 +315,14 @@ def _check_memory(config: RerankerConfig, checkpoint: CheckpointFacts | None, de
         if facts.plan is None and facts.host_bytes is not None and facts.weight_bytes > facts.host_bytes:
             found = f"{found} The machine has {_size(facts.host_bytes)}."
             remedy = (
-                "Take a machine with more memory or with a card, --dtype bfloat16, or a smaller checkpoint (--model)."
+                "Use a machine with more memory or with a card, --dtype bfloat16, or a smaller checkpoint (--model)."
             )
             return Check(name="memory", state="failed", found=found, remedy=remedy, details=details), None
         return Check(name="memory", state="ok", found=found, details=details), None
 
     remedy = (
-        "Change what the message names. `ziprerank doctor --plan` shows which cards have room, and nvidia-smi what other "
-        "processes hold of this one."
+        "Change the settings that the message names. `ziprerank doctor --plan` lists the cards with enough memory, and "
+        "nvidia-smi shows the memory that other processes hold on this one."
     )
     return _guarded("memory", remedy, check)[0]
 
@@ -317,7 +331,7 @@ def _memory(facts: MemoryFacts, device: DeviceFacts) -> str:
     scheme = f"Quantisation: {facts.quantise} ({facts.reason})."
     if facts.plan is None:
         dtype = device.compute.dtype_name
-        return f"{_size(facts.weight_bytes)} of weights in {dtype} in the host's memory, which is not planned. {scheme}"
+        return f"{_size(facts.weight_bytes)} of weights in {dtype}, in host memory, without a memory plan. {scheme}"
     return f"As {facts.plan.describe()}. {scheme}"
 
 
@@ -343,7 +357,7 @@ def _memory_details(facts: MemoryFacts) -> dict[str, Any]:
 
 
 def _check_raster(settings: Settings) -> tuple[Check, _Pages | None]:
-    """Start the workers, render pages of the bundled PDF, stop them."""
+    """Start the raster workers, render pages of the bundled PDF, and stop the workers."""
     pool = Rasterizer(raster_limits(settings))
     try:
         started = time.perf_counter()
@@ -368,7 +382,7 @@ def _check_raster(settings: Settings) -> tuple[Check, _Pages | None]:
 
 
 async def _render(pool: Rasterizer) -> _Pages:
-    """uint8 (height, width, 3) for each of `PAGES`. Raises: ServiceError."""
+    """The pixels of each of `PAGES`, uint8 (height, width, 3). Raises: ServiceError."""
     data = PDF.read_bytes()
     document = RasterDocument(index=None, data=data, sha256=hashlib.sha256(data).hexdigest(), kind=Kind.PDF)
     async with pool.request([document]) as request:
@@ -382,10 +396,10 @@ def _check_fonts() -> tuple[Check, None]:
     if fonts:
         found = f"{len(fonts)} usable fonts, the first one {fonts[0].name}."
         return Check(name="fonts", state="ok", found=found, details=details), None
-    found = "No usable font: text is rendered with Pillow's own, which has Latin letters alone."
+    found = "No usable font: text is rendered in Pillow's built-in font, which has Latin letters only."
     remedy = (
-        "Install fonts (Debian's fonts-dejavu-core or fonts-noto-core) if text is to be rendered as pages, as "
-        "`ziprerank train stage1` does. Ranking PDFs and images needs none."
+        "Install fonts (Debian's fonts-dejavu-core or fonts-noto-core) to render text as pages, as "
+        "`ziprerank train stage1` does. Ranking PDFs and images needs no fonts."
     )
     return Check(name="fonts", state="warning", found=found, remedy=remedy, details=details), None
 
@@ -393,19 +407,22 @@ def _check_fonts() -> tuple[Check, None]:
 def _check_forward(settings: Settings, earlier: Sequence[Check], pages: _Pages, *, with_forward: bool) -> Check:
     failed = [check.name for check in earlier if check.state == "failed"]
     if failed:
-        remedy = "Solve that first."
+        remedy = "Fix those first."
         return Check(
-            name="forward", state="skipped", found=f"Not tried, because of: {', '.join(failed)}.", remedy=remedy
+            name="forward",
+            state="skipped",
+            found=f"Not run, because these checks failed: {', '.join(failed)}.",
+            remedy=remedy,
         )
     if not with_forward:
         remedy = "Leave out --no-forward to load the checkpoint and rank two pages."
-        return Check(name="forward", state="skipped", found="Not tried, as asked.", remedy=remedy)
-    remedy = "`ziprerank serve` would fail in the same way; the message says what to change."
+        return Check(name="forward", state="skipped", found="Not run, because of --no-forward.", remedy=remedy)
+    remedy = "`ziprerank serve` would fail in the same way; the message names the remedy."
     return _guarded("forward", remedy, lambda: (_rank_pages(settings, pages), None))[0]
 
 
 def _rank_pages(settings: Settings, pages: _Pages) -> Check:
-    """Raises: RerankerError."""
+    """Load the checkpoint and rank `pages` twice, without and with cached page features. Raises: RerankerError."""
     seconds: dict[str, float] = {}
     reranker = _timed(seconds, "load", lambda: load_reranker(settings))
     _timed(seconds, "warm_up", reranker.warm_up)
@@ -428,14 +445,14 @@ def _rank_pages(settings: Settings, pages: _Pages) -> Check:
         "device_memory_bytes": reranker.device_memory(),
     }
     if uncompiled := _failed_compilation(reranker):
-        remedy = "The service runs all the same, only slower. See the check of `compile`, or choose --compile off."
+        remedy = "The service works all the same, but slower. See the check `compile`, or choose --compile off."
         found = f"{found} But {uncompiled}."
         return Check(name="forward", state="warning", found=found, remedy=remedy, details=details)
     return Check(name="forward", state="ok", found=found, details=details)
 
 
 def _failed_compilation(reranker: Reranker) -> str | None:
-    """Why layers that were to be compiled run as they are written; None where there are no such layers."""
+    """The reason if layers could not be compiled as configured; None if all could."""
     runners = (reranker.run_vision_block, reranker.run_decoder_layer)
     return next((runner.reason for runner in runners if "torch.compile failed" in runner.reason), None)
 
@@ -452,7 +469,7 @@ def _rounded(seconds: dict[str, float]) -> dict[str, float]:
 
 
 def _sentence(text: str) -> str:
-    """With a capital letter and a full stop."""
+    """The text with a capital letter at the start and one full stop at the end."""
     return f"{text[:1].upper()}{text[1:].rstrip('.')}."
 
 

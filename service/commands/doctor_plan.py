@@ -1,6 +1,6 @@
-"""The table of `ziprerank doctor --plan`: which sizes of cards have room for the checkpoint, by arithmetic.
+"""The table of `ziprerank doctor --plan`: the sizes of cards that have enough memory for the checkpoint, by arithmetic.
 
-The table is Markdown that reads well in a terminal too, so that deploy/README.md can hold it as it is printed.
+The table is Markdown that reads well in a terminal too, so deploy/README.md holds a copy of the output.
 """
 
 import json
@@ -18,7 +18,7 @@ _HEADINGS = ("card", "decoder", "weights", "batch", "page features", "A4 pages",
 
 
 def plan_text(settings: Settings) -> str:
-    """Whose sizes they are, the table, and how to read it. Raises: ConfigurationError."""
+    """The source of the sizes, the table, and a legend. Raises: ConfigurationError."""
     sizes, rows = _plan(settings)
     return f"{_source(settings, sizes)}\n\n{plan_table(rows)}\n\n{_legend(rows)}"
 
@@ -50,7 +50,7 @@ def _source(settings: Settings, sizes: CheckpointSizes) -> str:
 
 
 def plan_table(rows: Sequence[AbsentCardPlan]) -> str:
-    """A Markdown table with aligned columns, a row for each card and scheme."""
+    """A Markdown table with aligned columns and one row for each card and quantisation scheme."""
     cells = [_HEADINGS, *(_cells(row) for row in rows)]
     widths = [max(len(line[column]) for line in cells) for column in range(len(_HEADINGS))]
     rule = tuple("-" * width for width in widths)

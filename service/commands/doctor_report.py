@@ -1,4 +1,4 @@
-"""What `ziprerank doctor` has found, as text for people and as JSON for programs."""
+"""The findings of `ziprerank doctor`, as text for people and as JSON for programs."""
 
 import json
 import shutil
@@ -13,19 +13,19 @@ State = Literal["ok", "warning", "failed", "skipped"]
 _NAME_COLUMNS = 12
 _STATE_COLUMNS = 9
 _INDENT = " " * (_NAME_COLUMNS + _STATE_COLUMNS)
-_MOST_COLUMNS = 120
-_COLUMNS_OF_A_FILE = 100
+_MAX_COLUMNS = 120
+_COLUMNS_WITHOUT_TERMINAL = 100
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Check:
-    """One part of the machine."""
+    """The result of one check of `ziprerank doctor`."""
 
     name: str
     state: State
-    found: str  # sentences
-    remedy: str = ""  # what to change; empty where it is ok
-    details: dict[str, Any] = field(default_factory=dict)  # figures, as JSON can hold them
+    found: str  # the findings, in sentences
+    remedy: str = ""  # the change to make; empty if the state is ok
+    details: dict[str, Any] = field(default_factory=dict)  # facts for programs, of types that JSON can hold
 
 
 def is_ready(checks: Sequence[Check]) -> bool:
@@ -34,7 +34,7 @@ def is_ready(checks: Sequence[Check]) -> bool:
 
 
 def as_text(check: Check) -> str:
-    """Name, state and what was found in columns, and under it what to change."""
+    """The name, state and findings in columns, with the remedy below the findings."""
     lines = _wrapped(check.found)
     if check.remedy:
         lines += _wrapped(f"To do: {check.remedy}")
@@ -43,19 +43,21 @@ def as_text(check: Check) -> str:
 
 
 def _wrapped(text: str) -> list[str]:
-    columns = shutil.get_terminal_size((_COLUMNS_OF_A_FILE, 24)).columns if sys.stdout.isatty() else _COLUMNS_OF_A_FILE
-    width = max(40, min(columns, _MOST_COLUMNS) - len(_INDENT))
+    columns = _COLUMNS_WITHOUT_TERMINAL
+    if sys.stdout.isatty():
+        columns = shutil.get_terminal_size((_COLUMNS_WITHOUT_TERMINAL, 24)).columns
+    width = max(40, min(columns, _MAX_COLUMNS) - len(_INDENT))
     return textwrap.wrap(text, width, break_long_words=False, break_on_hyphens=False) or [""]
 
 
 def verdict(checks: Sequence[Check]) -> str:
-    """The last line."""
+    """The last line of the report: whether the machine is ready to serve."""
     failed, warned = (sum(check.state == state for check in checks) for state in ("failed", "warning"))
     if failed:
         return f"Not ready: {_count(failed, 'problem')}, see above."
     warnings = f" {_count(warned, 'warning').capitalize()}, see above." if warned else ""
     if any(check.state == "skipped" for check in checks):
-        return f"No problem found, but not everything was tried.{warnings}"
+        return f"No problem found, but some checks were skipped.{warnings}"
     return f"Ready to serve.{warnings}"
 
 
@@ -64,5 +66,5 @@ def _count(number: int, noun: str) -> str:
 
 
 def as_json(checks: Sequence[Check]) -> str:
-    """One object: `ready`, and every check."""
+    """One JSON object with `ready` and the list `checks`."""
     return json.dumps({"ready": is_ready(checks), "checks": [asdict(check) for check in checks]}, indent=2)

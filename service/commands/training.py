@@ -1,7 +1,7 @@
 """The command line of training: `ziprerank train …` and `ziprerank label …`.
 
-Parses, and hands over. `model.training` is imported when a command runs, never for `--help`: it needs torch and the extra
-`train`.
+Parses the arguments and calls `model.training`, which is imported only when a command runs: it needs torch and the extra
+`train`, and `--help` must work without them.
 """
 
 import argparse
@@ -22,32 +22,32 @@ EXIT_INTERRUPTED = 130
 
 COMMANDS = frozenset({"train", "label"})
 
-_OF_THE_EXTRA = frozenset({"accelerate", "openai", "pyarrow", "tensorboard", "tqdm"})
+_PACKAGES_OF_EXTRA = frozenset({"accelerate", "openai", "pyarrow", "tensorboard", "tqdm"})
 _TRAIN_DEMO = ("train", "demo")
 
 _TRAIN = """\
 Trains a reranker.
 
   stage1   listwise pretraining on passages that are rendered as images
-  stage2   finetuning on real pages, by a teacher's rankings and ground truth
+  stage2   finetuning on real pages with a teacher's rankings and ground truth
   demo     the small checkpoint that is bundled with the package, from scratch
 
-Stage 2 starts from what stage 1 wrote. `ziprerank train stage1 --help` goes on."""
+Stage 2 starts from the checkpoint that stage 1 wrote. `ziprerank train stage1 --help` has the details."""
 
 _STAGE = """\
 {purpose}
 
-Goes in:   a run file in TOML: the checkpoint to start from, the training data, and what differs from the published recipe.
-           All keys stand with their meaning and published values in model/training/runs/{template} of the package.
-Comes out: a folder with a checkpoint that `ziprerank serve --model FOLDER` loads as it is, and TensorBoard logs.
+Input:  a run file in TOML: the checkpoint to start from, the training data, and your changes to the published recipe.
+        model/training/runs/{template} in the package lists all keys with their meanings and published values.
+Output: a folder with a checkpoint that `ziprerank serve --model FOLDER` can load, and TensorBoard logs.
 
-A run that was stopped goes on where it stood when it is started again."""
+To resume an interrupted run, start it again with the same command."""
 
 _STAGE_EXAMPLES = """\
 examples:
   ziprerank train {stage} my-run.toml
   ziprerank train {stage} my-run.toml --set optimiser.batch_size=1 --set model.output=trained/{stage}
-  accelerate launch "$(which ziprerank)" train {stage} my-run.toml      # several GPUs, as `accelerate config` has it"""
+  accelerate launch "$(which ziprerank)" train {stage} my-run.toml      # several GPUs, as set up by `accelerate config`"""
 
 _STAGES = {
     "stage1": "Stage 1: learns listwise ranking from text, each passage rendered as an image (RankZephyr data).",
@@ -55,25 +55,25 @@ _STAGES = {
 }
 
 _LABEL = """\
-Asks a large model how it would order the candidate pages of each question: the rankings that stage 2 learns from.
-Works with every endpoint that speaks OpenAI's chat protocol and sees images.
+Asks a large model (the teacher) to rank the candidate pages of each question. Stage 2 learns from these rankings.
+Works with any endpoint that speaks OpenAI's chat protocol and accepts images.
 
-Goes in:   QUESTIONS, a JSON object on each line, with the candidates in the order of your first retrieval stage (2 to 20):
-             {"query_id": 7, "query": "net income 2023", "doc_name": "report", "domain": "finance",
-              "candidate_page_ids": [3, 8, 1], "gt_page_ids": [8]}
-           PAGES, a folder of images report/3.png, report/8.png, … or parquet files as MMDocIR has them.
-           The endpoint's key, in an environment variable: never as a flag, where others could read it.
-Comes out: OUTPUT, the same lines, each with the teacher's order:
-             … "openai_ranking": [1, 0, 2], "ranked_page_ids": [8, 3, 1]}
-           OUTPUT's name with .failed.jsonl, the questions without a usable answer, each with the reason.
+Input:  QUESTIONS, one JSON object a line, with 2 to 20 candidates in the order of your first retrieval stage:
+          {"query_id": 7, "query": "net income 2023", "doc_name": "report", "domain": "finance",
+           "candidate_page_ids": [3, 8, 1], "gt_page_ids": [8]}
+        PAGES, a folder of images report/3.png, report/8.png, … or parquet files in the layout of MMDocIR.
+        The API key, in an environment variable; there is no flag for it, because other users can read flags.
+Output: OUTPUT, the same lines, each with the teacher's ranking:
+          … "openai_ranking": [1, 0, 2], "ranked_page_ids": [8, 3, 1]}
+        OUTPUT with the suffix .failed.jsonl, the questions without a usable answer, each with the reason.
 
-Stop it at any time. Started again it asks only what the output does not hold; failures are asked again.
-Exit code 0: all were labelled; 1: some failed; 2: it could not work as asked."""
+You can stop it at any time. When started again, it asks the questions that are not in the output yet, failed ones too.
+Exit code 0: all questions were labelled; 1: some failed; 2: the command could not run, or stopped early."""
 
 _LABEL_EXAMPLES = """\
 examples:
   ziprerank label --questions ask.jsonl --pages pages/ --output labels.jsonl \\
-      --base-url https://api.openai.com/v1 --model gpt-5-mini --limit 5       # try five questions first, and see the cost
+      --base-url https://api.openai.com/v1 --model gpt-5-mini --limit 5       # try five questions first, to see the cost
   ziprerank label --questions ask.jsonl --pages *_filter.parquet --output labels.jsonl \\
       --base-url http://localhost:8001/v1 --model my-model --api-key-variable MY_KEY --requests-per-minute 600"""
 
@@ -85,19 +85,19 @@ def add_training_commands(commands: "argparse._SubParsersAction[argparse.Argumen
 
 
 def run_training_command(options: argparse.Namespace) -> int:
-    """What `add_training_commands` parsed; the process's exit code."""
+    """Run the command that `add_training_commands` parsed. Returns the exit code of the process."""
     run: Callable[[argparse.Namespace], int] = options.run
-    return _tell_in_one_line(lambda: run(options))
+    return _report_errors_in_one_line(lambda: run(options))
 
 
 def demo_arguments(arguments: Sequence[str]) -> list[str] | None:
-    """Everything after `train demo`, which the demo's own parser reads, --help too; None for any other command."""
+    """The arguments after `train demo` (--help included), which the demo parses itself; None for any other command."""
     return list(arguments[2:]) if tuple(arguments[:2]) == _TRAIN_DEMO else None
 
 
 def run_demo_training(arguments: Sequence[str]) -> int:
-    """The process's exit code."""
-    return _tell_in_one_line(lambda: _train_demo(arguments))
+    """Run `train demo` with its own arguments. Returns the exit code of the process."""
+    return _report_errors_in_one_line(lambda: _train_demo(arguments))
 
 
 def _add_train(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
@@ -153,13 +153,15 @@ def _add_label_files(label: argparse.ArgumentParser) -> None:
     files.add_argument(
         "--pages", type=Path, required=True, nargs="+", metavar="PATH", help="a folder of images, or parquet files"
     )
-    files.add_argument("--output", type=Path, required=True, metavar="OUT.jsonl", help="labelled questions; grows")
+    files.add_argument(
+        "--output", type=Path, required=True, metavar="OUT.jsonl", help="labelled questions; lines are appended"
+    )
     files.add_argument(
         "--skip-limit",
         type=int,
         default=0,
         metavar="N",
-        help="unusable questions that are left out with a warning; one more stops the run before any is asked (default: 0)",
+        help="unusable questions to skip with a warning; if there are more, the run stops before asking any (default: 0)",
     )
 
 
@@ -178,13 +180,17 @@ def _add_label_endpoint(label: argparse.ArgumentParser) -> None:
         type=int,
         default=3,
         metavar="N",
-        help="times a question is asked until its answer can be read (default: 3)",
+        help="attempts to get a readable answer to a question (default: 3)",
     )
     endpoint.add_argument(
-        "--timeout-seconds", type=float, default=600, metavar="S", help="for one answer (default: 600)"
+        "--timeout-seconds", type=float, default=600, metavar="S", help="time limit for one answer (default: 600)"
     )
     endpoint.add_argument(
-        "--longest-edge", type=int, default=2048, metavar="PIXELS", help="larger pages are shrunk to it (default: 2048)"
+        "--longest-edge",
+        type=int,
+        default=2048,
+        metavar="PIXELS",
+        help="larger pages are shrunk to this (default: 2048)",
     )
 
 
@@ -192,39 +198,45 @@ def _add_label_limits(label: argparse.ArgumentParser) -> None:
     limits = label.add_argument_group("limits and cost")
     limits.add_argument("--concurrency", type=int, default=8, metavar="N", help="questions at once (default: 8)")
     limits.add_argument(
-        "--requests-per-minute", type=float, default=60, metavar="N", help="repeated requests count too (default: 60)"
+        "--requests-per-minute",
+        type=float,
+        default=60,
+        metavar="N",
+        help="requests sent, retries included (default: 60)",
     )
-    limits.add_argument("--tokens-per-minute", type=float, metavar="N", help="tokens in and out (default: no limit)")
-    limits.add_argument("--limit", type=int, metavar="N", help="ask so many questions at most in this run")
+    limits.add_argument(
+        "--tokens-per-minute", type=float, metavar="N", help="tokens sent and received (default: no limit)"
+    )
+    limits.add_argument("--limit", type=int, metavar="N", help="ask at most this many questions in this run")
     limits.add_argument("--price-in", type=float, metavar="MONEY", help="price of a million tokens sent")
     limits.add_argument("--price-out", type=float, metavar="MONEY", help="price of a million tokens received")
 
 
-def _tell_in_one_line(run: Callable[[], int]) -> int:
-    """Runs it; what the user can put right becomes one line and an exit code, all else a traceback."""
+def _report_errors_in_one_line(run: Callable[[], int]) -> int:
+    """Call `run`. Errors that the user can correct are printed as one line and become an exit code; others stay tracebacks."""
     try:
-        return _tell_training_errors(run)
+        return _report_training_errors(run)
     except ModuleNotFoundError as error:
         package = (error.name or "").partition(".")[0]
-        if package not in _OF_THE_EXTRA:
+        if package not in _PACKAGES_OF_EXTRA:
             raise
-        return _complain(f"the package {package} is missing. Install it: pip install 'ziprerank[train]'")
+        return _print_error(f"the package {package} is missing. Install it: pip install 'ziprerank[train]'")
     except KeyboardInterrupt:
-        _complain("stopped. Run the same command again to go on.")
+        _print_error("stopped. Run the same command again to resume.")
         return EXIT_INTERRUPTED
 
 
-def _tell_training_errors(run: Callable[[], int]) -> int:
+def _report_training_errors(run: Callable[[], int]) -> int:
     from model import RerankerError
     from model.training.errors import TrainingError
 
     try:
         return run()
     except (TrainingError, RerankerError) as error:
-        return _complain(str(error))
+        return _print_error(str(error))
 
 
-def _complain(message: str) -> int:
+def _print_error(message: str) -> int:
     print(f"ziprerank: {message}", file=sys.stderr)
     return EXIT_USAGE
 
@@ -232,7 +244,7 @@ def _complain(message: str) -> int:
 def _train_stage(options: argparse.Namespace) -> int:
     from model.training.loop import run_stage
 
-    _log("info")
+    _configure_log("info")
     run_stage(options.stage, options.run_file, options.overrides)
     return 0
 
@@ -247,7 +259,7 @@ def _label(options: argparse.Namespace) -> int:
     from model.training.label import run_label
 
     job = _read_job(options)
-    _log("warning")
+    _configure_log("warning")
     summary = run_label(job)
     print(summary)
     return EXIT_FAILED if summary.failed else 0
@@ -289,7 +301,7 @@ def _read_key(variable: str) -> str:
     key = os.environ.get(variable, "").strip()
     if not key:
         raise TeacherError(
-            f"{variable} is not set. Put the endpoint's key there, or any word if the endpoint asks for none."
+            f"{variable} is not set. Set it to the API key of the endpoint, or to any word if the endpoint needs no key."
         )
     return key
 
@@ -300,11 +312,11 @@ def _read_prices(options: argparse.Namespace) -> "Prices | None":
 
     given = [price is not None for price in (options.price_in, options.price_out)]
     if any(given) and not all(given):
-        raise TrainingError("One of --price-in and --price-out is missing. Give both, or none.")
+        raise TrainingError("One of --price-in and --price-out is missing. Give both or neither.")
     return Prices(prompt=options.price_in, completion=options.price_out) if all(given) else None
 
 
-def _log(level: str) -> None:
+def _configure_log(level: str) -> None:
     from service.logs import configure_logging
 
     configure_logging(level)

@@ -7,23 +7,14 @@ from collections.abc import Mapping, Sequence
 from concurrent.futures import Executor, Future, wait
 from contextlib import suppress
 from dataclasses import dataclass
-from typing import Protocol
 
-from model import PageImage, PageImageError, PreparedPage
+from model import PageImage, PageImageError, PreparedPage, RankingModel
 from service.documents.page_cache import CachedPage, ContentKey, PageCache
 from service.documents.sources import Content, Source
 from service.errors import PageOutOfRangeError, ServiceError, TooLargeError, UnusableDocumentError
 from service.raster.page import DocumentOutline
 from service.raster.pool import PendingRaster, RasterDocument, Rasterizer, RasterPage
 from service.tracing import Trace
-
-
-class PagePreparer(Protocol):
-    """The part of a `model.Reranker` that resizes a page and cuts it into patches."""
-
-    def prepare_page(self, page: PageImage, *, scope: bytes) -> PreparedPage:
-        """Called in threads. Raises: PageImageError."""
-        ...
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -60,7 +51,7 @@ class PageLoader:
     async def load(
         self,
         sources: Sequence[Source],
-        preparer: PagePreparer,
+        model: RankingModel,
         *,
         tenant: bytes,
         background: bool = False,
@@ -75,7 +66,7 @@ class PageLoader:
         """
         loading = _Loading(
             sources,
-            preparer,
+            model,
             cache=self._cache,
             threads=self._threads,
             tenant=tenant,
@@ -208,7 +199,7 @@ class _Loading:
     def __init__(
         self,
         sources: Sequence[Source],
-        preparer: PagePreparer,
+        model: RankingModel,
         *,
         cache: PageCache,
         threads: Executor,
@@ -218,7 +209,7 @@ class _Loading:
     ) -> None:
         self._started = time.perf_counter()
         self._work_seconds: dict[str, float] = defaultdict(float)  # by stage, summed over threads and processes
-        self._preparer = preparer
+        self._model = model
         self._threads = threads
         self._tenant = tenant
         self._max_pages = max_pages
@@ -300,7 +291,7 @@ class _Loading:
         """Seconds that it took. Raises: UnusableDocumentError."""
         started = time.perf_counter()
         try:
-            prepared = self._preparer.prepare_page(PageImage(pixels=page.pixels), scope=self._tenant)
+            prepared = self._model.prepare_page(PageImage(pixels=page.pixels), tenant=self._tenant)
         except PageImageError as error:
             shown_number = document.shown_number(number)
             raise UnusableDocumentError(

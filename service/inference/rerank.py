@@ -1,110 +1,54 @@
-"""The way of one request from its submission to its answer: pages, windows, scores, results.
+"""The way of one query to its answer: documents, pages, windows, scores.
 
-Only awaits and moves small objects on the event loop; decoding, resizing and scoring happen in processes and threads that it
-is handed. Knows no HTTP.
+Only awaits and moves small objects on the event loop; decoding, resizing and scoring happen in processes and threads.
 """
 
 import asyncio
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Sequence
 from concurrent.futures import Executor
-from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any, Protocol
 
 from model import (
-    MAX_WINDOW_SIZE,
     PageCountError,
-    PageImage,
     PageScores,
     PreparedPage,
     PreparedRequest,
     QueryError,
     Ranking,
-    WindowStrategy,
+    RankingModel,
     choose_windows,
     combine_windows,
 )
-from service import records
-from service.dialects.submission import DocumentReference, Submission, SubmittedDocument
 from service.documents.gather import gather
 from service.documents.loader import LoadedPage, PageLoader
 from service.documents.sources import loading_stage
 from service.errors import InvalidRequestError
 from service.inference.micro_batcher import MicroBatcher
-from service.metrics import Exemplar, Metrics
+from service.inference.options import RankSettings, check_query_text, choose_rank_settings
+from service.inference.request_record import RequestRecord
+from service.metrics import Metrics
+from service.records import Caller, RankedPage, RerankAnswer, RerankQuery, TokenCounts
 from service.registered.registry import DocumentRegistry
 from service.settings import Settings
-from service.tracing import Attributes, RankedDocuments, Trace
+from service.tracing import RankedDocuments, Trace
 
 _WINDOWS_AT_ONCE = 2  # one on the device, one behind it
 
 
-class Preparer(Protocol):
-    """What the flow needs of a `model.Reranker`."""
-
-    @property
-    def name(self) -> str: ...
-    def prepare_page(self, page: PageImage, *, scope: bytes) -> PreparedPage: ...
-    def prepare(self, query: str, pages: Sequence[PreparedPage], keep_ratio: float | None) -> PreparedRequest: ...
-
-
-class RequestClock:
-    """Seconds by stage of one request, the stage it is in, its sizes as they become known (for the log), and its trace."""
-
-    def __init__(self, trace: Trace | None = None) -> None:
-        self.trace = trace  # None: no spans are kept of it
-        self.started = time.perf_counter()
-        self.seconds: dict[str, float] = {}
-        self.sizes: dict[str, int] = {}
-        self.stage = "parse"
-
-    @contextmanager
-    def observe(self, stage: str) -> Iterator[None]:
-        self.stage = stage
-        started = time.perf_counter()
-        yield
-        seconds = time.perf_counter() - started
-        self.add({stage: seconds})
-        if self.trace is not None:
-            self.trace.stage_ended(stage, seconds)
-
-    def add(self, seconds_by_stage: Mapping[str, float]) -> None:
-        for stage, seconds in seconds_by_stage.items():
-            self.seconds[stage] = self.seconds.get(stage, 0.0) + seconds
-
-    @property
-    def exemplar(self) -> Exemplar | None:
-        return self.trace.exemplar if self.trace is not None else None
-
-    def describe(self, attributes: Attributes) -> None:
-        """Say in the trace, if there is one, what has become known."""
-        if self.trace is not None:
-            self.trace.describe(attributes)
-
-
 @dataclass(frozen=True, slots=True, kw_only=True)
-class RankOptions:
-    """The options of one request, defaults filled in."""
+class RequestContext:
+    """The things that stay the same through all windows of one query."""
 
-    keep_ratio: float
-    window_size: int
-    stride: int
-    window_strategy: WindowStrategy
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Job:
-    """What stays the same through all windows of one request."""
-
-    query: str
-    options: RankOptions
-    preparer: Preparer
-    clock: RequestClock
-    scope: bytes  # nothing cached or stored is shared with callers of another scope
+    text: str
+    settings: RankSettings
+    model: RankingModel
+    record: RequestRecord
 
 
-class RerankFlow:
+class RerankPipeline:
+    """Used on the event loop. `threads` prepare windows for the model."""
+
     def __init__(
         self,
         settings: Settings,
@@ -123,73 +67,85 @@ class RerankFlow:
         self._threads = threads
 
     async def answer(
-        self, submission: Submission, preparer: Preparer, clock: RequestClock, *, request_id: str, scope: bytes
-    ) -> dict[str, Any]:
-        """The body of the answer.
+        self, query: RerankQuery, *, caller: Caller, model: RankingModel, record: RequestRecord, request_id: str
+    ) -> RerankAnswer:
+        """Rank the pages of the query's documents. Cancelling drops the work that has not begun.
 
-        Raises: any ServiceError; asyncio.CancelledError when the client has gone, which drops what still waits.
+        Raises: ServiceError.
         """
-        options = rank_options(submission, self._settings)
-        check_query(submission.options.query, self._settings.max_query_characters)
+        settings = choose_rank_settings(query.options, self._settings)
+        check_query_text(query.text, self._settings.max_query_characters)
         self._batcher.refuse_when_full()
-        job = Job(query=submission.options.query, options=options, preparer=preparer, clock=clock, scope=scope)
-        pages = await self._load_pages(job, submission)
-        clock.sizes.update(documents=len(submission.documents), pages=len(pages))
-        ranking = await self._rank(job, [page.prepared for page in pages])
-        clock.sizes.update(token_counts(ranking))
-        self._metrics.request_documents.observe(len(submission.documents))
+        pages = await self._load_pages(query, caller, model, record)
+        record.sizes.update(documents=len(query.documents), pages=len(pages))
+        context = RequestContext(text=query.text, settings=settings, model=model, record=record)
+        ranking = await self._rank(context, [page.prepared for page in pages])
+        self._metrics.request_documents.observe(len(query.documents))
         self._metrics.request_pages.observe(len(pages))
-        with clock.observe("respond"):
-            body = build_response(submission, pages, ranking, request_id=request_id, model=preparer.name)
-        if submission.options.ziprerank.include_timings:
-            body["ziprerank"] = measurements(clock, ranking)
-        if clock.trace is not None:
-            _describe(clock.trace, job, submission, pages, body)
-        return body
+        with record.observe("respond"):
+            tokens = count_tokens(ranking)
+            ranked = rank_pages(pages, ranking)
+        record.sizes.update(
+            window_pages=tokens.window_pages,
+            cached_pages=tokens.cached_pages,
+            visual_tokens=tokens.visual_tokens,
+            kept_tokens=tokens.kept_tokens,
+            prompt_tokens=tokens.prompt_tokens,
+        )
+        if record.trace is not None:
+            _describe(record.trace, query, context, pages, ranked)
+        return RerankAnswer(
+            request_id=request_id,
+            created=int(time.time()),
+            model=model.name,
+            pages=ranked,
+            score_kind="rank" if ranking.logits is None else "softmax",
+            windows=len(ranking.windows),
+            tokens=tokens,
+            stage_seconds=dict(record.seconds),
+            total_seconds=time.perf_counter() - record.started,
+        )
 
-    async def _load_pages(self, job: Job, submission: Submission) -> Sequence[LoadedPage]:
+    async def _load_pages(
+        self, query: RerankQuery, caller: Caller, model: RankingModel, record: RequestRecord
+    ) -> Sequence[LoadedPage]:
         """Every page on the model's grid, in the order of the documents."""
-        clock = job.clock
-        with clock.observe("parse"):
+        with record.observe("parse"):
             sources = await gather(
-                [_query_document(document) for document in submission.documents],
-                tenant=job.scope,
+                query.documents,
+                tenant=caller.tenant,
                 registered=self._registry,
                 max_file_bytes=self._settings.max_file_bytes,
                 threads=self._threads,
             )
-        clock.stage = loading_stage(sources)
-        loaded = await self._loader.load(sources, job.preparer, tenant=job.scope, trace=clock.trace)
-        clock.add(loaded.stage_seconds)
+        record.stage = loading_stage(sources)
+        loaded = await self._loader.load(sources, model, tenant=caller.tenant, trace=record.trace)
+        record.add(loaded.stage_seconds)
         return loaded.pages
 
-    async def _rank(self, job: Job, pages: Sequence[PreparedPage]) -> Ranking:
+    async def _rank(self, context: RequestContext, pages: Sequence[PreparedPage]) -> Ranking:
         """Turn by turn; each window is a queue entry of its own, so that windows of several requests share batches."""
-        options = job.options
-        windows = choose_windows(
-            options.window_strategy, len(pages), window_size=options.window_size, stride=options.stride
+        settings = context.settings
+        plan = choose_windows(
+            settings.window_strategy, len(pages), window_size=settings.window_size, stride=settings.stride
         )
         answers: list[PageScores] = []
-        try:
-            turn = next(windows)
-            while True:
-                scored = await self._score_turn(
-                    job, [[pages[index] for index in window] for window in turn], admitted=bool(answers)
-                )
-                answers += scored
-                turn = windows.send([scores.order for scores in scored])
-        except StopIteration as stop:
-            return combine_windows(stop.value, answers)
+        while turn := plan.turn:
+            windows = [[pages[index] for index in window] for window in turn]
+            scored = await self._score_turn(context, windows, is_first=not answers)
+            answers += scored
+            plan.submit([scores.order for scores in scored])
+        return combine_windows(plan.order, answers)
 
     async def _score_turn(
-        self, job: Job, windows: Sequence[Sequence[PreparedPage]], *, admitted: bool
+        self, context: RequestContext, windows: Sequence[Sequence[PreparedPage]], *, is_first: bool
     ) -> list[PageScores]:
         """Side by side, but few at a time, so that nobody's small request waits behind all windows of a large one."""
         places = asyncio.Semaphore(_WINDOWS_AT_ONCE)
 
         async def score(index: int) -> PageScores:
             async with places:
-                return await self._score(job, windows[index], admitted=admitted or index > 0)
+                return await self._score(context, windows[index], admitted=not is_first or index > 0)
 
         tasks = [asyncio.create_task(score(index)) for index in range(len(windows))]
         try:
@@ -198,147 +154,76 @@ class RerankFlow:
             for task in tasks:
                 task.cancel()
 
-    async def _score(self, job: Job, pages: Sequence[PreparedPage], *, admitted: bool) -> PageScores:
+    async def _score(self, context: RequestContext, pages: Sequence[PreparedPage], *, admitted: bool) -> PageScores:
         loop = asyncio.get_running_loop()
-        with job.clock.observe("prepare"):
-            prepared = await loop.run_in_executor(self._threads, _prepare, job, pages)
-        job.clock.stage = "queue"
-        scored = await asyncio.wrap_future(self._batcher.submit(prepared, admitted=admitted, trace=job.clock.trace))
-        self._metrics.observe_stages({"queue": scored.queue_seconds}, job.clock.exemplar)
-        job.clock.add({"queue": scored.queue_seconds, **scored.stage_seconds})
-        return scored.scores
+        record = context.record
+        with record.observe("prepare"):
+            prepared = await loop.run_in_executor(self._threads, _prepare, context, pages)
+        record.stage = "queue"
+        result = await asyncio.wrap_future(self._batcher.submit(prepared, admitted=admitted, trace=record.trace))
+        self._metrics.observe_stages({"queue": result.queue_seconds}, record.exemplar)
+        record.add({"queue": result.queue_seconds, **result.stage_seconds})
+        return result.scores
 
 
-def _query_document(document: SubmittedDocument | DocumentReference) -> records.QueryDocument:
-    if isinstance(document, DocumentReference):
-        return records.DocumentReference(name=document.field, id=document.id, pages=document.pages)
-    return records.Upload(
-        name=document.field, content=document.content, kind=document.kind, pages=document.pages, label=document.label
-    )
-
-
-def rank_options(submission: Submission, settings: Settings) -> RankOptions:
-    """Raises InvalidRequestError where the stride is larger than the window."""
-    asked = submission.options.ziprerank
-    window_size = asked.window_size or settings.window_size
-    # A window without a stride keeps the configured proportion (the published one is one half).
-    stride = asked.stride or max(1, window_size * settings.stride // settings.window_size)
-    if stride > window_size:
-        message = (
-            f"ziprerank: stride is {stride} and window_size {window_size}; "
-            f"1 <= stride <= window_size <= {MAX_WINDOW_SIZE} must hold."
+def rank_pages(pages: Sequence[LoadedPage], ranking: Ranking) -> tuple[RankedPage, ...]:
+    """All pages, best first."""
+    return tuple(
+        RankedPage(
+            document_index=pages[index].document_index,
+            label=pages[index].label,
+            number=pages[index].number,
+            score=ranking.scores[index],
+            logit=None if ranking.logits is None else ranking.logits[index],
+            is_degraded=pages[index].degraded,
+            document_sha256=pages[index].document_sha256,
         )
-        raise InvalidRequestError("invalid_request", message, param="ziprerank")
-    return RankOptions(
-        keep_ratio=asked.keep_ratio or settings.keep_ratio,
-        window_size=window_size,
-        stride=stride,
-        window_strategy=asked.window_strategy or settings.window_strategy,
+        for index in ranking.order
     )
 
 
-def check_query(query: str, limit: int) -> None:
-    """Raises InvalidRequestError for a query that is empty or above the limit: before any page is decoded."""
-    if len(query) > limit:
-        message = f"query: {len(query)} characters and the limit is {limit}. Shorten it; nothing is cut silently."
-        raise InvalidRequestError("invalid_request", message, param="query")
-    if not query.strip():
-        message = "query: it is empty. Say what the pages should be ranked by."
-        raise InvalidRequestError("invalid_request", message, param="query")
+def count_tokens(ranking: Ranking) -> TokenCounts:
+    """Summed over windows."""
+    return TokenCounts(
+        window_pages=sum(len(window.logits) for window in ranking.windows),
+        cached_pages=sum(window.cached_pages for window in ranking.windows),
+        visual_tokens=sum(window.visual_tokens for window in ranking.windows),
+        kept_tokens=sum(window.kept_tokens for window in ranking.windows),
+        prompt_tokens=sum(window.prompt_tokens for window in ranking.windows),
+    )
 
 
-def _prepare(job: Job, pages: Sequence[PreparedPage]) -> PreparedRequest:
+def _prepare(context: RequestContext, pages: Sequence[PreparedPage]) -> PreparedRequest:
     try:
-        return job.preparer.prepare(job.query, pages, job.options.keep_ratio)
+        return context.model.prepare(context.text, pages, context.settings.keep_ratio)
     except QueryError as error:
-        raise InvalidRequestError("invalid_request", f"query: {error}", param="query") from error
+        raise InvalidRequestError("invalid_request", str(error), field="query") from error
     except PageCountError as error:
-        raise InvalidRequestError("invalid_request", f"documents: {error}", param="documents") from error
-
-
-def build_response(
-    submission: Submission, pages: Sequence[LoadedPage], ranking: Ranking, *, request_id: str, model: str
-) -> dict[str, Any]:
-    """The answer without timings, best page first."""
-    options = submission.options
-    scores, meaning, warnings = _chosen_scores(ranking, options.raw_scores or False)
-    shown = ranking.order[: options.top_n] if options.top_n else ranking.order
-    tokens = token_counts(ranking)["prompt_tokens"]
-    return {
-        "id": request_id,
-        "object": "rerank",
-        "created": int(time.time()),
-        "model": model,
-        "results": [_result(pages[index], scores[index], options.return_documents or False) for index in shown],
-        "usage": {"prompt_tokens": tokens, "total_tokens": tokens},
-        "meta": {
-            "api_version": {"version": "2"},
-            "billed_units": {"search_units": 1, "total_tokens": tokens},
-            "tokens": {"input_tokens": tokens, "output_tokens": 0},
-            "score": meaning,
-            "windows": len(ranking.windows),
-            "warnings": [*submission.warnings, *warnings],
-        },
-    }
-
-
-def _chosen_scores(ranking: Ranking, raw_scores: bool) -> tuple[Sequence[float], str, list[str]]:
-    """Score by page, what it means, and what to warn of."""
-    if ranking.logits is None:
-        warning = "raw_scores has no effect: logits of several windows do not compare; scores fall evenly with rank"
-        return ranking.scores, "rank", [warning] if raw_scores else []
-    return (ranking.logits, "logit", []) if raw_scores else (ranking.scores, "softmax", [])
-
-
-def _result(page: LoadedPage, score: float, with_document: bool) -> dict[str, Any]:
-    result: dict[str, Any] = {
-        "index": page.document_index,
-        "id": page.label,
-        "page": page.number,
-        "relevance_score": score,
-    }
-    if page.degraded:
-        result["degraded"] = True
-    if with_document:
-        result["document"] = {"text": "", "id": page.label, "page": page.number, "sha256": page.document_sha256}
-    return result
+        raise InvalidRequestError("invalid_request", str(error), field="documents") from error
 
 
 def _describe(
-    trace: Trace, job: Job, submission: Submission, pages: Sequence[LoadedPage], body: Mapping[str, Any]
+    trace: Trace,
+    query: RerankQuery,
+    context: RequestContext,
+    pages: Sequence[LoadedPage],
+    ranked: Sequence[RankedPage],
 ) -> None:
     trace.describe_ranking(
-        model=job.preparer.name,
-        top_n=submission.options.top_n,
-        counts=job.clock.sizes,
-        keep_ratio=job.options.keep_ratio,
+        model=context.model.name,
+        max_results=query.max_results,
+        counts=context.record.sizes,
+        keep_ratio=context.settings.keep_ratio,
     )
-    trace.describe_documents(
-        lambda: RankedDocuments(
-            candidates=[page.label for page in pages],
-            results=[(result["id"], result["relevance_score"]) for result in body["results"]],
+    if trace.takes_documents:
+        shown = ranked[: query.max_results]
+        trace.describe_documents(
+            RankedDocuments(
+                candidates=[page.label for page in pages],
+                results=[(page.label, _shown_score(page, query)) for page in shown],
+            )
         )
-    )
 
 
-def measurements(clock: RequestClock, ranking: Ranking) -> dict[str, Any]:
-    """The `ziprerank` group of the answer: milliseconds by stage, visual tokens before and after pruning, cached pages."""
-    stages = {stage: round(seconds * 1000, 3) for stage, seconds in clock.seconds.items()}
-    tokens = token_counts(ranking)
-    total = round((time.perf_counter() - clock.started) * 1000, 3)
-    return {
-        "timings_ms": {**stages, "total": total},
-        "visual_tokens": {"before": tokens["visual_tokens"], "after": tokens["kept_tokens"]},
-        "cache": {"hits": tokens["cached_pages"], "misses": tokens["window_pages"] - tokens["cached_pages"]},
-    }
-
-
-def token_counts(ranking: Ranking) -> dict[str, int]:
-    """Summed over windows: pages, those whose features were cached, visual tokens before and after pruning, prompt tokens."""
-    return {
-        "window_pages": sum(len(window.logits) for window in ranking.windows),
-        "cached_pages": sum(window.cached_pages for window in ranking.windows),
-        "visual_tokens": sum(window.visual_tokens for window in ranking.windows),
-        "kept_tokens": sum(window.kept_tokens for window in ranking.windows),
-        "prompt_tokens": sum(window.prompt_tokens for window in ranking.windows),
-    }
+def _shown_score(page: RankedPage, query: RerankQuery) -> float:
+    return page.logit if query.wants_logits and page.logit is not None else page.score

@@ -11,13 +11,12 @@ import math
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import contextmanager
 from dataclasses import dataclass
 from queue import SimpleQueue
 from threading import Lock, Semaphore, Thread
-from typing import Protocol
 
-from model import DeviceLostError, DeviceMemoryError, Observe, PageScores, PreparedPage, PreparedRequest, StageInterval
+from model import DeviceLostError, DeviceMemoryError, PageScores, PendingBatch, RankingModel, StageClock
 from service.errors import InternalError, ServiceError, UnavailableError
 from service.inference.micro_batcher import Encoding, Entry, MicroBatcher, Scored
 from service.metrics import Metrics
@@ -28,32 +27,12 @@ _BATCHES_ON_DEVICE = 2
 logger = logging.getLogger(__name__)
 
 
-class Clock(Protocol):
-    def observe(self, stage: str) -> AbstractContextManager[None]: ...
-    def seconds(self) -> dict[str, float]: ...
-    def intervals(self) -> Sequence[StageInterval]: ...
-
-
-class Pending(Protocol):
-    def wait(self) -> list[PageScores]: ...
-
-
-class Scorer(Protocol):
-    """What the worker needs of a `model.Reranker`."""
-
-    def warm_up(self) -> object: ...
-    def start(self, batch: Sequence[PreparedRequest], *, observe: Observe) -> Pending: ...
-    def encode(self, pages: Sequence[PreparedPage]) -> int: ...
-    def patches_to_encode(self, request: PreparedRequest) -> int: ...
-    def stage_clock(self) -> Clock: ...
-
-
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Running:
     """Work on the device; no entries where pages are encoded ahead."""
 
     batch: Sequence[Entry]
-    clock: Clock
+    clock: StageClock
     started_at: float
 
 
@@ -72,21 +51,21 @@ class InferenceWorker:
         self._clock = clock
         self._threads: list[Thread] = []
         self._places = Semaphore(_BATCHES_ON_DEVICE)
-        self._started: SimpleQueue[tuple[_Running, Pending] | None] = SimpleQueue()
+        self._started: SimpleQueue[tuple[_Running, PendingBatch] | None] = SimpleQueue()
         self._on_device: list[_Running] = []
         self._last_end = -math.inf
         self._busy_since = -math.inf  # until when the busy time is counted; means something while work is on the device
         self._device_lock = Lock()
         self.is_lost = False
 
-    def start(self, scorer: Scorer) -> "Future[float]":
+    def start(self, model: RankingModel) -> "Future[float]":
         """Warm up, then take batches until the batcher is closed and empty. The future gets the seconds of the warm-up.
 
         The warm-up runs in the thread that scores, because libraries keep handles and plans by thread.
         """
         is_warm: Future[float] = Future()
         is_warm.set_running_or_notify_cancel()
-        for target, arguments in ((self._run, (scorer, is_warm)), (self._answer, ())):
+        for target, arguments in ((self._run, (model, is_warm)), (self._answer, ())):
             thread = Thread(target=target, args=arguments, name=f"inference{target.__name__}", daemon=True)
             self._threads.append(thread)
             thread.start()
@@ -110,36 +89,36 @@ class InferenceWorker:
         started = [running.started_at for running in self._on_device]
         return self._clock() - max(min(started), self._last_end) if started else 0.0
 
-    def _run(self, scorer: Scorer, is_warm: "Future[float]") -> None:
+    def _run(self, model: RankingModel, is_warm: "Future[float]") -> None:
         try:
-            if self._warm_up(scorer, is_warm):
-                self._take_batches(scorer)
+            if self._warm_up(model, is_warm):
+                self._take_batches(model)
         finally:
             self._started.put(None)
 
-    def _warm_up(self, scorer: Scorer, is_warm: "Future[float]") -> bool:
+    def _warm_up(self, model: RankingModel, is_warm: "Future[float]") -> bool:
         started = time.perf_counter()
         try:
-            scorer.warm_up()
+            model.warm_up()
         except Exception as error:  # noqa: BLE001 (told to who waits)
             is_warm.set_exception(error)
             return False
         is_warm.set_result(time.perf_counter() - started)
         return True
 
-    def _take_batches(self, scorer: Scorer) -> None:
-        while self._places.acquire() and (work := self._batcher.take(scorer.patches_to_encode)) is not None:
+    def _take_batches(self, model: RankingModel) -> None:
+        while self._places.acquire() and (work := self._batcher.take(model.patches_to_encode)) is not None:
             if isinstance(work, Encoding):
-                self._encode(scorer, work)
-            elif self._start(scorer, work):
+                self._encode(model, work)
+            elif self._start(model, work):
                 continue  # its place is given back when it is answered
             self._places.release()
 
-    def _encode(self, scorer: Scorer, work: Encoding) -> None:
+    def _encode(self, model: RankingModel, work: Encoding) -> None:
         """Failing costs nothing but the head start: a request that needs the pages encodes them itself, and tells."""
-        with self._occupying([], scorer.stage_clock()):
+        with self._occupying([], model.stage_clock()):
             try:
-                scorer.encode(work.pages)
+                model.encode(work.pages)
             except Exception as error:
                 logger.error("%d pages could not be encoded ahead", len(work.pages), exc_info=error)
                 work.future.set_exception(error)
@@ -148,22 +127,22 @@ class InferenceWorker:
             else:
                 work.future.set_result(None)
 
-    def _start(self, scorer: Scorer, batch: list[Entry]) -> bool:
+    def _start(self, model: RankingModel, batch: list[Entry]) -> bool:
         """Queue `batch` on the device; False where that failed, and everything that could be done about it is done."""
         self._record_batch(batch)
-        running = self._occupy(batch, scorer.stage_clock())
+        running = self._occupy(batch, model.stage_clock())
         try:
-            pending = scorer.start([entry.request for entry in batch], observe=running.clock.observe)
+            pending = model.start([entry.request for entry in batch], observe=running.clock.observe)
         except Exception as error:  # noqa: BLE001 (every member is answered: split, or told)
             failure: Exception = error
         else:
             self._started.put((running, pending))
             return True
         self._vacate(running)
-        self._recover(scorer, batch, failure)
+        self._recover(model, batch, failure)
         return False
 
-    def _recover(self, scorer: Scorer, batch: Sequence[Entry], failure: Exception) -> None:
+    def _recover(self, model: RankingModel, batch: Sequence[Entry], failure: Exception) -> None:
         if isinstance(failure, DeviceLostError) or len(batch) == 1:
             self._fail(batch, failure)
             return
@@ -173,20 +152,20 @@ class InferenceWorker:
             if self.is_lost:
                 self._lose(half)
             else:
-                self._score_now(scorer, half)
+                self._score_now(model, half)
 
-    def _score_now(self, scorer: Scorer, batch: Sequence[Entry]) -> None:
+    def _score_now(self, model: RankingModel, batch: Sequence[Entry]) -> None:
         """A part of a batch that failed as a whole: here and now, so that its failing can be split further."""
-        with self._occupying(batch, scorer.stage_clock()) as running:
+        with self._occupying(batch, model.stage_clock()) as running:
             try:
-                pending = scorer.start([entry.request for entry in batch], observe=running.clock.observe)
+                pending = model.start([entry.request for entry in batch], observe=running.clock.observe)
                 answers, seconds = pending.wait(), running.clock.seconds()
             except Exception as error:  # noqa: BLE001 (every member is answered: split, or told)
                 failure: Exception = error
             else:
                 self._resolve(running, answers, seconds)
                 return
-        self._recover(scorer, batch, failure)
+        self._recover(model, batch, failure)
 
     def _answer(self) -> None:
         """The second thread: waits for what has been started, and resolves it."""
@@ -203,7 +182,7 @@ class InferenceWorker:
             self._places.release()
 
     def _resolve(self, running: _Running, answers: Sequence[PageScores], seconds: dict[str, float]) -> None:
-        assert len(answers) == len(running.batch), "a scorer answers every request of its batch"
+        assert len(answers) == len(running.batch), "a model answers every request of its batch"
         traces = [entry.trace for entry in running.batch if entry.trace is not None]
         self._metrics.observe_stages(seconds, traces[0].exemplar if traces else None)
         self._metrics.last_forward.set(time.time())
@@ -267,14 +246,14 @@ class InferenceWorker:
             entry.future.set_exception(_lost_error())
 
     @contextmanager
-    def _occupying(self, batch: Sequence[Entry], clock: Clock) -> Iterator[_Running]:
+    def _occupying(self, batch: Sequence[Entry], clock: StageClock) -> Iterator[_Running]:
         running = self._occupy(batch, clock)
         try:
             yield running
         finally:
             self._vacate(running)
 
-    def _occupy(self, batch: Sequence[Entry], clock: Clock) -> _Running:
+    def _occupy(self, batch: Sequence[Entry], clock: StageClock) -> _Running:
         with self._device_lock:
             running = _Running(batch=batch, clock=clock, started_at=self._clock())
             if not self._on_device:

@@ -9,10 +9,10 @@ import logging
 from collections.abc import Awaitable, Callable, Sequence
 from concurrent.futures import Executor, Future
 from contextlib import suppress
-from typing import Any, Protocol, TypeVar
+from typing import Any, TypeVar
 
-from model import PreparedPage
-from service.documents.loader import Loaded, PagePreparer
+from model import PreparedPage, RankingModel
+from service.documents.loader import PageLoader
 from service.documents.selection import PageSelection
 from service.documents.sources import MemorySource, Source
 from service.errors import OverloadedError, ServiceError, UnavailableError
@@ -29,21 +29,13 @@ Result = TypeVar("Result")
 logger = logging.getLogger(__name__)
 
 
-class Loader(Protocol):
-    """The part of a `PageLoader` that the processor calls."""
-
-    async def load(
-        self, sources: Sequence[Source], preparer: PagePreparer, *, tenant: bytes, background: bool = False
-    ) -> Loaded: ...
-
-
 class DocumentProcessor:
     """Used on the event loop alone."""
 
     def __init__(
         self,
         store: DocumentStore,
-        loader: Loader,
+        loader: PageLoader,
         submit_background: SubmitBackground,
         *,
         threads: Executor,
@@ -74,9 +66,9 @@ class DocumentProcessor:
     def waiting_documents(self) -> int:
         return len(self._waiting)
 
-    def start(self, preparer: PagePreparer) -> None:
+    def start(self, model: RankingModel) -> None:
         """Begin with the documents added so far."""
-        self._task = asyncio.create_task(self._run(preparer))
+        self._task = asyncio.create_task(self._run(model))
 
     async def close(self) -> None:
         """Stop at once. The next process finds the unfinished documents in the store."""
@@ -104,10 +96,10 @@ class DocumentProcessor:
         if key != self._current and len(self._waiting) < self._queue_limit:
             self.add(key)
 
-    async def _run(self, preparer: PagePreparer) -> None:
+    async def _run(self, model: RankingModel) -> None:
         while True:
             self._current = await self._next()
-            await self._process(self._current, preparer)
+            await self._process(self._current, model)
             self._current = None
 
     async def _next(self) -> DocumentKey:
@@ -118,10 +110,10 @@ class DocumentProcessor:
         del self._waiting[key]
         return key
 
-    async def _process(self, key: DocumentKey, preparer: PagePreparer) -> None:
+    async def _process(self, key: DocumentKey, model: RankingModel) -> None:
         """No error of one document keeps the next one from its turn."""
         try:
-            state = await self._process_current(key, preparer)
+            state = await self._process_current(key, model)
         except DocumentReplaced:
             state = "replaced"
         except ServiceError as error:
@@ -132,18 +124,18 @@ class DocumentProcessor:
             state = "interrupted"
         self._on_processed(state)
 
-    async def _process_current(self, key: DocumentKey, preparer: PagePreparer) -> str:
+    async def _process_current(self, key: DocumentKey, model: RankingModel) -> str:
         """The state that the document's current version ends in. Raises: DocumentReplaced, ServiceError."""
         document = await self._in_thread(self._store.find, key)
         if document is None:
             raise DocumentReplaced(key.id)
         if document.outcome is None:
-            outcome = Outcome(failure=await self._failure_of(key, document.manifest, preparer))
+            outcome = Outcome(failure=await self._failure_of(key, document.manifest, model))
             await self._in_thread(self._store.finish, key, document.manifest.version, outcome)
             return outcome.state
         return document.state
 
-    async def _failure_of(self, key: DocumentKey, manifest: Manifest, preparer: PagePreparer) -> Failure | None:
+    async def _failure_of(self, key: DocumentKey, manifest: Manifest, model: RankingModel) -> Failure | None:
         """The document's error; None when all its pages are encoded. Raises: see `_process_current`."""
         try:
             content = content_of(manifest, await self._in_thread(self._store.read, key, manifest))
@@ -152,7 +144,7 @@ class DocumentProcessor:
                 last = min(first + self._pages_at_once - 1, manifest.page_count)
                 pages = PageSelection(ranges=((first, last),))
                 source = MemorySource(label=manifest.id, pages=pages, content=content)
-                await self._encode_patiently(source, key.tenant, preparer)
+                await self._encode_patiently(source, key.tenant, model)
         except (OverloadedError, UnavailableError):
             raise  # the service is busy; the document is not at fault
         except ServiceError as error:
@@ -164,11 +156,11 @@ class DocumentProcessor:
         if current is None or current.version != manifest.version:
             raise DocumentReplaced(key.id)
 
-    async def _encode_patiently(self, source: Source, tenant: bytes, preparer: PagePreparer) -> None:
+    async def _encode_patiently(self, source: Source, tenant: bytes, model: RankingModel) -> None:
         """Render and encode the pages, again after a pause where the service has no room. Raises: the last attempt's error."""
         for attempt in range(_ATTEMPTS):
             try:
-                loaded = await self._loader.load([source], preparer, tenant=tenant, background=True)
+                loaded = await self._loader.load([source], model, tenant=tenant, background=True)
                 await asyncio.wrap_future(self._submit_background([page.prepared for page in loaded.pages]))
                 return
             except (OverloadedError, UnavailableError):

@@ -8,7 +8,8 @@ from collections.abc import Callable
 from concurrent.futures import Executor
 from typing import Any, TypeVar
 
-from service.documents.loader import PageLoader, PagePreparer
+from model import RankingModel
+from service.documents.loader import PageLoader
 from service.documents.selection import PageSelection
 from service.documents.sources import Content, MemorySource, require_kind
 from service.errors import ServiceError, TooLargeError, UnusableDocumentError
@@ -42,9 +43,9 @@ class DocumentRegistry:
         self._max_document_pages = max_document_pages
         self._resuming: asyncio.Task[None] | None = None
 
-    def start(self, preparer: PagePreparer) -> None:
+    def start(self, model: RankingModel) -> None:
         """Begin with the background work, first with the documents that an earlier process left unfinished."""
-        self._processor.start(preparer)
+        self._processor.start(model)
         self._resuming = asyncio.create_task(self._resume())
 
     async def put(self, key: DocumentKey, data: bytes | bytearray) -> StoredDocument:

@@ -10,14 +10,15 @@ import pytest
 from PIL import Image
 
 from service.app import load_reranker
+from service.startup import LoadModel
 from tests.documents import make_pdf
-from tests.servers import Load, RunningService, running_service, settings_for_tests
+from tests.servers import RunningService, running_service, settings_for_tests
 
 PAGES = 20
 
 
 @pytest.fixture(scope="module")
-def remembers_as_set() -> Load:
+def remembers_as_set() -> LoadModel:
     """A `load` that gives every service the same weights, so that scores are the same to the bit, and a cache of its own.
 
     (Products over weights that lie elsewhere in memory may round differently.)
@@ -27,7 +28,7 @@ def remembers_as_set() -> Load:
 
 
 @pytest.fixture(scope="module")
-def service(remembers_as_set: Load) -> Iterator[RunningService]:
+def service(remembers_as_set: LoadModel) -> Iterator[RunningService]:
     with running_service(remembers_as_set) as running:
         yield running
 
@@ -86,7 +87,9 @@ def test_the_same_pages_with_another_query_are_neither_rendered_nor_encoded_agai
     assert not {"render", "decode", "vision"} & set(warm["ziprerank"]["timings_ms"])
 
 
-def test_scores_are_bit_identical_with_all_caches_on_and_off(service: RunningService, remembers_as_set: Load) -> None:
+def test_scores_are_bit_identical_with_all_caches_on_and_off(
+    service: RunningService, remembers_as_set: LoadModel
+) -> None:
     pages = make_pages(6, seed=2, height=448, width=320)
     off = {"feature_cache_gpu_bytes": 0, "feature_cache_host_bytes": 0, "page_cache_bytes": 0}
     with running_service(remembers_as_set, **off) as plain:

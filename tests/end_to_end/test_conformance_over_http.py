@@ -8,14 +8,19 @@ from typing import Any
 
 import pytest
 
-from model import Observe, PreparedRequest
+from model import FakeRankingModel, Observe, PreparedRequest
 from service.app import load_reranker
 from service.settings import Settings
 from tests.conformance import CASES, CHECKPOINT, TOLERANCE, WINDOW_CASES, Case, WindowCase, page_path
-from tests.servers import PATIENCE_SECONDS, FakeScores, RunningService, eventually, in_input_order, running_service
+from tests.servers import (
+    PATIENCE_SECONDS,
+    RunningService,
+    eventually,
+    running_service,
+)
 
 
-class GatedScores(FakeScores):
+class GatedScores(FakeRankingModel):
     """The real scores, and batches that start only while a gate is open."""
 
     gate = Event()
@@ -25,13 +30,13 @@ class GatedScores(FakeScores):
     def start(self, batch: Sequence[PreparedRequest], *, observe: Observe) -> Any:
         GatedScores.held = len(batch)
         assert self.gate.wait(PATIENCE_SECONDS)
-        return self.reranker.start(batch, observe=observe)
+        return self.model.start(batch, observe=observe)
 
 
 @pytest.fixture(scope="module")
 def service() -> Iterator[RunningService]:
     def load(settings: Settings) -> Any:
-        return GatedScores(reranker=load_reranker(settings), score_batch=in_input_order)
+        return GatedScores(model=load_reranker(settings))
 
     GatedScores.gate.set()
     with running_service(load, model=str(CHECKPOINT), keep_ratio=1.0) as running:

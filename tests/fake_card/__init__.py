@@ -2,7 +2,7 @@
 
     with FakeCard(flash_attention=3) as card:
         with card.waiting_allowed():               # loading weights may wait
-            reranker = Reranker.assemble(...)      # on cuda:0
+            reranker = assemble_reranker(plan, network)      # on cuda:0
         card.reset_peak()
         answers = reranker.start(requests).wait()
     assert card.downloads == 1 and card.waits == ["Event.synchronize, …"]

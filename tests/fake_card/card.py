@@ -20,7 +20,7 @@ from tests.fake_card.host_memory import HostMemory
 from tests.fake_card.kernels import kernel_modules, rms_norm, scaled_dot_product_attention
 from tests.fake_card.watch import Watch
 
-FLOAT32_PRODUCTS = frozenset({"text_similarity", "score_letters"})
+FLOAT32_PRODUCTS = frozenset({"text_similarity", "letter_logits"})
 """Functions of the product that multiply matrices in float32 on purpose: the compressor's cosines and the letters' logits."""
 
 

@@ -11,13 +11,13 @@ from benchmarks.workloads import make_reranker as make_random_reranker
 from benchmarks.workloads import model_shape, random_network, with_fewer_layers
 from model import BatchLimits, Reranker, RerankerConfig
 from model.attention import AttentionWorkload, choose_attention, make_kernel, time_attention
-from model.attention_kernels import KERNELS, why_not
+from model.attention_kernels import KERNELS, unavailable_reason
 from model.checkpoint import read_model_config
 from model.device import Compute, choose_compute
 from model.memory_plan import batch_bytes
-from model.quantisation import Fp8Linear, Int8Linear, why_not_quantise
-from model.vision_encoder import linear_gelu
-from model.weights import load_network
+from model.quantisation import Fp8Linear, Int8Linear, quantise_obstacle
+from model.qwen3_vl.vision_encoder import linear_gelu
+from model.qwen3_vl.weights import load_network
 from tests.closeness import assert_bfloat16_is_close
 from tests.conformance import CASES, CHECKPOINT, TOLERANCE, WINDOW_CASES, Case, WindowCase
 from tests.model.test_attention import run
@@ -94,7 +94,7 @@ def test_bfloat16_is_as_close_to_float32_as_transformers_own_run(
 def test_every_kernel_computes_attention(
     card: torch.device, name: str, heads: tuple[int, int], head_dim: int, causal: bool
 ) -> None:
-    obstacle = why_not(name, ON_CARD, head_dim)
+    obstacle = unavailable_reason(name, ON_CARD, head_dim)
     if obstacle and name.startswith("flash-attn"):
         pytest.skip(f"{name}: {obstacle}")  # the optional kernels
     assert obstacle is None
@@ -114,7 +114,7 @@ def test_auto_takes_the_kernel_that_was_fastest_when_tried(causal: bool) -> None
     workload = AttentionWorkload(heads=8, key_value_heads=8, head_dim=72, lengths=lengths, causal=causal)
     kernel = choose_attention("auto", workload, ON_CARD)
     assert "the fastest of" in kernel.reason
-    able = [name for name in KERNELS if why_not(name, ON_CARD, 72) is None]
+    able = [name for name in KERNELS if unavailable_reason(name, ON_CARD, 72) is None]
     seconds = {name: time_attention(make_kernel(name), workload, ON_CARD) for name in able}
     assert seconds[kernel.name] <= 1.5 * min(seconds.values())  # a second timing, a little luck
 
@@ -123,7 +123,7 @@ def test_auto_takes_the_kernel_that_was_fastest_when_tried(causal: bool) -> None
 def test_float32_takes_sdpa(name: str) -> None:
     compute = choose_compute("cuda", "float32")
     workload = AttentionWorkload(heads=2, key_value_heads=2, head_dim=64, lengths=(8,), causal=True)
-    assert why_not(name, compute, 64)
+    assert unavailable_reason(name, compute, 64)
     assert choose_attention("auto", workload, compute).name == "sdpa"
 
 
@@ -133,7 +133,7 @@ def test_float32_takes_sdpa(name: str) -> None:
 @pytest.mark.parametrize("dtype", ["bfloat16", "float32"])
 def test_one_synchronisation_a_batch(dtype: str, config: dict[str, Any]) -> None:
     """Nothing between the first upload and the final copy of the scores waits for the card."""
-    if "quantise" in config and why_not_quantise(config["quantise"], choose_compute("cuda", dtype)):
+    if "quantise" in config and quantise_obstacle(config["quantise"], choose_compute("cuda", dtype)):
         pytest.skip("the card has no such products in this dtype")
     reranker = make_reranker(dtype, **config)
     case = next(case for case in CASES if case.name == "five_small-0.25")
@@ -178,7 +178,7 @@ def test_compiled_layers_score_alike(half: Reranker) -> None:
 
 
 def test_products_of_eight_bit_floats_are_those_of_the_rounded_values(card: torch.device) -> None:
-    if why_not_quantise("fp8", ON_CARD):
+    if quantise_obstacle("fp8", ON_CARD):
         pytest.skip("the card has no products of 8-bit floats")
     torch.manual_seed(0)
     weight = torch.randn(128, 256, dtype=torch.bfloat16) / 16
@@ -204,7 +204,7 @@ def test_int8_weights_are_turned_back_without_another_copy(card: torch.device, d
 
 @pytest.mark.parametrize("quantise", ["none", "fp8", "int8"])
 def test_loading_takes_no_more_memory_than_the_network_and_a_tensor(card: torch.device, quantise: str) -> None:
-    if why_not_quantise(quantise, ON_CARD):
+    if quantise_obstacle(quantise, ON_CARD):
         pytest.skip("the card has no such products")
     model_config = read_model_config(CHECKPOINT)
     before = torch.cuda.memory_allocated(card)
@@ -262,7 +262,7 @@ def test_gelu_in_a_products_epilogue_is_the_tanh_approximation(card: torch.devic
 @pytest.mark.parametrize("scheme", ["none", "int8", "fp8"])
 def test_a_batch_takes_as_much_memory_as_was_planned(card: torch.device, scheme: str) -> None:
     """At the published widths, where the plan has been compared with a card that counts every allocation."""
-    if why_not_quantise(scheme, ON_CARD):
+    if quantise_obstacle(scheme, ON_CARD):
         pytest.skip(f"the card cannot run {scheme}")
     config = RerankerConfig(
         device="cuda", quantise=scheme, compile=False, feature_cache_gpu_bytes=0, feature_cache_host_bytes=0

@@ -22,7 +22,14 @@ from model.attention import (
     make_page_plans,
     make_text_plans,
 )
-from model.attention_kernels import KERNELS, attend_run, attend_run_in_plans, equal_runs, making_plans, why_not
+from model.attention_kernels import (
+    KERNELS,
+    attend_run,
+    attend_run_in_plans,
+    equal_runs,
+    making_plans,
+    unavailable_reason,
+)
 from model.device import Compute, choose_compute
 from model.errors import ConfigurationError
 
@@ -105,7 +112,7 @@ def test_auto_takes_sdpa_on_a_cpu_and_says_why() -> None:
 
 @pytest.mark.parametrize("name", [name for name in KERNELS if name != "sdpa"])
 def test_a_kernel_that_was_asked_for_and_cannot_run_is_an_error(name: str) -> None:
-    assert why_not(name, ON_CPU, 64)
+    assert unavailable_reason(name, ON_CPU, 64)
     with pytest.raises(ConfigurationError, match=name):
         choose_attention(name, WORKLOAD, ON_CPU)
 
@@ -139,7 +146,7 @@ class Kernels:
     def __init__(self, monkeypatch: pytest.MonkeyPatch, seconds: dict[str, float | Exception]) -> None:
         self.calls: list[str] = []
         self._seconds = seconds
-        monkeypatch.setattr(attention, "why_not", lambda name, compute, head_dim: None)
+        monkeypatch.setattr(attention, "unavailable_reason", lambda name, compute, head_dim: None)
         monkeypatch.setattr(attention, "build", lambda name: self._kernel(name))
         monkeypatch.setattr(attention, "seconds_of", self._seconds_of)
 
@@ -222,15 +229,15 @@ def test_a_package_that_cannot_be_used_is_an_obstacle_with_its_reason(
 ) -> None:
     if source is not None:
         (packages / "flash_attn.py").write_text(source)
-    assert reason in str(why_not("flash-attn-2", ON_A_CARD, 64))
+    assert reason in str(unavailable_reason("flash-attn-2", ON_A_CARD, 64))
     monkeypatch.delitem(sys.modules, "flash_attn", raising=False)
 
 
 def test_the_second_generation_is_a_candidate_beside_the_third(packages: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("flash_attn", "flash_attn_interface"):
         (packages / f"{name}.py").write_text("def flash_attn_varlen_func(*args, **kwargs): return args[0]")
-    assert why_not("flash-attn-3", ON_A_CARD, 64) is None
-    assert why_not("flash-attn-2", ON_A_CARD, 64) is None
+    assert unavailable_reason("flash-attn-3", ON_A_CARD, 64) is None
+    assert unavailable_reason("flash-attn-2", ON_A_CARD, 64) is None
     for name in ("flash_attn", "flash_attn_interface"):
         monkeypatch.delitem(sys.modules, name, raising=False)
 

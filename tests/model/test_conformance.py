@@ -12,6 +12,7 @@ from model.compressor import PageShare, select_tokens
 from model.config import ImageConfig
 from model.image_processor import prepare_page, to_page_image, to_patches
 from model.sequence_packer import mrope_positions
+from tests.compressors import SelectedBy
 from tests.conformance import CASES, TOLERANCE, WINDOW_CASES, Case, WindowCase, load_page
 from tests.sequences import expanded_ids, expanded_positions, sha256_of
 
@@ -50,7 +51,7 @@ def _kept_indices(reranker: Reranker, case: Case) -> list[list[int]]:
         return seen[0]
 
     request = reranker.prepare(case.query, case.pages(), case.keep_ratio)
-    replace(reranker, select_tokens=watch).score([request])
+    replace(reranker, compressor=SelectedBy(watch)).score([request])
     kept, start, first = seen[0].tolist(), 0, 0
     by_page = []
     for page, count in zip(request.pages, request.kept_counts, strict=True):

@@ -12,7 +12,7 @@ from model.dataflow import PreparedPage, PreparedRequest
 from model.device import Compute
 from model.memory_plan import GIBIBYTE, batch_bytes, weight_bytes
 from model.placement import Placement, place, plan_absent_card
-from model.weights import build_network, expected_shapes
+from model.qwen3_vl.weights import build_network, expected_shapes
 from tests.fake_card import FakeCard
 from tests.published import make_reranker, published_model, read_published
 

@@ -15,13 +15,14 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from model import DeviceMemoryError, Reranker, page_encoder, sequence_packer, vision_encoder
+from model import DeviceMemoryError, Reranker, page_encoder, sequence_packer
 from model.compressor import PageShare, select_tokens
 from model.config import ModelConfig
 from model.dataflow import PreparedRequest
 from model.device import download
-from model.language_model import RmsNorm, SwiGluMlp
-from model.reranker import SelectTokens
+from model.qwen3_vl import vision_encoder
+from model.qwen3_vl.language_model import RmsNorm, SwiGluMlp
+from tests.compressors import Select, SelectedBy
 from tests.fake_card import CardFault, FakeCard
 from tests.published import make_reranker, published_model
 
@@ -217,10 +218,10 @@ def select_by_host_weights(similarity: torch.Tensor, pages: Sequence[PageShare])
     ],
 )
 def test_a_selection_that_waits_or_mixes_devices_is_a_fault(
-    model_config: ModelConfig, select: SelectTokens, fault: str
+    model_config: ModelConfig, select: Select, fault: str
 ) -> None:
     with FakeCard() as card:
-        reranker = replace(make_reranker(card, model_config), select_tokens=select)
+        reranker = replace(make_reranker(card, model_config), compressor=SelectedBy(select))
         requests = make_requests(reranker)
         with pytest.raises(CardFault, match=fault) as caught:
             reranker.start(requests)
@@ -344,7 +345,7 @@ def test_a_synchronisation_and_a_second_download_are_counted(model_config: Model
         return select_tokens(similarity, pages)
 
     with FakeCard() as card:
-        reranker = replace(make_reranker(card, model_config), select_tokens=select_with_a_look)
+        reranker = replace(make_reranker(card, model_config), compressor=SelectedBy(select_with_a_look))
         requests = make_requests(reranker)
         card.waits.clear()
         reranker.start(requests)

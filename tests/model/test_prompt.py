@@ -58,4 +58,4 @@ def test_a_lone_surrogate_is_refused(reranker: Reranker) -> None:
 
 def test_longest_prompt_bounds_the_worst_query(reranker: Reranker) -> None:
     worst = "\U0010ffff" * 100
-    assert reranker.prompts.build(worst, 20).token_count <= reranker.prompts.longest_prompt(20, 100)
+    assert reranker.prompts.build(worst, 20).token_count <= reranker.prompts.max_prompt_tokens(20, 100)

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from model.checkpoint import load_tokenizer, read_model_config
 from model.config import MAX_WINDOW_SIZE
-from model.placement import MOST_PROMPT_TOKENS, longest_window, longest_window_without_tokenizer
+from model.placement import MOST_PROMPT_TOKENS, max_window_cost, max_window_cost_without_tokenizer
 from model.prompt import PromptBuilder
 from model.published import PUBLISHED_NAME, PUBLISHED_SIZES
 from service.settings import Settings
@@ -31,11 +31,11 @@ def test_a_window_without_a_tokenizer_is_a_little_larger_than_with_one() -> None
         image_token_id=config.image_token_id,
         vision_start_token_id=config.vision_start_token_id,
     )
-    exact = longest_window(prompts, config, 4096)
-    bound = longest_window_without_tokenizer(config, 4096)
+    exact = max_window_cost(prompts, config, 4096)
+    bound = max_window_cost_without_tokenizer(config, 4096)
     assert bound.patches == exact.patches == MAX_WINDOW_SIZE * 1024 * 4
     assert 0 <= bound.tokens - exact.tokens < 100
-    assert prompts.longest_prompt(MAX_WINDOW_SIZE, 0) <= MOST_PROMPT_TOKENS
+    assert prompts.max_prompt_tokens(MAX_WINDOW_SIZE, 0) <= MOST_PROMPT_TOKENS
 
 
 def test_the_published_checkpoint_is_the_default_of_the_service() -> None:

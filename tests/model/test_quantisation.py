@@ -12,10 +12,10 @@ from model.quantisation import (
     Fp8Linear,
     Int8Linear,
     quantise_layers,
+    quantise_obstacle,
     quantised,
     round_to_e4m3,
     round_to_int8,
-    why_not_quantise,
 )
 from tests.conformance import CASES, CHECKPOINT
 
@@ -153,15 +153,15 @@ def test_a_linear_map_with_a_bias_is_refused(scheme: str) -> None:
 
 def test_fp8_needs_an_ada_or_a_hopper_card(card_of_capability: Any) -> None:
     card_of_capability(8, 6)
-    problem = why_not_quantise("fp8", on_card())
+    problem = quantise_obstacle("fp8", on_card())
     assert problem is not None
     assert "compute capability 8.6" in problem and "8.9 (Ada, Hopper or newer). Choose int8." in problem
-    assert why_not_quantise("int8", on_card(torch.float16)) is None
+    assert quantise_obstacle("int8", on_card(torch.float16)) is None
     for capability in ((8, 9), (9, 0), (12, 0)):
         card_of_capability(*capability)
-        assert why_not_quantise("fp8", on_card()) is None
-    assert "dtype is float16" in str(why_not_quantise("fp8", on_card(torch.float16)))
-    assert why_not_quantise("fp8", ON_CPU) is None
+        assert quantise_obstacle("fp8", on_card()) is None
+    assert "dtype is float16" in str(quantise_obstacle("fp8", on_card(torch.float16)))
+    assert quantise_obstacle("fp8", ON_CPU) is None
 
 
 def test_an_unknown_scheme_is_refused_with_the_choices() -> None:

@@ -18,6 +18,7 @@ from model import (
     WindowError,
     WindowStrategy,
 )
+from tests.compressors import SelectedBy
 
 PAGE = np.full((448, 320, 3), 255, dtype=np.uint8)
 STAGES = ["upload", "vision", "compress", "pack", "language"]
@@ -65,7 +66,7 @@ def test_keep_ratio_one_equals_no_compression(reranker: Reranker) -> None:
     def keep_all(similarity: torch.Tensor, pages: object) -> torch.Tensor:
         return torch.arange(len(similarity))
 
-    [plain] = replace(reranker, select_tokens=keep_all).score([request])
+    [plain] = replace(reranker, compressor=SelectedBy(keep_all)).score([request])
     assert reranker.score([request])[0].logits == plain.logits
 
 
@@ -93,8 +94,8 @@ def test_warm_up_is_a_real_forward(reranker: Reranker) -> None:
     assert len(reranker.warm_up().logits) == 2
 
 
-def test_longest_window_bounds_the_largest_request(reranker: Reranker) -> None:
-    longest = reranker.longest_window(100)
+def test_the_largest_window_bounds_the_largest_request(reranker: Reranker) -> None:
+    longest = reranker.max_window_cost(100)
     square = np.zeros((1024, 1024, 3), dtype=np.uint8)
     request = reranker.prepare("\U0010ffff" * 100, [square] * 20, 1.0)
     assert request.token_count <= longest.tokens and request.patch_count == longest.patches
@@ -133,10 +134,10 @@ def test_a_page_that_occurs_twice_in_a_batch_is_encoded_once() -> None:
     assert reranker.feature_cache.misses == 2
 
 
-def test_pages_of_different_scopes_share_nothing() -> None:
+def test_pages_of_different_tenants_share_nothing() -> None:
     reranker = make_reranker()
     [page] = random_pages(1)
-    own, other = (reranker.prepare_page(page, scope=scope) for scope in (b"a", b"b"))
+    own, other = (reranker.prepare_page(page, tenant=tenant) for tenant in (b"a", b"b"))
     reranker.score([reranker.prepare("a", [own])])
     assert reranker.patches_to_encode(reranker.prepare("a", [own])) == 0
     assert reranker.patches_to_encode(reranker.prepare("a", [other])) > 0

@@ -37,20 +37,20 @@ def test_packing_interleaves_text_and_kept_tokens_of_two_requests() -> None:
     assert packed.visual_slots.tolist() == [2, 3, 6, 8, 9]
     assert packed.deepstack[0][:, 0].tolist() == [200, 202, 204, 205, 206]
     assert packed.cu_seqlens.tolist() == [0, 5, 12] and packed.cu_seqlens.dtype == torch.int32
-    assert packed.last_slots.tolist() == [4, 11]
+    assert packed.read_slots.tolist() == [4, 11]
     assert packed.max_seqlen == 7
 
 
 def test_the_last_positions_of_each_prompt_are_read_one_unless_more_are_asked_for() -> None:
     requests = [request([[1], [2, 3]], [page(1, 2)], [2]), request([[1], [2]], [page(1, 1)], [1])]
     one, several = plan_packing(requests), plan_packing(requests, [3, 2])
-    assert (one.last_slots.tolist(), one.last_cu_seqlens.tolist(), one.most_last) == ([4, 7], [0, 1, 2], 1)
-    assert (several.last_slots.tolist(), several.last_cu_seqlens.tolist(), several.most_last) == (
+    assert (one.read_slots.tolist(), one.read_cu_seqlens.tolist(), one.max_read_len) == ([4, 7], [0, 1, 2], 1)
+    assert (several.read_slots.tolist(), several.read_cu_seqlens.tolist(), several.max_read_len) == (
         [2, 3, 4, 6, 7],
         [0, 3, 5],
         3,
     )
-    assert several.last_cu_seqlens.dtype == torch.int32
+    assert several.read_cu_seqlens.dtype == torch.int32
 
 
 def test_kept_tokens_keep_the_position_of_the_full_sequence() -> None:

@@ -2,21 +2,20 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from model import WindowError, Windows, choose_windows
+from model import WindowError, WindowPlan, choose_windows
 
 
-def play(windows: Windows, relevance: list[float]) -> tuple[list[list[tuple[int, ...]]], tuple[int, ...]]:
+def best_first(relevance: list[float]) -> list[int]:
+    return sorted(range(len(relevance)), key=lambda index: -relevance[index])
+
+
+def play(plan: WindowPlan, relevance: list[float]) -> tuple[list[list[tuple[int, ...]]], tuple[int, ...]]:
     """All turns and the final order, each window ordered by `relevance`."""
     turns: list[list[tuple[int, ...]]] = []
-    try:
-        turn = next(windows)
-        while True:
-            turns.append(turn)
-            turn = windows.send(
-                [sorted(range(len(window)), key=lambda i, w=window: -relevance[w[i]]) for window in turn]
-            )
-    except StopIteration as stop:
-        return turns, stop.value
+    while turn := plan.turn:
+        turns.append(turn)
+        plan.submit([best_first([relevance[page] for page in window]) for window in turn])
+    return turns, plan.order
 
 
 def slide(relevance: list[float], *, window_size: int, stride: int) -> tuple[list[tuple[int, ...]], tuple[int, ...]]:
@@ -62,7 +61,23 @@ def test_the_best_page_comes_first_wherever_it_lay(relevance: list[int]) -> None
 @pytest.mark.parametrize(("window_size", "stride"), [(0, 1), (21, 10), (5, 6), (5, 0)])
 def test_impossible_windows_are_refused(window_size: int, stride: int) -> None:
     with pytest.raises(WindowError, match=f"window_size is {window_size}"):
-        next(choose_windows("sliding", 3, window_size=window_size, stride=stride))
+        choose_windows("sliding", 3, window_size=window_size, stride=stride)
+
+
+@pytest.mark.parametrize("strategy", ["sliding", "tournament"])
+def test_an_order_is_not_given_before_the_last_turn(strategy: str) -> None:
+    plan = choose_windows(strategy, 6, window_size=4, stride=2)
+    while turn := plan.turn:
+        with pytest.raises(AssertionError, match="a turn is left"):
+            _ = plan.order
+        plan.submit([range(len(window)) for window in turn])
+    assert sorted(plan.order) == list(range(6)) and plan.turn == []
+
+
+def test_an_order_that_leaves_out_a_page_is_refused() -> None:
+    plan = choose_windows("sliding", 3, window_size=3, stride=1)
+    with pytest.raises(AssertionError, match="each of its pages once"):
+        plan.submit([(0, 1, 1)])
 
 
 def test_an_unknown_strategy_is_refused() -> None:

@@ -16,12 +16,13 @@ from typing import Any
 import httpx
 import pytest
 
-from model import PageScores, PreparedRequest, Reranker
-from service.app import LoadReranker, build_app
+from model import PageScores, PreparedRequest, RankingModel, Reranker, score_in_input_order
+from service.app import build_app
 from service.settings import Settings
+from service.startup import LoadModel
 from tests.documents import make_image
 from tests.fake_ray import FakeAutoscalingConfig, FakeAutoscalingContext, FakeRay, fake_ray
-from tests.servers import PATIENCE_SECONDS, fake_loader, in_input_order
+from tests.servers import PATIENCE_SECONDS, fake_loader
 
 CONFIGURATION = Path(__file__).parents[2] / "deploy" / "ray" / "config.yaml"
 
@@ -118,11 +119,11 @@ class Gate:
 
     def __call__(self, batch: Sequence[PreparedRequest]) -> list[PageScores]:
         assert self.opened.wait(PATIENCE_SECONDS)
-        return in_input_order(batch)
+        return score_in_input_order(batch)
 
 
 @pytest.fixture
-def build(ray: FakeRay, monkeypatch: pytest.MonkeyPatch) -> Callable[[LoadReranker], Any]:
+def build(ray: FakeRay, monkeypatch: pytest.MonkeyPatch) -> Callable[[LoadModel], Any]:
     """Makes a replica as Ray would, in this process: with a model of the test's, and neither logging nor port of its own."""
     monkeypatch.setenv("ZIPRERANK_DEVICE", "cpu")
     monkeypatch.setenv("ZIPRERANK_RASTERIZER_PROCESSES", "1")
@@ -130,7 +131,7 @@ def build(ray: FakeRay, monkeypatch: pytest.MonkeyPatch) -> Callable[[LoadRerank
     monkeypatch.setattr(ray.adapter, "configure_logging", lambda level: None)
     monkeypatch.setattr(ray.adapter, "start_http_server", lambda port, registry: None)
 
-    def build_with(load: LoadReranker) -> Any:
+    def build_with(load: LoadModel) -> Any:
         monkeypatch.setattr(ray.adapter, "build_app", lambda settings: build_app(settings, load=load))
         return ray.adapter.Replica()
 
@@ -163,11 +164,11 @@ async def rerank(client: httpx.AsyncClient) -> httpx.Response:
 
 
 def test_the_first_check_waits_for_the_model_and_a_replica_that_fails_is_told_to_ray(
-    ray: FakeRay, build: Callable[[LoadReranker], Any], reranker: Reranker
+    ray: FakeRay, build: Callable[[LoadModel], Any], reranker: Reranker
 ) -> None:
     may_load = threading.Event()
 
-    def slow_load(settings: Settings) -> Reranker:
+    def slow_load(settings: Settings) -> RankingModel:
         assert may_load.wait(PATIENCE_SECONDS)
         return fake_loader(reranker)(settings)
 
@@ -179,7 +180,7 @@ def test_the_first_check_waits_for_the_model_and_a_replica_that_fails_is_told_to
         may_load.set()
         await asyncio.wait_for(first, PATIENCE_SECONDS)
         assert (await client.get("/readyz")).status_code == 200
-        replica._app.state.components.lifecycle.fail()
+        replica._app.state.service.lifecycle.fail()
         with pytest.raises(ray.adapter.NotServingError, match="gpu_failed"):
             await replica.check_health()
 
@@ -187,11 +188,11 @@ def test_the_first_check_waits_for_the_model_and_a_replica_that_fails_is_told_to
 
 
 def test_a_check_that_is_given_up_does_not_stop_the_loading(
-    build: Callable[[LoadReranker], Any], reranker: Reranker
+    build: Callable[[LoadModel], Any], reranker: Reranker
 ) -> None:
     may_load = threading.Event()
 
-    def slow_load(settings: Settings) -> Reranker:
+    def slow_load(settings: Settings) -> RankingModel:
         assert may_load.wait(PATIENCE_SECONDS)
         return fake_loader(reranker)(settings)
 
@@ -207,7 +208,7 @@ def test_a_check_that_is_given_up_does_not_stop_the_loading(
 
 
 def test_ray_is_told_how_long_the_work_takes_that_waits(
-    ray: FakeRay, build: Callable[[LoadReranker], Any], reranker: Reranker
+    ray: FakeRay, build: Callable[[LoadModel], Any], reranker: Reranker
 ) -> None:
     gate = Gate()
     replica = build(fake_loader(reranker, gate))
@@ -223,9 +224,7 @@ def test_ray_is_told_how_long_the_work_takes_that_waits(
         assert wait() == 0
         gate.opened.clear()
         requests = [asyncio.create_task(rerank(client))]
-        await eventually(
-            lambda: replica._components.worker.running_entries == 1
-        )  # else it could share the others' batch
+        await eventually(lambda: replica._service.worker.running_entries == 1)  # else it could share the others' batch
         requests += [asyncio.create_task(rerank(client)) for _ in range(2)]
         await eventually(lambda: wait() > 0)
         gate.opened.set()
@@ -236,7 +235,7 @@ def test_ray_is_told_how_long_the_work_takes_that_waits(
 
 
 def test_a_replica_answers_under_the_name_that_ray_gave_it(
-    ray: FakeRay, build: Callable[[LoadReranker], Any], reranker: Reranker
+    ray: FakeRay, build: Callable[[LoadModel], Any], reranker: Reranker
 ) -> None:
     ray.replica = "ziprerank-q4x"
     replica = build(fake_loader(reranker))
@@ -250,7 +249,7 @@ def test_a_replica_answers_under_the_name_that_ray_gave_it(
 
 def test_each_replica_of_a_node_has_a_port_for_its_own_metrics_and_does_without_where_it_is_taken(
     ray: FakeRay,
-    build: Callable[[LoadReranker], Any],
+    build: Callable[[LoadModel], Any],
     reranker: Reranker,
     monkeypatch: pytest.MonkeyPatch,
     caplog: pytest.LogCaptureFixture,
@@ -267,7 +266,7 @@ def test_each_replica_of_a_node_has_a_port_for_its_own_metrics_and_does_without_
     for ray.local_rank in (0, 1, 1):
         replicas.append(build(fake_loader(reranker)))
     assert list(ports) == [ray.adapter.METRICS_PORT, ray.adapter.METRICS_PORT + 1]
-    own = [replica._app.state.components.metrics.registry for replica in replicas]
+    own = [replica._app.state.service.metrics.registry for replica in replicas]
     assert list(ports.values()) == own[:2] and own[0] is not own[1]
     assert f"no metrics on port {ray.adapter.METRICS_PORT + 1}: Address already in use" in caplog.text
 

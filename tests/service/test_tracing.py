@@ -14,12 +14,18 @@ import pytest
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 from prometheus_client.openmetrics.parser import text_string_to_metric_families
 
-from model import PageScores, PreparedRequest, Reranker
+from model import PageScores, PreparedRequest, Reranker, score_in_input_order
 from service import tracing
-from service.cli import read_settings
 from service.logs import configure_logging
+from service.settings import read_settings
 from tests.documents import make_image
-from tests.servers import PATIENCE_SECONDS, RunningService, eventually, fake_loader, in_input_order, running_service
+from tests.servers import (
+    PATIENCE_SECONDS,
+    RunningService,
+    eventually,
+    fake_loader,
+    running_service,
+)
 from tests.spans import ReadSpan, read_spans
 
 TRACE_ID = "4bf92f3577b34da6a3ce929d0e0e4736"
@@ -118,7 +124,7 @@ def test_requests_of_one_batch_are_linked_to_it_and_it_to_them(reranker: Reranke
     def wait(batch: Sequence[PreparedRequest]) -> list[PageScores]:
         entered.set()
         assert opened.wait(PATIENCE_SECONDS)
-        return in_input_order(batch)
+        return score_in_input_order(batch)
 
     load = fake_loader(reranker, wait)
     with running_service(load, tracing=f"file:{tmp_path}/spans") as service, ThreadPoolExecutor(3) as threads:

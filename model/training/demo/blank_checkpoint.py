@@ -1,6 +1,6 @@
-"""The demo checkpoint before training: its JSON files and tokenizer in a folder, and a network of random weights.
+"""Makes the untrained demo checkpoint: the JSON files and tokenizer in a folder, and a network with random weights.
 
-The shape is Qwen3-VL's, scaled down to what a CPU can train and rank with. Knows nothing of training.
+The architecture is Qwen3-VL, scaled down so that a CPU can train it and rank with it.
 """
 
 import json
@@ -12,17 +12,17 @@ from torch import nn
 
 from model.checkpoint import ARCHITECTURE
 from model.config import ModelConfig
-from model.language_model import SelfAttention
-from model.network import Network
+from model.qwen3_vl.language_model import SelfAttention
+from model.qwen3_vl.network import Network
 from model.training.demo.vocabulary import MARKERS, make_tokenizer
 
 PATCH, MERGE, FRAMES = 16, 2, 2
 TEXT_WIDTH = 256
 EARLY_BLOCK = 2
-"""The vision block whose output is the one DeepStack feature; what it knows are letters."""
+"""The vision block that gives the only DeepStack feature. It is trained to recognise letters."""
 
 _SHARPNESS = 2.0
-"""Of attention at the start: it scales the products of normed queries and keys, which bound how sharply a head can look."""
+"""The initial scale of normalised queries. It bounds how far a head can concentrate its attention."""
 
 _VISION: dict[str, Any] = {
     "depth": 6,
@@ -57,7 +57,7 @@ _TEXT: dict[str, Any] = {
 
 
 def write_blank_checkpoint(folder: Path, *, fewest_pixels: int, most_pixels: int) -> None:
-    """Everything but the weights. The pixels bound the size that a page is resized to."""
+    """Write all files but the weights. Pages are resized to at least `fewest_pixels` and at most `most_pixels` in area."""
     folder.mkdir(parents=True, exist_ok=True)
     tokenizer = make_tokenizer()
     tokenizer.save_pretrained(folder)
@@ -98,7 +98,7 @@ def _write(path: Path, content: dict[str, Any]) -> None:
 
 
 def make_network(config: ModelConfig) -> Network:
-    """Random weights, from torch's current seed. Features and embeddings have a root mean square of about one."""
+    """A network with random weights from torch's current seed. Features and embeddings have a root mean square of about one."""
     network = Network(config)
     for part in network.modules():
         if isinstance(part, nn.Linear):
@@ -117,7 +117,7 @@ def make_network(config: ModelConfig) -> Network:
 
 
 def _soften_residuals(layers: nn.ModuleList, names: tuple[str, ...]) -> None:
-    """What a layer adds starts small, so that the sum over the depth does not depend on it."""
+    """Scale down the output weights of the layers, so that the initial size of the residual sum does not grow with depth."""
     for layer in layers:
         for name in names:
             with torch.no_grad():

@@ -1,14 +1,15 @@
-"""Tells some heads of three decoder layers where to look, so that the decoder learns to find the right page.
+"""Trains attention heads of three decoder layers towards given targets, so that the decoder learns to find the right page.
 
-    first layer    from a visual token to the word of the query that lies under it; from a page's end to two tokens of the
-                   prompt, in shares that tell how far behind it is
-    second layer   from a page's end to its visual tokens with a word of the query
-    last layer     from the prompt's end to the end of the right page
+    first layer    from a visual token to the word of the query that is printed there; from the end of a page to two tokens
+                   of the prompt, in shares that encode the place of the page in the list
+    second layer   from the end of a page to those of its visual tokens that show a word of the query
+    last layer     from the end of the prompt to the end of the right page
 
-Whoever has nothing to look at shall look at its prompt's first token. Cross-entropy of the heads' attention, over all tokens
-that they can see: of all heads in the last layer, for places of the second query head on each key head, elsewhere of the first,
-so that all keys are of use. Without guidance the decoder was still at chance after the 200 steps that were tried; without that
-of places it learned the letters of two pages in 200 steps and those of ten not in 1,000. Knows nothing of letters.
+A token without a target shall attend to the first token of its prompt. The loss is the cross-entropy of the attention over
+all visible tokens. It applies to all heads in the last layer, to the second query head of each key head for the places, and
+to the first query head elsewhere, so that every key head is trained. Without any guidance the decoder was still at chance
+after the 200 steps that were tried. Without guidance of the places it learned the letters of two pages in 200 steps, but not
+those of ten in 1,000.
 """
 
 import math
@@ -20,14 +21,14 @@ import torch
 from torch import nn
 
 from model.config import MAX_WINDOW_SIZE
-from model.language_model import DecoderLayer
+from model.qwen3_vl.language_model import DecoderLayer
 
-_STEEPNESS = 3.0  # of the shares over the angle: nearly 0 to nearly 1
-_ASKED = 256  # visual tokens a step, half of them with a word of the query
+_STEEPNESS = 3.0  # of the sigmoid that turns a cosine or sine into a share: nearly 0 to nearly 1
+_ASKED = 256  # visual tokens per step, half of them with a word of the query
 
 
 class Heads(Enum):
-    """Which of the query heads on each key head."""
+    """The query heads of each key head that the loss applies to."""
 
     ALL = slice(None)
     FIRST = slice(0, 1)
@@ -36,20 +37,20 @@ class Heads(Enum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LayerInput:
-    """What a decoder layer was called with: S tokens."""
+    """A decoder layer and its arguments for S packed tokens."""
 
     layer: DecoderLayer
     hidden: torch.Tensor  # (S, D)
     cos: torch.Tensor  # (S, head_dim)
-    sin: torch.Tensor
+    sin: torch.Tensor  # (S, head_dim)
 
 
 class Watcher:
-    """Runs layers, and keeps what went into each and came out of it."""
+    """Runs decoder layers and records the input and output of each."""
 
     def __init__(self) -> None:
         self.inputs: list[LayerInput] = []
-        self.states: list[torch.Tensor] = []
+        self.states: list[torch.Tensor] = []  # the output of each layer, (S, D)
 
     def __call__(
         self, layer: nn.Module, hidden: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor, *rest: object
@@ -60,65 +61,72 @@ class Watcher:
         return out
 
     def input_of(self, layer: nn.Module) -> LayerInput:
-        """Of a layer that is run without the watcher, the last one: what the one before it gave."""
+        """The input of the last layer, which runs without the watcher: the output of the layer before it."""
         before = self.inputs[-1]
         return LayerInput(layer=cast(DecoderLayer, layer), hidden=self.states[-1], cos=before.cos, sin=before.sin)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Lookout:
-    """Some of the S packed tokens, and where each shall look."""
+    """Attention targets for M of the S packed tokens."""
 
-    slots: torch.Tensor  # int64 (M,)
-    is_target: torch.Tensor  # bool (M, S)
+    slots: torch.Tensor  # int64 (M,): positions of the tokens
+    is_target: torch.Tensor  # bool (M, S): the targets of each; a row may have none
     heads: Heads = Heads.FIRST
 
 
 def to_words(
     text_ids: torch.Tensor, slots: torch.Tensor, words: torch.Tensor, is_clear: torch.Tensor, starts: torch.Tensor
 ) -> Lookout:
-    """For some visual tokens, chosen by torch's random numbers.
+    """Targets for a random sample of the K visual tokens: the tokens of the query with the same word.
 
-    text_ids: int64 (S,), -1 for visual tokens; slots: int64 (K,); words: int64 (K, n), ids of the words of the query under
-    each, -1 for none; is_clear: bool (K,), which of them may be asked; starts: see `sequence_starts`.
+    text_ids: int64 (S,), -1 for visual tokens.
+    slots: int64 (K,), positions of the visual tokens.
+    words: int64 (K, n), ids of the words of the query on each visual token, -1 for none.
+    is_clear: bool (K,), whether a visual token may be sampled.
+    starts: int64 (S,), see `sequence_starts`.
     """
     has_word = (words >= 0).any(-1)
     asked = torch.cat([_some(has_word & is_clear), _some(~has_word & is_clear)])
-    slots, words = slots[asked], words[asked, :, None]
-    is_target = ((words == text_ids[None, None]) & (words >= 0)).any(1)
+    slots, words = slots[asked], words[asked, :, None]  # (M,), (M, n, 1)
+    is_target = ((words == text_ids[None, None]) & (words >= 0)).any(1)  # (M, S)
     return Lookout(slots=slots, is_target=is_target & (starts[None] == starts[slots][:, None]))
 
 
 def to_matches(ends: torch.Tensor, slots: torch.Tensor, is_match: torch.Tensor, token_count: int) -> Lookout:
-    """For all page ends (pages,). slots: int64 (K,), page by page equally many visual tokens; is_match: bool (K,)."""
-    page = torch.arange(len(ends), device=ends.device).repeat_interleave(len(slots) // len(ends))
+    """Targets for the ends of all pages: the visual tokens of the page that match the query.
+
+    ends: int64 (pages,), positions. slots: int64 (K,), positions of the visual tokens, the same number for each page in turn.
+    is_match: bool (K,).
+    """
+    page = torch.arange(len(ends), device=ends.device).repeat_interleave(len(slots) // len(ends))  # (K,)
     is_target = torch.zeros(len(ends), token_count, dtype=torch.bool, device=ends.device)
     is_target[page[is_match], slots[is_match]] = True
     return Lookout(slots=ends, is_target=is_target)
 
 
 def to_places(slots: torch.Tensor, places: torch.Tensor, token_count: int) -> Lookout:
-    """One place for each of the slots, both int64 (M,), for all heads."""
+    """One target place for each slot, both int64 (M,), for all heads."""
     is_target = torch.zeros(len(slots), token_count, dtype=torch.bool, device=slots.device)
     is_target.scatter_(1, places[:, None], True)
     return Lookout(slots=slots, is_target=is_target, heads=Heads.ALL)
 
 
 def look_at(given: LayerInput, slots: torch.Tensor, places: torch.Tensor) -> torch.Tensor:
-    """(M, D): what the layer would make of `slots` if all of their heads looked at `places` alone, both int64 (M,)."""
+    """The output (M, D) of the layer at `slots` if all of their heads attended only to `places`, both int64 (M,)."""
 
     def attend(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
-        return v[places].repeat_interleave(q.shape[1] // v.shape[1], dim=1)
+        return v[places].repeat_interleave(q.shape[1] // v.shape[1], dim=1)  # (M, query heads, head_dim)
 
     out: torch.Tensor = given.layer(given.hidden, given.cos, given.sin, attend, slots)
     return out
 
 
 def attention_loss(given: LayerInput, lookout: Lookout, starts: torch.Tensor) -> tuple[torch.Tensor, float]:
-    """And the share that look at a target more than at anything else, of those that have one."""
-    chances = _attention(given, lookout.slots, lookout.heads, starts)
+    """The loss of a lookout, and the share of slots with a target whose strongest attention is on a target."""
+    chances = _attention(given, lookout.slots, lookout.heads, starts)  # (key heads, query heads, M, S)
     has_target = lookout.is_target.any(-1)
-    looked_at = chances.exp().mean((0, 1)).argmax(-1)
+    looked_at = chances.exp().mean((0, 1)).argmax(-1)  # (M,)
     found = lookout.is_target.gather(1, looked_at[:, None])[has_target].float().mean().item()
     is_target = lookout.is_target.clone()
     is_target[~has_target, starts[lookout.slots][~has_target]] = True
@@ -128,18 +136,19 @@ def attention_loss(given: LayerInput, lookout: Lookout, starts: torch.Tensor) ->
 def place_loss(
     given: LayerInput, slots: torch.Tensor, places: torch.Tensor, anchors: torch.Tensor, starts: torch.Tensor
 ) -> tuple[torch.Tensor, float]:
-    """Two heads divide their attention between an anchor and the prompt's first token: one by the cosine of an angle that
-    grows with the place, the other by its sine, so that no place's shares lie between those of others.
+    """The loss by which two heads learn to encode a place in their attention, and the mean error of the shares.
 
-    Gives the mean error of the shares too.
+    The heads divide their attention between an anchor and the first token of the prompt: one by the cosine of an angle that
+    grows with the place, the other by its sine. So the shares of any place are not an average of those of other places. A full
+    turn has two places more than the longest list. A head with rotary embeddings can measure the angle if the distance to the
+    anchor grows evenly with the place.
 
-    slots, places, anchors: int64 (M,). The angle is a turn in as many places as a list can have and two more; an attention head
-    that turns its keys with the distance (RoPE) can tell it, if the distance to the anchor grows evenly.
+    slots, places, anchors: int64 (M,).
     """
     chances = _attention(given, slots, Heads.SECOND, starts).squeeze(1)  # (key heads, M, S)
     angles = places * (2 * math.pi / (MAX_WINDOW_SIZE + 2))
     by_head = torch.stack([angles.cos() if head % 2 == 0 else angles.sin() for head in range(len(chances))])
-    wanted = torch.sigmoid(_STEEPNESS * by_head)
+    wanted = torch.sigmoid(_STEEPNESS * by_head)  # (key heads, M)
     to_anchor, to_first = (
         chances.gather(2, there.expand(len(chances), -1)[..., None]).squeeze(2) for there in (anchors, starts[slots])
     )
@@ -153,20 +162,21 @@ def _some(is_candidate: torch.Tensor) -> torch.Tensor:
 
 
 def _attention(given: LayerInput, slots: torch.Tensor, heads: Heads, starts: torch.Tensor) -> torch.Tensor:
-    """(key heads, query heads, M, S): logarithms of the guided heads' attention to all tokens, -inf for what none can see."""
+    """The log attention of the guided heads to all tokens, (key heads, query heads, M, S); -inf for tokens out of sight."""
     attention = given.layer.self_attn
-    normalised = given.layer.input_layernorm(given.hidden)
-    keys = attention.keys_and_values(normalised, given.cos, given.sin)[0].float()  # one head for every group of queries
-    queries = attention.queries(normalised[slots], given.cos[slots], given.sin[slots]).float()
-    by_key = queries.view(len(slots), keys.shape[1], -1, keys.shape[2])[:, :, heads.value]
+    normalised = given.layer.input_layernorm(given.hidden)  # (S, D)
+    keys = attention.keys_and_values(normalised, given.cos, given.sin)[0].float()  # (S, key heads, head_dim)
+    queries = attention.queries(normalised[slots], given.cos[slots], given.sin[slots]).float()  # (M, heads, head_dim)
+    groups = queries.view(len(slots), keys.shape[1], -1, keys.shape[2])  # (M, key heads, query heads of each, head_dim)
+    by_key = groups[:, :, heads.value]
     places = torch.arange(len(keys), device=keys.device)
-    is_seen = (places[None] >= starts[slots][:, None]) & (places[None] <= slots[:, None])
+    is_seen = (places[None] >= starts[slots][:, None]) & (places[None] <= slots[:, None])  # (M, S)
     logits = torch.einsum("mgqd,sgd->gqms", by_key, keys) * queries.shape[-1] ** -0.5
     chances: torch.Tensor = logits.masked_fill(~is_seen, -torch.inf).log_softmax(-1)
     return chances
 
 
 def sequence_starts(cu_seqlens: torch.Tensor) -> torch.Tensor:
-    """int64 (S,): where the sequence of each packed token begins."""
+    """The position, int64 (S,), at which the sequence of each packed token begins."""
     bounds = cu_seqlens.long()
     return bounds[:-1].repeat_interleave(bounds.diff())

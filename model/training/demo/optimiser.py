@@ -1,6 +1,6 @@
-"""How the demo model's weights are moved: Muon for the matrices, AdamW for all else, one schedule for both.
+"""The optimiser of the demo model: Muon for the matrices, AdamW for all other parameters, one schedule for both.
 
-Muon is torch.optim.Muon (Jordan et al. 2024); it was not compared with AdamW alone here. Knows no model.
+Muon is torch.optim.Muon (Jordan et al. 2024). It was not compared with AdamW alone here.
 """
 
 import math
@@ -17,14 +17,14 @@ _LAST_SHARE = 0.05
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LearningRates:
-    """At their highest. The update of a matrix under Muon has the size that AdamW's would have at the same rate."""
+    """The highest learning rates. At the same rate Muon and AdamW make updates of about the same size."""
 
     matrices: float = 0.01
     others: float = 0.002
 
 
 class Optimiser:
-    """Both, with one learning-rate schedule: a short warm-up, level for `level_share` of the steps, then half a cosine."""
+    """Muon and AdamW with one learning-rate schedule: short warm-up, constant for `level_share` of the steps, half a cosine."""
 
     def __init__(
         self, modules: Iterable[nn.Module], rates: LearningRates, *, steps: int, level_share: float = 0.6
@@ -43,7 +43,7 @@ class Optimiser:
         ]
 
     def step(self, loss: torch.Tensor, step: int) -> None:
-        """Move the weights against the gradient of `loss`."""
+        """Compute the gradient of `loss` and update the parameters. `step` counts from 0."""
         for optimiser, rate in zip(self._optimisers, self._rates, strict=True):
             optimiser.zero_grad(set_to_none=True)
             for group in optimiser.param_groups:
@@ -54,7 +54,7 @@ class Optimiser:
             optimiser.step()
 
     def share(self, step: int) -> float:
-        """Of the highest learning rate."""
+        """The learning rate at `step`, as a share of the highest rate."""
         progress = step / self._steps
         falling = max(0.0, (progress - self._level_share) / (1 - self._level_share))
         return min(1.0, (step + 1) / _WARMUP_STEPS) * (
@@ -70,5 +70,5 @@ class Optimiser:
 
 
 def _tables(module: nn.Module) -> Iterable[torch.Tensor]:
-    """Embeddings are looked up, not multiplied by."""
+    """The weights of embeddings. Muon does not suit them: they are lookup tables, not matrices to multiply by."""
     return [part.weight for part in module.modules() if isinstance(part, nn.Embedding)]

@@ -1,6 +1,6 @@
-"""The questions that the demo model learns to rank by: a query made of words of one page, and candidate pages of a pool.
+"""Makes the ranking questions of the demo training: a query of words from one page, and candidate pages from a pool.
 
-Only the right page has all words of the query. Knows no network.
+Only the right page has all words of the query.
 """
 
 import string
@@ -18,25 +18,27 @@ _LETTERS = np.array(list(string.ascii_lowercase))
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ListShape:
-    """What all lists of a batch have in common."""
+    """The properties that all lists of a batch share."""
 
     pages: int
     query_words: int
     keep_ratio: float
-    near_share: float = 0.0  # of the other pages that have some of the query's words, where the pool has such
-    strange_words: int = 0  # in the query: words that cannot be read, which help nobody
+    near_share: float = 0.0  # share of the wrong pages with some words of the query, if the pool has such
+    strange_words: int = 0  # number of words in the query that the model cannot read
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PageList:
-    text: str  # the query as it is asked
-    query: tuple[int, ...]  # places of its known words
-    pages: tuple[int, ...]  # places in a pool
-    right: int  # index into `pages`
+    """A query, its candidate pages, and the right answer."""
+
+    text: str  # the query
+    query: tuple[int, ...]  # its known words, as places in `vocabulary.words()`
+    pages: tuple[int, ...]  # the candidates, as places in a pool
+    right: int  # the right page, as an index into `pages`
 
 
 def deal_list(shape: ListShape, pool: PagePool, chance: np.random.Generator) -> PageList:
-    """Any page of the pool may be the right one; pages with too few words are passed over."""
+    """A random list. Any page of the pool with enough known words may be the right one."""
     while True:
         right = int(chance.integers(len(pool)))
         known = sorted(pool.known_words[right])
@@ -55,7 +57,7 @@ def deal_list(shape: ListShape, pool: PagePool, chance: np.random.Generator) -> 
 def _others(
     shape: ListShape, pool: PagePool, query: Sequence[int], right: int, chance: np.random.Generator
 ) -> Sequence[int]:
-    """Different pages that lack one of the query's words at least."""
+    """Distinct wrong pages, each of which lacks at least one word of the query."""
     lacking = list(_lacking(pool, query, right, chance))
     wanted = round((shape.pages - 1) * shape.near_share)
     near = [page for page in lacking if wanted and not pool.known_words[page].isdisjoint(query)][:wanted]

@@ -1,7 +1,4 @@
-"""Thousands of made-up pages with their labels, drawn side by side by several processes, ready to be learned from.
-
-Knows neither the network nor what is asked.
-"""
+"""Draws pools of thousands of synthetic pages with their labels, in parallel processes."""
 
 import multiprocessing
 import os
@@ -23,17 +20,17 @@ _SEEDS_AT_ONCE = 25
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PagePool:
-    """N pages of one size."""
+    """N synthetic pages of one size, with their labels."""
 
     pixels: np.ndarray  # uint8 (N, height, width): grey, on the model's grid
     labels: ReadingLabels  # each array with a first axis of N
-    known_words: tuple[frozenset[int], ...]  # by page
+    known_words: tuple[frozenset[int], ...]  # of each page, as places in `vocabulary.words()`
 
     def __len__(self) -> int:
         return len(self.pixels)
 
     def colour(self, number: int) -> np.ndarray:
-        """uint8 (height, width, 3)."""
+        """A page in RGB, uint8 (height, width, 3)."""
         return np.repeat(self.pixels[number][:, :, None], 3, axis=2)
 
 
@@ -45,13 +42,13 @@ class _Drawn:
 
 
 def page_grid(image: ImageConfig) -> Grid:
-    """The grid of the demo's pages under a checkpoint's image settings, in patches."""
+    """The grid of the synthetic pages, in patches, under the image settings of a checkpoint."""
     page = prepare_page(np.zeros((HEIGHT, WIDTH, 3), np.uint8), image)
     return Grid(rows=page.pixels.shape[0] // image.patch_size, columns=page.pixels.shape[1] // image.patch_size)
 
 
 def draw_pool(seeds: Sequence[int], style: Style, image: ImageConfig, *, fewest_words: int = 0) -> PagePool:
-    """One page a seed, less those with fewer words. The same seeds give the same pages."""
+    """One page for each seed, without those that have fewer than `fewest_words` words. Equal seeds give equal pages."""
     chunks = [seeds[start : start + _SEEDS_AT_ONCE] for start in range(0, len(seeds), _SEEDS_AT_ONCE)]
     draw = partial(_draw_some, style=style, image=image, fewest_words=fewest_words)
     context = multiprocessing.get_context("spawn")

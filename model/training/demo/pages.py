@@ -1,7 +1,7 @@
-"""Made-up pages of the demo model's world: known words in print of many kinds, and where each of them stands.
+"""Draws synthetic pages for the demo training: random words in various fonts and layouts, with the box of each word.
 
-A page is drawn as the service would render it (A4, the longest edge 1024 px) from a seed, so that the same seed gives the same
-page wherever the same fonts are. Knows neither patches nor the model.
+A page has the size that the service renders (A4, longest edge 1024 px). Equal seeds give equal pages on machines with the
+same fonts.
 """
 
 import random
@@ -17,7 +17,7 @@ from model.training.demo.vocabulary import words
 
 WIDTH, HEIGHT = 724, 1024
 POINTS = 842
-"""Height of A4 in points: print of one point is HEIGHT / POINTS pixels high."""
+"""Height of A4 in points: one point is HEIGHT / POINTS pixels."""
 
 SEEN_LAYOUTS = ("paragraphs", "list", "table")
 HELD_OUT_LAYOUT = "columns"
@@ -30,7 +30,7 @@ _PUNCTUATED_SHARE = 0.1
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Style:
-    """What pages may look like."""
+    """The fonts, font sizes and layouts that pages are drawn from."""
 
     fonts: tuple[Path, ...]
     smallest_print: float = 26.0  # points on A4
@@ -40,27 +40,29 @@ class Style:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PlacedWord:
-    """A word on a page. The box goes from above the letters' tops to below their feet, in pixels."""
+    """A word on a page. The box, in pixels, includes ascenders and descenders."""
 
-    text: str  # in small letters, without punctuation
-    place: int | None  # in `vocabulary.words()`; None: not one of them
+    text: str  # in lower case, without punctuation
+    place: int | None  # in `vocabulary.words()`; None for an unknown word
     box: tuple[float, float, float, float]  # left, top, right, bottom
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DrawnPage:
+    """A page image with the words on it."""
+
     image: Image.Image  # grey, WIDTH x HEIGHT
     words: tuple[PlacedWord, ...]
 
     @property
     def known_words(self) -> frozenset[int]:
-        """Places of the known words on the page."""
+        """The places in `vocabulary.words()` of the words on the page."""
         return frozenset(word.place for word in self.words if word.place is not None)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Print:
-    """One kind of letters."""
+    """A font in one size."""
 
     path: Path
     size: int  # pixels
@@ -73,7 +75,7 @@ class _Print:
         return _length(self.path, self.size, text)
 
     def box(self, text: str, x: float, y: float) -> tuple[float, float, float, float]:
-        """Of `text` drawn at (x, y), the top left corner of its line."""
+        """The box of `text` that is drawn with the top left corner of its line at (x, y)."""
         baseline = y + self.font.getmetrics()[0]
         return x, baseline - 0.75 * self.size, x + self.length(text), baseline + 0.2 * self.size
 
@@ -89,7 +91,7 @@ def _length(path: Path, size: int, text: str) -> float:
 
 
 def draw_page(seed: int, style: Style) -> DrawnPage:
-    """A page of random words."""
+    """A page of random words, determined by the seed and the style."""
     chance = random.Random(seed)
     letters = _Print(
         path=chance.choice(style.fonts),
@@ -105,7 +107,7 @@ def draw_page(seed: int, style: Style) -> DrawnPage:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Area:
-    """Where a run of words is written."""
+    """A rectangle to fill with words, in pixels."""
 
     left: float
     top: float
@@ -123,7 +125,7 @@ def _areas(chance: random.Random, layout: str, pen: "_Pen") -> Iterator[_Area]:
 
 
 def _paragraphs(chance: random.Random, page: _Area, pen: "_Pen") -> Iterator[_Area]:
-    """Of two to six lines, some indented, some with a figure (a grey box) between them."""
+    """Paragraphs of two to six lines. Some are indented, some are replaced by a figure (a grey box)."""
     top = page.top
     while top < page.bottom:
         height = pen.pitch * chance.randint(2, 6)
@@ -136,7 +138,7 @@ def _paragraphs(chance: random.Random, page: _Area, pen: "_Pen") -> Iterator[_Ar
 
 
 def _list(chance: random.Random, page: _Area, pen: "_Pen") -> Iterator[_Area]:
-    """Items of one or two lines behind a dash."""
+    """List items of one or two lines after a dash."""
     top = page.top
     while top + pen.pitch < page.bottom:
         height = pen.pitch * chance.choice((1, 1, 2))
@@ -146,7 +148,7 @@ def _list(chance: random.Random, page: _Area, pen: "_Pen") -> Iterator[_Area]:
 
 
 def _table(chance: random.Random, page: _Area, pen: "_Pen") -> Iterator[_Area]:
-    """Ruled rows of two or three cells of one line."""
+    """Rows of a table with rules between them and two or three cells of one line each."""
     count = chance.choice((2, 3))
     width = (page.right - page.left) / count
     top = page.top
@@ -167,7 +169,7 @@ def _columns(chance: random.Random, page: _Area, pen: "_Pen") -> Iterator[_Area]
 
 
 class _Pen:
-    """Writes words from left to right and remembers where they are."""
+    """Writes words from left to right and records their boxes."""
 
     def __init__(self, *, chance: random.Random, letters: _Print, draw: ImageDraw.ImageDraw, ink: int) -> None:
         self.letters = letters
@@ -179,11 +181,11 @@ class _Pen:
         self._space = letters.length(" ") * chance.uniform(0.9, 1.3)
 
     def fill(self, area: _Area) -> None:
-        """Random words until there is no room."""
+        """Write random words until the area is full."""
         x, y = area.left, area.top
         while y + self.pitch <= area.bottom + 1:
             text, place = self._choose_word()
-            shown = self._dressed(text)
+            shown = self._with_case_and_punctuation(text)
             if x + self.letters.length(shown) > area.right:
                 if x == area.left:  # wider than the area
                     return
@@ -209,12 +211,12 @@ class _Pen:
         return words()[place], place
 
     def _strange_word(self) -> str:
-        """Letters or digits that are no known word."""
+        """Random letters or digits, hardly ever a known word."""
         if self._chance.random() < 0.3:
             return str(self._chance.randrange(10_000))
         return "".join(self._chance.choices(string.ascii_lowercase, k=self._chance.randint(2, 9)))
 
-    def _dressed(self, text: str) -> str:
+    def _with_case_and_punctuation(self, text: str) -> str:
         dice = self._chance.random()
         if dice < _CAPITALISED_SHARE:
             text = text.capitalize()
@@ -224,5 +226,5 @@ class _Pen:
 
 
 def draw_pages(seeds: Sequence[int], style: Style) -> list[DrawnPage]:
-    """One page a seed."""
+    """One page for each seed."""
     return [draw_page(seed, style) for seed in seeds]

@@ -1,6 +1,6 @@
-"""How well a checkpoint ranks made-up pages that no training has seen: Recall@1 by pages in the list and keep ratio.
+"""Measures recall@1 of a checkpoint on synthetic pages that the training never draws, by list length and keep ratio.
 
-Goes the way of a user: page images into a `Reranker`, an order out. Knows nothing of how the checkpoint was trained.
+Uses the public interface, like a user: page images into a `Reranker`, a ranking out.
 """
 
 from collections.abc import Iterator, Sequence
@@ -15,25 +15,25 @@ from model.training.demo.page_lists import ListShape, PageList, deal_list
 from model.training.demo.page_pool import PagePool
 
 HELD_OUT_POOL = 90
-"""The number of a pool that no stage of training draws."""
+"""The number of a pool that is never used in training."""
 
 _QUERY_WORDS = (2, 3, 4)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Quality:
-    """Of one kind of list."""
+    """Recall@1 over lists of one length at one keep ratio."""
 
-    pages: int
+    pages: int  # in each list
     keep_ratio: float
-    lists: int
+    lists: int  # number of lists
     recall_at_1: float
 
 
 def measure(
     reranker: Reranker, pool: PagePool, *, lists: int, pages: Sequence[int], keep_ratios: Sequence[float], seed: int
 ) -> Iterator[Quality]:
-    """Rank `lists` lists of each number of pages at each keep ratio: the same lists at all ratios."""
+    """Rank `lists` lists of each length in `pages` at each keep ratio. All keep ratios get the same lists."""
     prepared = [_prepared(reranker, pool, number) for number in range(len(pool))]
     for count in pages:
         dealt = deal_lists(pool, count, lists, seed=seed)
@@ -43,7 +43,7 @@ def measure(
 
 
 def deal_lists(pool: PagePool, pages: int, count: int, *, seed: int) -> list[PageList]:
-    """Queries of two, three and four words in turn."""
+    """`count` lists of `pages` pages, with queries of two, three and four words in turn."""
     chance = np.random.default_rng((seed, pages))
     shapes = [
         ListShape(pages=pages, query_words=_QUERY_WORDS[i % len(_QUERY_WORDS)], keep_ratio=1.0) for i in range(count)

@@ -8,7 +8,7 @@ step few lists; so all pages are asked for their letters, as if the last layer h
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -16,12 +16,11 @@ import torch.nn.functional as F
 from torch import nn
 
 from model.attention import make_kernel
-from model.compilation import RunLayer
 from model.config import MAX_WINDOW_SIZE
-from model.dataflow import PackedSequences, PreparedPage, PreparedRequest, VisualTokens, no_observation
-from model.network import Network
+from model.dataflow import Observe, PackedSequences, PreparedPage, PreparedRequest, VisualTokens, no_observation
+from model.forward_pass import ForwardPass, PackedBatch, PageFeatures, letter_logits
+from model.qwen3_vl.network import Network
 from model.reranker import Reranker
-from model.sequence_packer import pack_sequences, plan_packing
 from model.training.demo.guidance import (
     Watcher,
     attention_loss,
@@ -49,15 +48,27 @@ FeaturesOf = Callable[[Sequence[int]], VisualTokens]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class PooledFeatures:
+    """Visual tokens of a step's pages that were computed before, whichever pages are asked for."""
+
+    tokens: VisualTokens  # end to end
+    encoder: PageFeatures  # merges DeepStack features
+
+    def encode(self, pages: Sequence[PreparedPage], observe: Observe) -> VisualTokens:
+        return self.tokens
+
+    def finish(self, tokens: VisualTokens, observe: Observe) -> VisualTokens:
+        return self.encoder.finish(tokens, observe)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class RankingReport:
     """Of one step."""
 
     loss: torch.Tensor
     right: float  # share of lists whose right page came first
     by_chance: float  # what guessing gives
-    found_words: (
-        float  # share of visual tokens with a word of the query at which the first layer's guided head found it
-    )
+    found_words: float  # share of visual tokens with a word of the query where the first layer's guided head found it
     found_matches: float  # share of pages with such tokens whose end looked at one, in the second layer
     found_pages: float  # share of lists whose end looked at the right page's, in the last layer
     match_gap: float  # how much higher tokens of the query's words are held than others: mean difference of logits
@@ -86,18 +97,16 @@ class Ranker(nn.Module):
         """Visual tokens of a page."""
         return self._page.visual_token_count
 
-    @property
-    def _device(self) -> torch.device:
-        return self._reranker.compute.device
-
     def forward(
         self, lists: Sequence[PageList], shape: ListShape, features_of: FeaturesOf, pool: PagePool, help_share: float
     ) -> RankingReport:
         """Rank the lists and answer the helper questions, whose part in the loss is `help_share`."""
-        packed, kept, text_ids = self._pack(lists, shape, features_of)
         watcher = Watcher()
-        logits = self._letter_logits(packed, watcher)[:, : shape.pages]
-        truth = _truth_of(lists, shape, pool, packed, kept)
+        forward_pass = self._forward_pass(lists, features_of, watcher)
+        batch = forward_pass.pack([self._request(each, shape) for each in lists], no_observation)
+        packed, text_ids = batch.sequences, _text_ids_of(batch)
+        logits = self._letter_logits(forward_pass.read(packed))[:, : shape.pages]
+        truth = _truth_of(lists, shape, pool, packed, batch.kept)
         looking = self._look(watcher, packed, text_ids, truth)
         asked = self._ask(watcher.states, packed, truth)
         named = self._name_pages(watcher, packed, truth, shape)
@@ -120,9 +129,9 @@ class Ranker(nn.Module):
     def _name_pages(self, watcher: Watcher, packed: PackedSequences, truth: "_Truth", shape: ListShape) -> torch.Tensor:
         """(N, letters): the answers that the last layer gives when its heads look at each page's end in turn."""
         language_model = self.network.model.language_model
-        asking = packed.last_slots.repeat_interleave(shape.pages)
+        asking = packed.read_slots.repeat_interleave(shape.pages)
         hidden = look_at(watcher.input_of(language_model.layers[-1]), asking, truth.ends)
-        return self._logits_of(language_model.norm(hidden))[:, : shape.pages]
+        return self._letter_logits(language_model.norm(hidden))[:, : shape.pages]
 
     def _tell_places(
         self, watcher: Watcher, packed: PackedSequences, truth: "_Truth", shape: ListShape
@@ -143,7 +152,7 @@ class Ranker(nn.Module):
         looks = {
             "words": (watcher.inputs[0], to_words(text_ids, packed.visual_slots, truth.words, truth.is_clear, starts)),
             "matches": (watcher.inputs[1], to_matches(truth.ends, packed.visual_slots, truth.is_match, count)),
-            "pages": (watcher.input_of(last_layer), to_places(packed.last_slots, right_ends, count)),
+            "pages": (watcher.input_of(last_layer), to_places(packed.read_slots, right_ends, count)),
         }
         return {name: attention_loss(given, lookout, starts) for name, (given, lookout) in looks.items()}
 
@@ -162,30 +171,27 @@ class Ranker(nn.Module):
             match_gap=(held[truth.is_match].mean() - held[~truth.is_match].mean()).item(),
         )
 
-    def _letter_logits(self, packed: PackedSequences, run: RunLayer) -> torch.Tensor:
-        return self._logits_of(self.network.model.language_model(packed, self._kernel, run))
-
-    def _logits_of(self, hidden: torch.Tensor) -> torch.Tensor:
+    def _letter_logits(self, hidden: torch.Tensor) -> torch.Tensor:
         """(rows, letters) of the last layer's normalised output."""
-        rows = self.network.lm_head.weight[list(self._reranker.prompts.letter_ids)]
-        return F.linear(hidden.float(), rows.float())
+        return letter_logits(hidden, self.network.lm_head.weight[list(self._reranker.prompts.letter_ids)])
 
-    def _pack(
-        self, lists: Sequence[PageList], shape: ListShape, features_of: FeaturesOf
-    ) -> tuple[PackedSequences, torch.Tensor, torch.Tensor]:
-        """The lists as the decoder reads them, which visual tokens were kept, and the text's ids (S,), else -1."""
-        requests = [self._request(each, shape) for each in lists]
-        plan = plan_packing(requests).upload(self._device)
-        visual = features_of([page for each in lists for page in each.pages])
-        text = self.network.model.language_model.embed_tokens(plan.text_ids)
-        with torch.no_grad(), torch.autocast(self._device.type, enabled=False):
-            kept = self._reranker.choose_tokens(visual, text, requests)
-        kept_tokens = self._reranker.encoder.finish(visual.gather(kept), no_observation)
-        ids = torch.cat([plan.text_ids, plan.text_ids.new_full((len(kept),), -1)]).index_select(0, plan.sources)
-        return pack_sequences(text, kept_tokens, kept, plan), kept, ids
+    def _forward_pass(self, lists: Sequence[PageList], features_of: FeaturesOf, watcher: Watcher) -> ForwardPass:
+        tokens = features_of([page for each in lists for page in each.pages])
+        return replace(
+            self._reranker.forward_pass,
+            features=PooledFeatures(tokens=tokens, encoder=self._reranker.encoder),
+            kernel=self._kernel,
+            run_layer=watcher,
+        )
 
     def _request(self, each: PageList, shape: ListShape) -> PreparedRequest:
         return self._reranker.prepare(each.text, [self._page] * shape.pages, shape.keep_ratio)
+
+
+def _text_ids_of(batch: PackedBatch) -> torch.Tensor:
+    """int64 (S,): the text's ids in the packed sequences, -1 for visual tokens."""
+    ids = torch.cat([batch.plan.text_ids, batch.plan.text_ids.new_full((len(batch.kept),), -1)])
+    return ids.index_select(0, batch.plan.sources)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -1,4 +1,4 @@
-"""Runs the second stage: lists are dealt from a pool of pages whose features are computed once."""
+"""Runs the second stage of the demo training: ranking lists of pages from one pool, whose features are computed once."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -18,12 +18,12 @@ from model.training.demo.stage import Stage
 _PAGES_AT_ONCE = 16
 _QUERY_WORDS = (2, 3, 4)
 _STRANGE_WORDS = (0, 0, 0, 1, 2)
-_PROMPT_TOKENS = 200  # about
-_LEVEL_SHARE = 0.35  # of the steps at the highest rate: steps of a few lists each move the weights about a lot
+_PROMPT_TOKENS = 200  # approximately
+_LEVEL_SHARE = 0.35  # of the steps at the highest rate: short, because gradients of few lists are noisy
 
 
 class ReadPages:
-    """A pool's pages, encoded when asked for."""
+    """Encodes pages of a pool at every call."""
 
     def __init__(self, reranker: Reranker, pool: PagePool) -> None:
         self._reranker = reranker
@@ -41,7 +41,7 @@ class ReadPages:
 
 
 class RememberedPages:
-    """A pool's pages, encoded once. Their DeepStack features are left out: zeros stand in their place."""
+    """Encodes all pages of a pool once and returns the stored features. DeepStack features are replaced by zeros."""
 
     def __init__(self, read: ReadPages, count: int) -> None:
         with torch.no_grad(), torch.autocast(read.device.type, torch.bfloat16):
@@ -49,26 +49,26 @@ class RememberedPages:
                 read(range(start, min(start + _PAGES_AT_ONCE, count))) for start in range(0, count, _PAGES_AT_ONCE)
             ]
         main = torch.cat([batch.main.bfloat16() for batch in batches])
-        self._main = main.view(count, -1, main.shape[1])
+        self._main = main.view(count, -1, main.shape[1])  # (pages, visual tokens, D)
         self._deepstack_widths = [features.shape[1] for features in batches[0].deepstack]
 
     def __call__(self, pages: Sequence[int]) -> VisualTokens:
-        main = self._main[list(pages)].flatten(0, 1).float()
+        main = self._main[list(pages)].flatten(0, 1).float()  # (V, D)
         deepstack = tuple(main.new_zeros(1, width).expand(len(main), -1) for width in self._deepstack_widths)
         return VisualTokens(main=main, deepstack=deepstack)
 
 
 def learn_to_rank(reranker: Reranker, pool: PagePool, lessons: Lessons, *, seed: int, state_file: Path) -> None:
-    """Train the decoder in place; a run that stands in `state_file` is continued.
+    """Train the decoder in place. Resumes the run that is saved in `state_file`, if any.
 
-    The tower and the embeddings of the words stay as they are: the pages of a pool are few, and would be learned by heart.
+    The vision tower and the embeddings are frozen, because they would memorise the few pages of the pool.
     """
     read = ReadPages(reranker, pool)
     with torch.no_grad():
         align_lengths(reranker.network, read(range(min(_PAGES_AT_ONCE, len(pool)))).main)
     reranker.network.model.visual.requires_grad_(False)
     reranker.network.model.language_model.embed_tokens.requires_grad_(False)
-    torch.manual_seed(seed)  # the heads start alike, whatever ran before
+    torch.manual_seed(seed)  # the same initial heads, no matter which code ran before
     ranker = Ranker(reranker, read.page(0)).to(read.device)
     stage = Stage(
         name="learning to rank",
@@ -95,6 +95,7 @@ def learn_to_rank(reranker: Reranker, pool: PagePool, lessons: Lessons, *, seed:
 
 
 def random_shape(course: Course, chance: np.random.Generator) -> ListShape:
+    """The list shape of one step, drawn from the choices of the course."""
     return ListShape(
         pages=int(chance.choice(course.pages)),
         query_words=int(chance.choice(_QUERY_WORDS)),

@@ -1,7 +1,6 @@
-"""What the vision tower is asked about a made-up page: which letters, which word, and spelled how, lie under each patch.
+"""Makes the reading labels of a synthetic page: the letters, the word and its spelling in each patch and visual token.
 
-Patches are in merge-block order, as the tower takes them: the four patches of a visual token next to each other. Knows how
-pages are drawn, nothing of the network.
+Patches are in merge-block order, as in the vision tower: the four patches of a visual token are adjacent.
 """
 
 import string
@@ -14,22 +13,25 @@ import numpy as np
 from model.training.demo.pages import HEIGHT, WIDTH, DrawnPage, PlacedWord
 
 SPELLED_LETTERS = 10
-"""Letters of a word that are asked for, from its start. 0 stands for behind the end, 1 to 26 for a to z, 27 for all else."""
+"""The number of leading letters in a spelling. Classes: 0 after the end of the word, 1 to 26 for a to z, 27 for others."""
 
 SPELLING_CLASSES = 28
 NO_WORD, STRANGE_WORD = -1, -2
 WORDS_IN_TOKEN = 4
 CLEAR_SHARE = 0.3
-"""Of a visual token's print, for a word to be told there: with less it may be or not. Nearly every word has it somewhere."""
+"""The share of a visual token's printed area that makes a word count as present there.
+
+Words with a smaller share are neither present nor absent. Nearly every word reaches the share in some token.
+"""
 
 _PATCH, _MERGE = 16, 2
-_LEAST_PATCH_SHARE = 0.12  # of a patch's area that a word must cover to be its word
-_LEAST_CELL_SHARE = 0.05
+_LEAST_PATCH_SHARE = 0.12  # of the area of a patch: a word that covers less is not its word
+_LEAST_CELL_SHARE = 0.05  # of the area of a patch: a word that covers less does not count for its visual token
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Grid:
-    """A page's size on the model's grid, in patches."""
+    """The size of a page on the model's grid, in patches."""
 
     rows: int
     columns: int
@@ -45,17 +47,17 @@ class Grid:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ReadingLabels:
-    """P patches, V = P / 4 visual tokens."""
+    """The labels of a page with P patches and V = P / 4 visual tokens."""
 
-    words: np.ndarray  # int16 (P,): place of the word that covers most of it, NO_WORD or STRANGE_WORD
-    spelling: np.ndarray  # uint8 (P, SPELLED_LETTERS): of that word
-    letters: np.ndarray  # bool (P, 26): those that lie under it
-    token_words: np.ndarray  # int16 (V, WORDS_IN_TOKEN): places of the known words under the token, then NO_WORD
-    token_shares: np.ndarray  # float16 (V, WORDS_IN_TOKEN): their shares of its print, which add up to 1
+    words: np.ndarray  # int16 (P,): place of the word that covers most of the patch, NO_WORD or STRANGE_WORD
+    spelling: np.ndarray  # uint8 (P, SPELLED_LETTERS): spelling of that word
+    letters: np.ndarray  # bool (P, 26): letters in the patch
+    token_words: np.ndarray  # int16 (V, WORDS_IN_TOKEN): places of the known words in the token, padded with NO_WORD
+    token_shares: np.ndarray  # float16 (V, WORDS_IN_TOKEN): their shares of its printed area; sum 1, or 0 if empty
 
 
 def label_page(page: DrawnPage, grid: Grid) -> ReadingLabels:
-    """The labels of a page that is resized to `grid`."""
+    """The labels of a page after it is resized to `grid`."""
     sheet = _Sheet(grid)
     for word in page.words:
         sheet.add(word)
@@ -71,7 +73,7 @@ def label_page(page: DrawnPage, grid: Grid) -> ReadingLabels:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Span:
-    """Cells that a stretch of one axis touches, and how much of each it covers."""
+    """The cells that an interval on one axis touches, and the covered share of each."""
 
     start: int
     shares: np.ndarray  # float (cells,)
@@ -88,7 +90,7 @@ def _span(low: float, high: float, count: int) -> _Span:
 
 
 class _Sheet:
-    """The labels by row and column while words are added."""
+    """Collects the labels of a page by row and column, word by word."""
 
     def __init__(self, grid: Grid) -> None:
         self._grid = grid
@@ -124,7 +126,7 @@ class _Sheet:
         return left * across, top * down, right * across, bottom * down
 
     def _claim(self, word: PlacedWord, rows: _Span, columns: _Span, area: np.ndarray) -> None:
-        """The patches of which this word covers more than any before it."""
+        """Assign the patches of which this word covers more than any earlier word."""
         place = (rows.cells, columns.cells)
         wins = area > self._covered[place]
         self._covered[place][wins] = area[wins]
@@ -132,7 +134,7 @@ class _Sheet:
         self.spelling[place][wins] = spell(word.text)
 
     def _add_letters(self, text: str, left: float, right: float, rows: _Span) -> None:
-        """Letters are taken as equally wide: the tower shall tell which, not where to the pixel."""
+        """Mark the letters in each patch as if all were equally wide: their exact positions do not matter."""
         if not set(text) <= set(string.ascii_lowercase):
             return
         well_covered = rows.start + np.flatnonzero(rows.shares > 0.3)
@@ -153,7 +155,7 @@ class _Sheet:
 
 @lru_cache(maxsize=10_000)
 def spell(text: str) -> np.ndarray:
-    """uint8 (SPELLED_LETTERS,)."""
+    """The classes of the leading letters, uint8 (SPELLED_LETTERS,); see `SPELLED_LETTERS`."""
     letters = [
         ord(letter) - ord("a") + 1 if letter in string.ascii_lowercase else 27 for letter in text[:SPELLED_LETTERS]
     ]
@@ -161,6 +163,7 @@ def spell(text: str) -> np.ndarray:
 
 
 def _merge_block_order(values: np.ndarray) -> np.ndarray:
+    """Reorder (rows, columns, …) to (P, …)."""
     rows, columns, *rest = values.shape
     blocks = values.reshape(rows // _MERGE, _MERGE, columns // _MERGE, _MERGE, *rest).swapaxes(1, 2)
     return np.ascontiguousarray(blocks).reshape(-1, *rest)

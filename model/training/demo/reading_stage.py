@@ -1,8 +1,9 @@
-"""Runs the first stage: pages are drawn, phase by phase anew, and the tower is asked about them; small pages first.
+"""Runs the first stage of the demo training: draws new pages in each phase, and trains the vision tower to read them.
 
-A word on a small page is seen by few patches, so more words fit a step; larger pages then part the words that shared a visual
-token. A tower that has only seen bands of four rows does not read whole pages: it told 0.90 of the words in bands of four or
-eight rows and 0.46 on pages of sixteen. So the last course has bands of many heights.
+The courses go from small to large pages. On a small page a word covers few patches, so more words fit into a step; larger pages
+then separate the words that shared a visual token. A tower that was trained on bands of four rows only cannot read whole pages:
+it recognised 0.90 of the words in bands of four or eight rows, but 0.46 on pages of sixteen. So the last course has bands of
+many heights.
 """
 
 from dataclasses import replace
@@ -12,7 +13,7 @@ import numpy as np
 import torch
 
 from model.config import ModelConfig
-from model.network import Network
+from model.qwen3_vl.network import Network
 from model.training.demo.optimiser import Optimiser
 from model.training.demo.page_pool import draw_pool
 from model.training.demo.pages import Style
@@ -26,7 +27,7 @@ _POOLS_A_COURSE = 10
 def learn_to_read(
     network: Network, config: ModelConfig, recipe: Recipe, style: Style, *, device: torch.device, work: Path
 ) -> None:
-    """Train the tower and the words' embeddings in place; what was broken off is continued from its state in `work`."""
+    """Train the vision tower and the word embeddings in place. Resumes an interrupted run from its state in `work`."""
     reader = Reader(network, config).to(device)
     for number, course in enumerate(recipe.reading, start=1):
         stage = Stage(

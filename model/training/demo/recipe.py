@@ -1,7 +1,4 @@
-"""The numbers of a demo training: the world's size and how long each stage takes, from a TOML file.
-
-Knows what the stages need, not what they do.
-"""
+"""Reads the recipe of a demo training from a TOML file: the look of the pages, and the length and rates of each stage."""
 
 import tomllib
 from dataclasses import dataclass, fields
@@ -13,30 +10,32 @@ from model.training.demo.optimiser import LearningRates
 from model.training.errors import RunFileError
 
 BUNDLED = ("small", "full")
-"""Recipes in the package, asked for by these names."""
+"""The names of the recipes in the package."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class World:
-    """What pages look like."""
+    """The size, font sizes and fonts of the pages."""
 
-    fewest_pixels: int
+    fewest_pixels: int  # a page is resized to at least this area
     most_pixels: int  # a page is resized to at most this area
     smallest_print: float  # points on A4
     largest_print: float
-    fonts: tuple[str, ...]  # names of font files, without their folder and ending
+    fonts: tuple[str, ...]  # names of font files, without folder and suffix
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Reading:
-    """A course of reading."""
+    """One course of the reading stage."""
 
     most_pixels: int  # a page is resized to at most this area
-    pages: int  # drawn anew in each phase
+    pages: int  # drawn for each phase
     phases: int
     steps: int  # over all phases
-    tokens: int  # a step, about
-    band_rows: tuple[int, ...]  # of visual tokens: one of them a step, chosen by chance; at most the page's
+    tokens: int  # per step, approximately
+    band_rows: tuple[
+        int, ...
+    ]  # rows of visual tokens in a band; each step draws one of these numbers, limited to the page
     matrix_rate: float
     other_rate: float
 
@@ -47,21 +46,21 @@ class Reading:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Course:
-    """A part of the lessons in ranking: lists of that many pages."""
+    """One course of the ranking stage."""
 
-    pages: tuple[int, ...]
-    keep_ratios: tuple[float, ...]  # one of them a step, chosen by chance
+    pages: tuple[int, ...]  # in a list; each step draws one of these numbers
+    keep_ratios: tuple[float, ...]  # each step draws one of these
     steps: int
-    help_share: float  # of the helper questions in the loss
-    near_share: float  # of the other pages that have some of the query's words
+    help_share: float  # weight of the auxiliary tasks in the loss
+    near_share: float  # share of the wrong pages with some words of the query
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Lessons:
-    """The stage of ranking, course by course."""
+    """The ranking stage, as a sequence of courses."""
 
     pages: int  # in the pool
-    tokens: int  # a step, of all its lists, about
+    tokens: int  # per step, over all its lists, approximately
     courses: tuple[Course, ...]
     matrix_rate: float
     other_rate: float
@@ -75,7 +74,7 @@ class Lessons:
         return LearningRates(matrices=self.matrix_rate, others=self.other_rate)
 
     def course(self, step: int) -> Course:
-        """Which one that step belongs to."""
+        """The course that `step` (from 0) belongs to."""
         for course in self.courses:
             if step < course.steps:
                 return course
@@ -88,19 +87,21 @@ _SEEDS_A_POOL = 1_000_000
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Recipe:
+    """All settings of a demo training."""
+
     seed: int
     world: World
     reading: tuple[Reading, ...]
     ranking: Lessons
 
     def page_seeds(self, pool: int, count: int) -> range:
-        """Of the pages of a pool: no other pool has them, nor another seed's."""
+        """The seeds of `count` pages. They differ from those of any other pool and of any other recipe seed."""
         first = (self.seed * 100 + pool) * _SEEDS_A_POOL
         return range(first, first + count)
 
 
 def read_recipe(name: str) -> Recipe:
-    """A bundled one by its name, or a file. Raises: RunFileError."""
+    """The bundled recipe called `name`, or the recipe in that file. Raises: RunFileError."""
     bundled = files(__package__).joinpath("recipes", f"{name}.toml")
     source = bundled if name in BUNDLED else Path(name)
     try:

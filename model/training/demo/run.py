@@ -1,7 +1,7 @@
-"""`ziprerank train demo`: from nothing to a small checkpoint that ranks pages by the words printed on them.
+"""`ziprerank train demo`: trains a small checkpoint from scratch that ranks pages by the words printed on them.
 
-Two stages, each of which goes on where it was broken off: the tower learns to read, then the decoder to find the query's words
-on pages that are read. Knows no command line but its own.
+In the first stage the vision tower learns to read; in the second the decoder learns to find the words of the query on pages.
+Both stages resume after an interruption.
 """
 
 import argparse
@@ -17,8 +17,9 @@ from safetensors.torch import save_file
 from model.checkpoint import load_tokenizer, read_model_config
 from model.config import RerankerConfig
 from model.device import Compute, choose_compute
-from model.network import Network
+from model.loading import assemble_reranker, plan_loading
 from model.pages.fonts import installed_fonts
+from model.qwen3_vl.network import Network
 from model.reranker import Reranker
 from model.training.demo.blank_checkpoint import make_network, write_blank_checkpoint
 from model.training.demo.page_pool import draw_pool
@@ -28,15 +29,15 @@ from model.training.demo.reading_stage import learn_to_read
 from model.training.demo.recipe import BUNDLED, Recipe, World, read_recipe
 from model.training.errors import RunFileError
 
-RANKING_POOL = 50  # a number that no phase of reading has
+RANKING_POOL = 50  # differs from the pools of all reading phases
 
-_M_TRIM_THRESHOLD, _M_TOP_PAD, _M_MMAP_MAX = -1, -2, -4  # of mallopt(3)
+_M_TRIM_THRESHOLD, _M_TOP_PAD, _M_MMAP_MAX = -1, -2, -4  # parameters of mallopt(3)
 
 logger = logging.getLogger(__name__)
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Run the command. Raises: TrainingError."""
+    """Run the command and return its exit code. Raises: TrainingError."""
     options = _parse(arguments)
     recipe = read_recipe(options.recipe)
     if options.seed is not None:
@@ -58,13 +59,13 @@ def _parse(arguments: Sequence[str]) -> argparse.Namespace:
         "--work",
         type=Path,
         default=Path("demo-training"),
-        help="folder for saved states, the log, and the finished checkpoint in `checkpoint` (default: demo-training)",
+        help="folder for saved states, the log, and the checkpoint in its subfolder `checkpoint` (default: demo-training)",
     )
     parser.add_argument(
-        "--seed", type=int, help="instead of the recipe's: other weights at the start, other pages, other lists"
+        "--seed", type=int, help="replaces the seed of the recipe: other initial weights, other pages, other lists"
     )
     parser.add_argument(
-        "--device", default="auto", help="auto, cpu, cuda or cuda:N (default: auto); not yet run on CUDA"
+        "--device", default="auto", help="auto, cpu, cuda or cuda:N (default: auto); not yet tested on CUDA"
     )
     return parser.parse_args(arguments)
 
@@ -78,7 +79,7 @@ def _log_to(path: Path) -> None:
 
 
 def train(recipe: Recipe, work: Path, device: str = "cpu") -> Path:
-    """Both stages; the finished checkpoint's folder. Stages that are done are not done again."""
+    """Run both stages, skipping finished ones, and return the folder of the checkpoint."""
     checkpoint = work / "checkpoint"
     write_blank_checkpoint(checkpoint, fewest_pixels=recipe.world.fewest_pixels, most_pixels=recipe.world.most_pixels)
     config = read_model_config(checkpoint)
@@ -102,20 +103,19 @@ def train(recipe: Recipe, work: Path, device: str = "cpu") -> Path:
 
 
 def reranker_of(checkpoint: Path, network: Network, compute: Compute) -> Reranker:
-    """A reranker around weights that change, so without caches."""
-    return Reranker.assemble(
-        RerankerConfig(
-            device=str(compute.device), quantise="none", feature_cache_gpu_bytes=0, feature_cache_host_bytes=0
-        ),
-        read_model_config(checkpoint),
-        compute,
-        load_tokenizer(checkpoint),
-        lambda quantise, letter_ids: network,
+    """A reranker around `network`. It has no feature caches, because the weights change."""
+    config = RerankerConfig(
+        device=str(compute.device), quantise="none", feature_cache_gpu_bytes=0, feature_cache_host_bytes=0
     )
+    plan = plan_loading(config, read_model_config(checkpoint), compute, load_tokenizer(checkpoint))
+    return assemble_reranker(plan, network)
 
 
 def style_of(world: World) -> Style:
-    """With those of the world's fonts that this machine has, or what it has instead. Raises: RunFileError: it has none."""
+    """The style with those fonts of `world` that are installed, or else with other installed fonts.
+
+    Raises: RunFileError if this machine has no fonts.
+    """
     installed = installed_fonts()
     by_name = {path.stem: path for path in installed}
     fonts = tuple(by_name[name] for name in world.fonts if name in by_name) or installed[: len(world.fonts)]
@@ -126,7 +126,7 @@ def style_of(world: World) -> Style:
 
 
 def keep_freed_memory() -> None:
-    """Have glibc keep what torch gives back, rather than ask the system for new pages for every large tensor of a step."""
+    """Make glibc keep the memory that torch frees, instead of requesting new pages from the system for every large tensor."""
     try:
         mallopt = ctypes.CDLL(None).mallopt
     except (AttributeError, OSError, TypeError):  # another C library

@@ -1,6 +1,7 @@
-"""The loop that every stage of the demo's training runs in: steps, log lines, saved states.
+"""The training loop of all stages of the demo training: steps, log lines, saved states.
 
-A step depends on the seed and its number alone, so a run that was broken off goes on as if it had not been. Knows no stage.
+The random choices of a step depend only on the seed and its number, so a resumed run takes the same steps as an uninterrupted
+one.
 """
 
 import logging
@@ -26,7 +27,7 @@ logger = logging.getLogger(__name__)
 
 
 class Report(Protocol):
-    """A frozen record of one step: the loss, and numbers to be averaged in the log."""
+    """A frozen dataclass with the loss of one step and other numbers. The log shows their means."""
 
     __dataclass_fields__: ClassVar[dict[str, Field[Any]]]
 
@@ -35,21 +36,23 @@ class Report(Protocol):
 
 
 TakeStep = Callable[[int, np.random.Generator], Report]
-"""The step's number and its chance -> what came out, with a loss to go against."""
+"""A function from the number of a step and a random generator to the report, whose loss is then minimised."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Stage:
+    """One stage (or course) of the training, and its saved state."""
+
     name: str
-    module: nn.Module  # all that is trained
-    device: torch.device  # where it is
+    module: nn.Module  # holds all trained parameters
+    device: torch.device  # of the module
     optimiser: Optimiser
     steps: int
     seed: int
     state_file: Path
 
     def steps_done(self) -> int:
-        """Of a run that was broken off, whose weights are taken over; 0 where there was none."""
+        """Load the saved state, if any. Returns the number of steps that it has completed, else 0."""
         if not self.state_file.exists():
             return 0
         state = torch.load(self.state_file, map_location=self.device, weights_only=True)
@@ -58,7 +61,7 @@ class Stage:
         return int(state["steps"])
 
     def run(self, steps: range, take_step: TakeStep) -> None:
-        """Those of the stage's steps."""
+        """Take the given steps, with log lines and saved states in between and a saved state at the end."""
         reports: deque[Report] = deque(maxlen=_REPORT_EVERY)
         started = time.monotonic()
         for step in tqdm(steps, desc=self.name, initial=steps.start, total=self.steps):
@@ -73,7 +76,7 @@ class Stage:
                 self._save(step + 1)
 
     def _save(self, steps: int) -> None:
-        """Whole or not at all."""
+        """Write the state to a temporary file and rename it, so that the saved state is always complete."""
         unfinished = self.state_file.with_suffix(".unfinished")
         state = {"module": self.module.state_dict(), "optimiser": self.optimiser.state_dict(), "steps": steps}
         torch.save(state, unfinished)

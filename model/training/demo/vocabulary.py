@@ -1,6 +1,6 @@
 """The words that the demo model can read, and a tokenizer in which each of them is one token.
 
-Case does not count. Any other word falls into its bytes, which the model has never learned to find on a page.
+Case is ignored. Any other word is split into bytes, which the model does not learn to find on a page.
 """
 
 import re
@@ -37,12 +37,12 @@ _CHAT_TEMPLATE = """\
 
 @lru_cache
 def words() -> tuple[str, ...]:
-    """Two thousand common English words of 3 to 12 letters, the commonest first (order: wordfreq, 2021)."""
+    """Two thousand common English words of 3 to 12 letters, the most common first (frequencies: wordfreq, 2021)."""
     return tuple(files(__package__).joinpath("words.txt").read_text().split())
 
 
 def make_tokenizer() -> PreTrainedTokenizerFast:
-    """Token ids of the words are their places in `words()`."""
+    """The tokenizer of the demo model. The token id of a word is its place in `words()`."""
     pieces = dict.fromkeys([*words(), *sorted(pre_tokenizers.ByteLevel.alphabet()), *_prompt_words()])
     model = models.BPE(vocab={piece: index for index, piece in enumerate(pieces)}, merges=[], ignore_merges=True)
     tokenizer = Tokenizer(model)
@@ -63,13 +63,13 @@ def make_tokenizer() -> PreTrainedTokenizerFast:
 
 
 def _prompt_words() -> Iterator[str]:
-    """So that the prompt's own words are one token each, too."""
+    """The words of the prompt template, which are one token each, too."""
     text = instruction("query", len(LETTERS)).lower() + " user assistant"
     return (word for word in re.findall("[a-z]+", text) if len(word) > 1)
 
 
 def word_ids(text: str) -> Sequence[int]:
-    """Places in `words()` of the known words in `text`, in order."""
+    """The places in `words()` of the known words in `text`, in order."""
     places = _places()
     return [places[word] for word in re.findall("[a-z]+", text.lower()) if word in places]
 

@@ -77,5 +77,5 @@ def test_a_folder_that_holds_something_else_is_not_replaced(tmp_path: Path) -> N
     checkpoint_folder.check_target(tmp_path)  # empty
     checkpoint_folder.check_target(tmp_path / "new")
     (tmp_path / "thesis.txt").write_text("years of work")
-    with pytest.raises(RunFileError, match="where something else than a checkpoint stands"):
+    with pytest.raises(RunFileError, match="which holds other files than a checkpoint"):
         checkpoint_folder.check_target(tmp_path)

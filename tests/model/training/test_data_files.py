@@ -63,9 +63,9 @@ def test_one_more_than_the_limit_ends_the_reading_and_says_why(tmp_path: Path) -
 
 
 def test_a_broken_list_says_where(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match=r"data\.json:2: here the JSON list is broken"):
+    with pytest.raises(DataError, match=r"data\.json:2: the JSON list is malformed here"):
         read(write(tmp_path, '[{"a": 1},\n {"a": }]', "data.json"))
-    with pytest.raises(DataError, match=r"cut\.json:1: here the JSON list is broken"):
+    with pytest.raises(DataError, match=r"cut\.json:1: the JSON list is malformed here"):
         read(write(tmp_path, '[{"a": 1}', "cut.json"))
 
 

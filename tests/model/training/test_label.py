@@ -241,7 +241,7 @@ def test_ctrl_c_keeps_what_was_answered_and_says_how_to_go_on(tmp_path: Path) ->
             is_over.set()
     assert process.returncode == 130
     assert "stopped: 1,000 tokens in, 10 out" in told
-    assert told.endswith("ziprerank: stopped. Run the same command again to go on.\n")
+    assert told.endswith("ziprerank: stopped. Run the same command again to resume.\n")
     assert len(desk.labels()) == 1
 
 
@@ -264,8 +264,8 @@ def start_process(desk: Desk, url: str, *flags: str) -> "subprocess.Popen[str]":
         ({"requests_per_minute": float("nan")}, "requests_per_minute is nan"),
         ({"limit": 0}, "limit is 0"),
         ({"prices": Prices(prompt=-1.0, completion=0.0)}, "The prices are -1.0 and 0.0"),
-        ({"output": Path("q.jsonl"), "questions": Path("q.jsonl")}, "would be read and written"),
-        ({"output": Path("q.jsonl"), "questions": Path("q.failed.jsonl")}, "would be read and written"),
+        ({"output": Path("q.jsonl"), "questions": Path("q.jsonl")}, "is both the input and an output"),
+        ({"output": Path("q.jsonl"), "questions": Path("q.failed.jsonl")}, "is both the input and an output"),
     ],
 )
 def test_impossible_jobs_are_refused(tmp_path: Path, changes: dict[str, Any], said: str) -> None:

@@ -74,7 +74,7 @@ def test_an_unusable_question_is_told_with_file_and_line_before_anything_is_aske
 
 def test_a_question_that_stands_twice_is_told(tmp_path: Path) -> None:
     path = write(tmp_path / "in.jsonl", record(), record(query_id="7"))
-    with pytest.raises(DataError, match="question finance/7 stands in the file twice"):
+    with pytest.raises(DataError, match="question finance/7 is in the file twice"):
         read_questions(path, AnyPages(), skip_limit=0)
 
 

@@ -261,9 +261,9 @@ def test_a_finished_run_that_is_started_again_takes_no_more_steps(folder: Path) 
 
 def test_a_state_of_other_settings_is_refused(folder: Path) -> None:
     train("stage1", short_run(folder, "run", "training.save_every=9"), EXAMPLES)
-    with pytest.raises(RunFileError, match=r"optimiser.batch_size was 2 and is 1\. .*start afresh"):
+    with pytest.raises(RunFileError, match=r"optimiser.batch_size was 2 and is 1\. .*start a new run"):
         train("stage1", short_run(folder, "run", "optimiser.batch_size=1"), EXAMPLES)
-    with pytest.raises(RunFileError, match="elsewhere', where no saved state lies"):
+    with pytest.raises(RunFileError, match="elsewhere', which holds no saved state"):
         train("stage1", short_run(folder, "run", "training.resume=elsewhere"), EXAMPLES)
 
 
@@ -287,7 +287,7 @@ def test_a_place_that_is_taken_is_refused_before_anything_is_read(folder: Path) 
     (folder / "taken").mkdir()
     (folder / "taken" / "thesis.txt").write_text("years of work")
     (folder / "run.toml").write_text(f'model = {{ output = "{folder / "taken"}" }}')
-    with pytest.raises(RunFileError, match="where something else than a checkpoint stands"):
+    with pytest.raises(RunFileError, match="which holds other files than a checkpoint"):
         run_stage("stage1", folder / "run.toml")
 
 

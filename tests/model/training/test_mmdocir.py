@@ -92,7 +92,7 @@ def test_candidates_beyond_the_limit_leave_the_teacher_s_order_of_the_others(
         ({"openai_ranking": [3, 1, 2]}, "each of the 3 candidates once, by 0 to 2"),
         ({"openai_ranking": [2, 0]}, "each of the 3 candidates once"),
         ({"openai_ranking": [True, False, 2]}, "each of the 3 candidates once"),
-        ({"openai_ranking": [0, 1, 2]}, "say different orders"),
+        ({"openai_ranking": [0, 1, 2]}, "disagree"),
         ({"candidate_page_ids": [4], "openai_ranking": [0], "ranked_page_ids": [4]}, "at least 2 are needed"),
         ({"gt_page_ids": None}, "`gt_page_ids` must be a list"),
     ],
@@ -187,7 +187,7 @@ def test_the_first_stage_says_which_pages_in_which_order(tmp_path: Path, pages: 
     [
         ({"page_indices": [3, 7]}, "first and last of the rows 0 to 6"),
         ({"page_indices": [3]}, "first and last of the rows 0 to 6"),
-        ({"page_indices": [2, 6]}, "rows 2 to 6 hold pages of another document than two.pdf"),
+        ({"page_indices": [2, 6]}, "some rows from 2 to 6 belong to another document than two.pdf"),
         ({"domain": None}, "`domain` must be a text"),
         ({"questions": ["Where?"]}, "question two.pdf_0 is not a JSON object"),
         ({"questions": [{"Q": "Where?", "page_id": []}]}, "names no page that answers it"),

@@ -52,7 +52,7 @@ def test_a_large_row_group_is_copied_once_into_small_ones(
         column = ImageColumn.of(path, "image")
         assert [column.read(row) for row in (19, 0, 8)] == [b"image 19", b"image 0", b"image 8"]
     assert copies(tmp_path) == ["a.image.small_groups.parquet"]
-    assert [message for message in caplog.messages if "copied once" in message] == caplog.messages[:1]
+    assert [message for message in caplog.messages if "copying its images once" in message] == caplog.messages[:1]
     metadata = pq.ParquetFile(column.path).metadata
     assert [metadata.row_group(index).num_rows for index in range(metadata.num_row_groups)] == [8, 8, 4]
 
@@ -78,7 +78,7 @@ def test_what_is_not_there_is_named(tmp_path: Path) -> None:
     column = ImageColumn.of(path, "image")
     with pytest.raises(DataError, match=r"a\.parquet: `image` holds no image in row 1"):
         column.read(1)
-    with pytest.raises(DataError, match=r"there is no row 2; it has 2 rows"):
+    with pytest.raises(DataError, match=r"there is no row 2; the file has 2 rows"):
         column.read(2)
     with pytest.raises(DataError, match=r"lacks the columns picture; it has page, image, text"):
         ImageColumn.of(path, "picture")

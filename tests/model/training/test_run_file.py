@@ -95,8 +95,8 @@ def test_what_cannot_be_is_refused_with_the_name_and_the_choices(tmp_path: Path,
 @pytest.mark.parametrize(
     ("override", "complaint"),
     [
-        ("seed=2", "must read section.key=value"),
-        ("training.seed", "must read section.key=value"),
+        ("seed=2", "must have the form section.key=value"),
+        ("training.seed", "must have the form section.key=value"),
         ("training.sed=2", r"--set training.sed=2: there is no key 'sed' in \[training\]"),
         ("training.seed=two", "training.seed is 'two'; it must be a whole number"),
     ],

@@ -21,4 +21,4 @@ def test_without_prices_only_tokens_are_told() -> None:
 def test_answers_without_a_count_are_told() -> None:
     spending = Spending(Prices(prompt=1.0, completion=1.0))
     spending.add(None)
-    assert str(spending) == "0 tokens in, 0 out, cost 0.0000, not counting 1 answers that came without their tokens"
+    assert str(spending) == "0 tokens in, 0 out, cost 0.0000, not counting 1 answers without token counts"

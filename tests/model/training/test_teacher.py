@@ -119,7 +119,7 @@ def test_a_body_that_is_no_completion_is_an_answer_without_text(body: object) ->
 @pytest.mark.parametrize("kind", ["application/json", "text/html"])
 def test_a_web_page_in_place_of_a_completion_is_told_with_a_guess_at_the_reason(body: object, kind: str) -> None:
     endpoint, said = endpoint_says(lambda question: Reply(body=body, headers={"Content-Type": kind}))
-    assert "is no chat completion. Is the base URL whole? Most end with /v1." in said
+    assert "is no chat completion. Is the base URL complete? Most end with /v1." in said
     assert len(endpoint.questions) == 1
 
 
@@ -224,7 +224,7 @@ def test_a_base_url_that_is_none_is_refused(url: str) -> None:
 
 @pytest.mark.parametrize("key", ["", "  ", "sk-schlüssel", "sk-one\nsk-two"])
 def test_a_key_that_cannot_be_sent_is_refused(key: str) -> None:
-    with pytest.raises(TeacherError, match="The key is empty, or holds characters that no key has"):
+    with pytest.raises(TeacherError, match="The API key is empty, or holds characters that are impossible in a key"):
         TeacherConfig(base_url="http://host", model="m", api_key=key)
 
 

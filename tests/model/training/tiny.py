@@ -12,7 +12,7 @@ from PIL import Image
 from safetensors.torch import save_file
 
 from model.checkpoint import read_model_config
-from model.network import Network
+from model.qwen3_vl.network import Network
 from model.training.examples import RankingExample
 from tests.conformance import CHECKPOINT
 

@@ -82,7 +82,7 @@ def test_people_get_columns_and_a_verdict(capsys: pytest.CaptureFixture[str]) ->
     assert [line.split()[0] for line in starts[:-1]] == NAMES
     assert starts[1].index("ok") == starts[2].index("ok") == 12
     assert all(len(line) <= 100 for line in lines)
-    assert starts[-1].startswith("No problem found, but not everything was tried.") and lines[-1] == starts[-1]
+    assert starts[-1].startswith("No problem found, but some checks were skipped.") and lines[-1] == starts[-1]
 
 
 def test_a_folder_that_is_not_there_fails_and_says_what_to_choose(
@@ -248,7 +248,7 @@ def test_a_card_that_is_too_small_fails_with_the_figures(capsys: pytest.CaptureF
     assert exit_code == 1 and failed(checks) == ["memory"]
     found = checks["memory"]["found"]
     assert "The card is too small for these settings" in found and "1.0 GiB in all, 1.6 GiB needed" in found
-    assert checks["forward"]["found"] == "Not tried, because of: memory."
+    assert checks["forward"]["found"] == "Not run, because these checks failed: memory."
 
 
 def test_weights_that_are_larger_than_the_hosts_memory_fail(
@@ -268,7 +268,7 @@ def test_a_card_that_somebody_else_uses_is_a_warning(capsys: pytest.CaptureFixtu
         _, checks = doctor(capsys, "--model", "demo", "--no-forward")
         del block
     assert checks["card"]["state"] == "warning"
-    assert "3.0 GiB are taken before anything is loaded" in checks["card"]["found"]
+    assert "3.0 GiB are in use before the checkpoint is loaded" in checks["card"]["found"]
 
 
 def test_a_kernel_that_cannot_run_fails_with_the_remedy(capsys: pytest.CaptureFixture[str]) -> None:

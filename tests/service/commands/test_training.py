@@ -66,7 +66,7 @@ def test_help_says_what_goes_in_and_what_comes_out(
         main([*arguments, "--help"])
     assert end.value.code == 0
     told = capsys.readouterr().out
-    assert "Goes in:" in told and "Comes out:" in told and "examples:" in told and said in told
+    assert "Input:" in told and "Output:" in told and "examples:" in told and said in told
 
 
 def test_a_missing_extra_is_one_line_with_the_remedy(tmp_path: Path) -> None:
@@ -135,4 +135,4 @@ def test_the_demos_own_parser_reads_what_follows(capsys: pytest.CaptureFixture[s
     with pytest.raises(SystemExit) as end:
         main(["train", "demo", "--help"])
     assert end.value.code == 0
-    assert "Goes in:" not in capsys.readouterr().out  # not the help of stage 1 or 2
+    assert "Input:" not in capsys.readouterr().out  # not the help of stage 1 or 2

@@ -39,8 +39,8 @@ class Preparer:
     def __init__(self) -> None:
         self.calls: list[tuple[bytes, str]] = []  # tenant and thread of each
 
-    def prepare_page(self, page: PageImage, *, scope: bytes) -> PreparedPage:
-        self.calls.append((scope, threading.current_thread().name))
+    def prepare_page(self, page: PageImage, *, tenant: bytes) -> PreparedPage:
+        self.calls.append((tenant, threading.current_thread().name))
         content_hash = hashlib.sha256(page.pixels).digest()
         return PreparedPage(pixels=page.pixels, rows=1, columns=1, content_hash=content_hash)
 
@@ -52,10 +52,10 @@ class PickyPreparer(Preparer):
         super().__init__()
         self.widths = widths
 
-    def prepare_page(self, page: PageImage, *, scope: bytes) -> PreparedPage:
+    def prepare_page(self, page: PageImage, *, tenant: bytes) -> PreparedPage:
         if page.pixels.shape[1] in self.widths:
             raise PageImageError(f"The page is {page.pixels.shape[1]} px wide.")
-        return super().prepare_page(page, scope=scope)
+        return super().prepare_page(page, tenant=tenant)
 
 
 class Loading:
@@ -348,9 +348,9 @@ def test_pages_are_prepared_while_later_ones_are_rendered(loads: Loading) -> Non
     rendered_at: list[int] = []
 
     class Waiting(Preparer):
-        def prepare_page(self, page: PageImage, *, scope: bytes) -> PreparedPage:
+        def prepare_page(self, page: PageImage, *, tenant: bytes) -> PreparedPage:
             rendered_at.append(len(loads.pool.stages))
-            return super().prepare_page(page, scope=scope)
+            return super().prepare_page(page, tenant=tenant)
 
     preparer = Waiting()
     loads.load(pdf(make_pdf(100)), preparer=preparer)

@@ -12,22 +12,23 @@ from typing import Any
 
 import httpx
 import pytest
+from pydantic import TypeAdapter
 
-from model import PreparedPage, Reranker
-from service.dialects.schemas import ErrorBody, RegisteredDocumentPages, RegisteredDocuments
+from model import FakeRankingModel, PreparedPage, Reranker
+from service.dialects.ziprerank import ErrorBody
+from service.http.document_schemas import RegisteredDocumentPages, RegisteredDocuments
 from service.registered.store import DocumentKey
 from tests.documents import make_encrypted_pdf, make_image, make_pdf, make_raw_pdf, make_tiff
 from tests.servers import (
     PATIENCE_SECONDS,
-    FakeScores,
     RunningService,
     eventually,
     fake_loader,
-    in_input_order,
     running_service,
 )
 
 PDF = {"content-type": "application/pdf"}
+ERROR_BODY = TypeAdapter(ErrorBody)
 THREE_PAGES, FIVE_PAGES = make_pdf(3, width=64, height=64), make_pdf(5, width=64, height=64)
 
 
@@ -69,7 +70,7 @@ def ranked_ids(answer: httpx.Response) -> list[str]:
 
 def refused(answer: httpx.Response, status: int, code: str, *mentions: str) -> dict[str, Any]:
     body = dict(answer.json())
-    ErrorBody.model_validate(body)
+    ERROR_BODY.validate_python(body)
     assert (answer.status_code, body["code"]) == (status, code), body
     for mention in mentions:
         assert mention in body["message"], body["message"]
@@ -344,7 +345,7 @@ def test_a_document_that_is_replaced_all_the_time_is_always_ranked_whole(service
         writer.join(PATIENCE_SECONDS)
 
 
-class GatedEncoding(FakeScores):
+class GatedEncoding(FakeRankingModel):
     """A model that encodes nothing in the background before the test opens the gate."""
 
     gate = threading.Event()
@@ -356,8 +357,8 @@ class GatedEncoding(FakeScores):
 
 def test_a_document_in_processing_can_be_ranked_once_its_pages_are_there(reranker: Reranker) -> None:
     GatedEncoding.gate.clear()
-    gated = GatedEncoding(reranker=reranker, score_batch=in_input_order)
-    with running_service(lambda settings: gated) as service:  # type: ignore[arg-type, return-value]
+    gated = GatedEncoding(model=reranker)
+    with running_service(lambda settings: gated) as service:
         put(service, "early", THREE_PAGES)
         eventually(lambda: service.metric("ziprerank_documents_waiting") == 0)
         answers: list[httpx.Response] = []
@@ -372,8 +373,8 @@ def test_a_document_in_processing_can_be_ranked_once_its_pages_are_there(reranke
 
 def test_too_many_documents_in_processing_are_refused_and_leave_nothing(reranker: Reranker) -> None:
     GatedEncoding.gate.clear()
-    gated = GatedEncoding(reranker=reranker, score_batch=in_input_order)
-    with running_service(lambda settings: gated, max_waiting_documents=1) as service:  # type: ignore[arg-type, return-value]
+    gated = GatedEncoding(model=reranker)
+    with running_service(lambda settings: gated, max_waiting_documents=1) as service:
         put(service, "processed", THREE_PAGES)
         eventually(lambda: service.metric("ziprerank_documents_waiting") == 0)
         put(service, "waits", THREE_PAGES)
@@ -443,7 +444,7 @@ def is_switched_off(logger: str) -> bool:
 def test_documents_are_counted_and_logged_by_route_and_never_by_id(
     service: RunningService, caplog: pytest.LogCaptureFixture
 ) -> None:
-    with caplog.at_level("INFO", logger="service.http.admission"), caplog.at_level("INFO", logger="uvicorn.access"):
+    with caplog.at_level("INFO", logger="service.http.exchange"), caplog.at_level("INFO", logger="uvicorn.access"):
         register(service, "confidential-name", THREE_PAGES)
         service.client.delete("/v1/documents/confidential-name")
         service.client.get("/documents")
@@ -528,7 +529,7 @@ def test_the_path_form_says_what_is_wrong(
     register(service, "report", FIVE_PAGES)
     refusal = rank(service, id, **body)
     assert (refusal.status_code, refusal.json()["error"]["param"]) == (status, param), refusal.text
-    ErrorBody.model_validate(refusal.json())
+    ERROR_BODY.validate_python(refusal.json())
 
 
 @pytest.mark.parametrize(("field", "count"), [("id", 1), ("pages", 2)])

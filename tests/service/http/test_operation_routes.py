@@ -6,6 +6,7 @@ import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from typing import NoReturn
 
 import httpx
 import pytest
@@ -13,19 +14,27 @@ import torch
 from prometheus_client.openmetrics.parser import text_string_to_metric_families
 from prometheus_client.parser import text_string_to_metric_families as plain_text_to_metric_families
 
-from model import DeviceLostError, PageScores, PreparedRequest, Reranker
+from model import (
+    DeviceLostError,
+    FakeRankingModel,
+    PageScores,
+    PreparedRequest,
+    RankingModel,
+    Reranker,
+    score_in_input_order,
+)
 from model.compressor import PageShare, select_tokens
-from service.app import EXIT_DEVICE_LOST, load_reranker
+from service.app import load_reranker
 from service.metrics import STAGES
 from service.settings import Settings
+from service.startup import EXIT_DEVICE_LOST
+from tests.compressors import SelectedBy
 from tests.documents import make_pdf
 from tests.servers import (
     PATIENCE_SECONDS,
-    FakeScores,
     RunningService,
     eventually,
     fake_loader,
-    in_input_order,
     running_service,
     wait_until_ready,
 )
@@ -54,7 +63,7 @@ class Gate:
         self.batch_sizes.append(len(batch))
         self.entered.set()
         assert self.opened.wait(PATIENCE_SECONDS)
-        return in_input_order(batch)
+        return score_in_input_order(batch)
 
 
 @pytest.fixture(scope="module")
@@ -79,7 +88,7 @@ def test_not_ready_until_a_warm_up_forward_has_run(reranker: Reranker) -> None:
         assert opened.wait(PATIENCE_SECONDS)
         return select_tokens(similarity, pages)
 
-    warming_up = replace(reranker, select_tokens=choose_when_opened)
+    warming_up = replace(reranker, compressor=SelectedBy(choose_when_opened))
     with running_service(lambda settings: warming_up, wait=False) as service:
         assert entered.wait(PATIENCE_SECONDS), "no forward pass before the first request"
         refused_as_not_ready(service)
@@ -91,7 +100,7 @@ def test_not_ready_until_a_warm_up_forward_has_run(reranker: Reranker) -> None:
 def test_not_ready_while_the_model_loads(reranker: Reranker) -> None:
     may_load = threading.Event()
 
-    def slow_load(settings: Settings) -> Reranker:
+    def slow_load(settings: Settings) -> RankingModel:
         assert may_load.wait(PATIENCE_SECONDS)
         return fake_loader(reranker)(settings)
 
@@ -112,7 +121,7 @@ def refused_as_not_ready(service: RunningService) -> None:
 def test_a_stop_does_not_wait_for_a_model_that_loads(reranker: Reranker) -> None:
     may_load = threading.Event()
 
-    def slow_load(settings: Settings) -> Reranker:
+    def slow_load(settings: Settings) -> RankingModel:
         may_load.wait(60)
         return fake_loader(reranker)(settings)
 
@@ -227,7 +236,7 @@ def test_the_estimated_wait_rises_with_the_queue_and_falls_to_nothing(reranker: 
 def test_one_log_line_a_request_with_sizes_and_times_and_without_content(
     service: RunningService, caplog: pytest.LogCaptureFixture
 ) -> None:
-    with caplog.at_level("INFO", logger="service.http.admission"):
+    with caplog.at_level("INFO", logger="service.http.exchange"):
         answer = rerank(service, query="secret plans")
         service.client.get("/livez")  # its answer comes after the line of the request before
     [line] = [message for message in caplog.messages if answer.json()["id"] in message]
@@ -326,12 +335,12 @@ def test_a_batch_that_hangs_makes_the_service_not_ready(reranker: Reranker) -> N
 def test_a_bug_is_a_500_with_a_request_id_and_without_details(
     reranker: Reranker, caplog: pytest.LogCaptureFixture
 ) -> None:
-    class Buggy(FakeScores):
-        def prepare_page(self, page: object, *, scope: bytes) -> None:
+    class Buggy(FakeRankingModel):
+        def prepare_page(self, page: object, *, tenant: bytes) -> NoReturn:
             raise RuntimeError("at 0x7f00")
 
-    broken = Buggy(reranker=reranker, score_batch=in_input_order)
-    with running_service(lambda settings: broken) as service:  # type: ignore[arg-type, return-value]
+    broken = Buggy(model=reranker)
+    with running_service(lambda settings: broken) as service:
         answer = rerank(service)
         assert (answer.status_code, answer.json()["code"]) == (500, "internal_error")
         assert answer.json()["request_id"] == answer.headers["x-request-id"]

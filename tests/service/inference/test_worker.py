@@ -7,7 +7,16 @@ from threading import Event, Semaphore
 import pytest
 import torch
 
-from model import DeviceLostError, DeviceMemoryError, Observe, PageScores, PreparedPage, PreparedRequest, StageClock
+from model import (
+    DeviceLostError,
+    DeviceMemoryError,
+    FakeRankingModel,
+    Observe,
+    PageScores,
+    PreparedPage,
+    PreparedRequest,
+    Reranker,
+)
 from model.device import running_on
 from service.errors import InternalError, ServiceError, UnavailableError
 from service.inference.micro_batcher import BatchBudget, MicroBatcher, Scored
@@ -29,12 +38,16 @@ class FakePending:
         return self._answers
 
 
-class FakeScorer:
+class ScriptedModel(FakeRankingModel):
     """Scores a request by its token count; `fault` may raise as a batch starts (or pages are encoded), `wait` as it ends."""
 
     def __init__(
-        self, fault: Callable[[list[int]], None] = lambda tokens: None, wait: Callable[[], None] = lambda: None
+        self,
+        reranker: Reranker,
+        fault: Callable[[list[int]], None] = lambda tokens: None,
+        wait: Callable[[], None] = lambda: None,
     ) -> None:
+        super().__init__(model=reranker)
         self.batches: list[list[int]] = []
         self.is_warm = False
         self._fault = fault
@@ -63,18 +76,15 @@ class FakeScorer:
     def patches_to_encode(self, request: PreparedRequest) -> int:
         return request.patch_count
 
-    def stage_clock(self) -> StageClock:
-        return StageClock(torch.device("cpu"))
 
-
-def run(scorer: FakeScorer, tokens: list[int]) -> tuple[list[Scored | BaseException], InferenceWorker, Metrics]:
+def run(model: ScriptedModel, tokens: list[int]) -> tuple[list[Scored | BaseException], InferenceWorker, Metrics]:
     """Submit all at once, run the worker to its end, and give each result or exception."""
     batcher, metrics = MicroBatcher(BUDGET), Metrics()
     lost: list[int] = []
     worker = InferenceWorker(batcher, metrics, on_lost=lambda: lost.append(1))
     futures = [batcher.submit(request(count)) for count in tokens]
     batcher.close()
-    worker.start(scorer)
+    worker.start(model)
     assert worker.join(10)
     assert bool(lost) == worker.is_lost
     assert worker.running_entries == 0 and worker.stalled_seconds == 0
@@ -85,44 +95,44 @@ def value(metrics: Metrics, name: str) -> float:
     return metrics.registry.get_sample_value(name) or 0.0
 
 
-def test_a_batch_answers_every_member_its_own_score() -> None:
-    scorer = FakeScorer()
-    results, _, metrics = run(scorer, [10, 20, 30])
-    assert scorer.batches == [[10, 20, 30]]
+def test_a_batch_answers_every_member_its_own_score(reranker: Reranker) -> None:
+    model = ScriptedModel(reranker)
+    results, _, metrics = run(model, [10, 20, 30])
+    assert model.batches == [[10, 20, 30]]
     assert [result.scores.logits for result in results if isinstance(result, Scored)] == [(10.0,), (20.0,), (30.0,)]
     assert value(metrics, "ziprerank_batch_tokens_sum") == 60
     assert value(metrics, "ziprerank_last_forward_timestamp_seconds") > 0
 
 
-def test_only_the_entry_at_fault_gets_the_error() -> None:
+def test_only_the_entry_at_fault_gets_the_error(reranker: Reranker) -> None:
     def fault(tokens: list[int]) -> None:
         if 30 in tokens:
             raise RuntimeError("secret details")
 
-    results, _, metrics = run(FakeScorer(fault), [10, 20, 30, 40, 50])
+    results, _, metrics = run(ScriptedModel(reranker, fault), [10, 20, 30, 40, 50])
     failed = [index for index, result in enumerate(results) if not isinstance(result, Scored)]
     assert failed == [2]
     assert isinstance(results[2], InternalError) and "secret" not in str(results[2])
     assert value(metrics, "ziprerank_engine_errors_total") >= 1
 
 
-def test_out_of_memory_halves_the_batch_until_it_fits() -> None:
+def test_out_of_memory_halves_the_batch_until_it_fits(reranker: Reranker) -> None:
     def fault(tokens: list[int]) -> None:
         if sum(tokens) > 45:
             raise DeviceMemoryError("too much")
 
-    scorer = FakeScorer(fault)
-    results, _, metrics = run(scorer, [20, 20, 20, 20])
+    model = ScriptedModel(reranker, fault)
+    results, _, metrics = run(model, [20, 20, 20, 20])
     assert all(isinstance(result, Scored) for result in results)
-    assert scorer.batches == [[20, 20, 20, 20], [20, 20], [20, 20]]
+    assert model.batches == [[20, 20, 20, 20], [20, 20], [20, 20]]
     assert value(metrics, "ziprerank_oom_total") == 1
 
 
-class CardOfLimitedMemory(FakeScorer):
-    """A scorer whose activations are tensors, counted while they live, as a card's allocator would."""
+class CardOfLimitedMemory(ScriptedModel):
+    """A model whose activations are tensors, counted while they live, as a card's allocator would."""
 
-    def __init__(self, capacity: int) -> None:
-        super().__init__()
+    def __init__(self, reranker: Reranker, capacity: int) -> None:
+        super().__init__(reranker)
         self._capacity = capacity
         self._held = 0
 
@@ -148,53 +158,53 @@ class CardOfLimitedMemory(FakeScorer):
         self._held -= size
 
 
-def test_entries_that_fit_alone_are_answered_after_their_batch_did_not_fit() -> None:
+def test_entries_that_fit_alone_are_answered_after_their_batch_did_not_fit(reranker: Reranker) -> None:
     """Twelve of them, each of which needs 3 x 40 of the card's 150."""
-    results, worker, metrics = run(CardOfLimitedMemory(150), [40] * 12)
+    results, worker, metrics = run(CardOfLimitedMemory(reranker, 150), [40] * 12)
     assert [type(result) for result in results] == [Scored] * 12
     assert value(metrics, "ziprerank_oom_total") == 11, "once for each split"
     assert worker._batcher.budget_share < 1
 
 
-def test_a_request_that_never_fits_is_told_to_send_less() -> None:
+def test_a_request_that_never_fits_is_told_to_send_less(reranker: Reranker) -> None:
     def fault(tokens: list[int]) -> None:
         raise DeviceMemoryError("too much")
 
-    results, _, _ = run(FakeScorer(fault), [20])
+    results, _, _ = run(ScriptedModel(reranker, fault), [20])
     assert isinstance(results[0], UnavailableError) and results[0].code == "gpu_out_of_memory"
     assert results[0].retry_after_seconds
 
 
-def test_a_lost_device_answers_everybody_and_ends_the_worker() -> None:
+def test_a_lost_device_answers_everybody_and_ends_the_worker(reranker: Reranker) -> None:
     def fault(tokens: list[int]) -> None:
         raise DeviceLostError("illegal memory access")
 
-    results, worker, _ = run(FakeScorer(fault), [500, 400, 600, 700])
+    results, worker, _ = run(ScriptedModel(reranker, fault), [500, 400, 600, 700])
     assert worker.is_lost
     assert all(isinstance(result, UnavailableError) and result.code == "gpu_failed" for result in results)
 
 
 @pytest.mark.parametrize("bad", [float("nan"), float("inf")])
-def test_a_score_that_is_not_finite_fails_its_own_request_only(bad: float) -> None:
-    class Broken(FakeScorer):
+def test_a_score_that_is_not_finite_fails_its_own_request_only(reranker: Reranker, bad: float) -> None:
+    class Broken(ScriptedModel):
         def answers(self, tokens: list[int]) -> list[PageScores]:
             answers = super().answers(tokens)
             answers[0] = PageScores(logits=(bad,), order=(0,), visual_tokens=1, kept_tokens=1, prompt_tokens=1)
             return answers
 
-    results, _, _ = run(Broken(), [10, 20])
+    results, _, _ = run(Broken(reranker), [10, 20])
     assert isinstance(results[0], ServiceError) and results[0].code == "score_invalid"
     assert isinstance(results[1], Scored)
 
 
-def test_the_thread_that_scores_warms_up_first() -> None:
-    scorer = FakeScorer()
-    run(scorer, [10])
-    assert scorer.is_warm
+def test_the_thread_that_scores_warms_up_first(reranker: Reranker) -> None:
+    model = ScriptedModel(reranker)
+    run(model, [10])
+    assert model.is_warm
 
 
-def test_a_warm_up_that_fails_is_told_and_takes_no_request() -> None:
-    class Cold(FakeScorer):
+def test_a_warm_up_that_fails_is_told_and_takes_no_request(reranker: Reranker) -> None:
+    class Cold(ScriptedModel):
         def warm_up(self) -> None:
             raise DeviceMemoryError("too small a card")
 
@@ -202,18 +212,22 @@ def test_a_warm_up_that_fails_is_told_and_takes_no_request() -> None:
     waiting = batcher.submit(request(10))
     worker = InferenceWorker(batcher, Metrics())
     with pytest.raises(DeviceMemoryError):
-        worker.start(Cold()).result(timeout=5)
+        worker.start(Cold(reranker)).result(timeout=5)
     assert worker.join(5) and not waiting.done()
 
 
-def test_a_second_batch_is_started_while_the_first_runs_and_a_third_is_not() -> None:
+def test_a_second_batch_is_started_while_the_first_runs_and_a_third_is_not(reranker: Reranker) -> None:
     may_end = Event()
-    scorer = FakeScorer(wait=lambda: may_end.wait(10) and None)
+
+    def wait() -> None:
+        may_end.wait(10)
+
+    model = ScriptedModel(reranker, wait=wait)
     batcher = MicroBatcher(BUDGET)
     worker = InferenceWorker(batcher, Metrics())
     futures = [batcher.submit(request(900)) for _ in range(3)]
-    worker.start(scorer)
-    eventually(lambda: len(scorer.batches) == 2)
+    worker.start(model)
+    eventually(lambda: len(model.batches) == 2)
     assert worker.running_entries == 2 and batcher.waiting_entries == 1
     assert not futures[0].done()
     may_end.set()
@@ -222,25 +236,25 @@ def test_a_second_batch_is_started_while_the_first_runs_and_a_third_is_not() -> 
     assert worker.join(5)
 
 
-def test_a_device_that_is_lost_while_a_batch_runs_answers_everybody() -> None:
+def test_a_device_that_is_lost_while_a_batch_runs_answers_everybody(reranker: Reranker) -> None:
     def wait() -> None:
         raise DeviceLostError("illegal memory access")
 
-    results, worker, _ = run(FakeScorer(wait=wait), [500, 400, 600, 700])
+    results, worker, _ = run(ScriptedModel(reranker, wait=wait), [500, 400, 600, 700])
     assert worker.is_lost
     assert all(isinstance(result, UnavailableError) and result.code == "gpu_failed" for result in results)
 
 
-def test_a_batch_that_fails_while_it_runs_is_told_without_details() -> None:
+def test_a_batch_that_fails_while_it_runs_is_told_without_details(reranker: Reranker) -> None:
     def wait() -> None:
         raise RuntimeError("secret")
 
-    results, worker, _ = run(FakeScorer(wait=wait), [10, 20])
+    results, worker, _ = run(ScriptedModel(reranker, wait=wait), [10, 20])
     assert not worker.is_lost
     assert all(isinstance(result, InternalError) and "secret" not in str(result) for result in results)
 
 
-def test_pages_are_encoded_ahead_and_a_failure_harms_nobody() -> None:
+def test_pages_are_encoded_ahead_and_a_failure_harms_nobody(reranker: Reranker) -> None:
     faults = iter([RuntimeError("broken page"), None])
 
     def fault(tokens: list[int]) -> None:
@@ -250,7 +264,7 @@ def test_pages_are_encoded_ahead_and_a_failure_harms_nobody() -> None:
     batcher = MicroBatcher(BUDGET)
     worker = InferenceWorker(batcher, Metrics())
     failing, fine = (batcher.submit_background(request(10).pages) for _ in range(2))
-    worker.start(FakeScorer(fault))
+    worker.start(ScriptedModel(reranker, fault))
     assert isinstance(failing.exception(timeout=5), RuntimeError)
     assert fine.result(timeout=5) is None
     assert batcher.submit(request(10)).result(timeout=5).scores.prompt_tokens == 10
@@ -268,7 +282,7 @@ class SteppedClock:
         return self.now
 
 
-def test_busy_time_grows_by_what_the_device_works_and_not_while_it_waits() -> None:
+def test_busy_time_grows_by_what_the_device_works_and_not_while_it_waits(reranker: Reranker) -> None:
     clock = SteppedClock()
     batcher, metrics = MicroBatcher(BUDGET), Metrics()
 
@@ -276,7 +290,7 @@ def test_busy_time_grows_by_what_the_device_works_and_not_while_it_waits() -> No
         clock.now += 3
 
     worker = InferenceWorker(batcher, metrics, clock=clock)
-    worker.start(FakeScorer(wait=work))
+    worker.start(ScriptedModel(reranker, wait=work))
     assert value(metrics, "ziprerank_gpu_busy_seconds_total") == 0
     assert batcher.submit(request(10)).result(timeout=5)
     clock.now += 1000  # nothing to do
@@ -286,7 +300,7 @@ def test_busy_time_grows_by_what_the_device_works_and_not_while_it_waits() -> No
     assert worker.join(5)
 
 
-def test_busy_time_counts_two_batches_on_the_device_once_and_pages_encoded_ahead_too() -> None:
+def test_busy_time_counts_two_batches_on_the_device_once_and_pages_encoded_ahead_too(reranker: Reranker) -> None:
     clock, ends = SteppedClock(), Semaphore(0)
     batcher, metrics = MicroBatcher(BUDGET), Metrics()
 
@@ -298,9 +312,9 @@ def test_busy_time_counts_two_batches_on_the_device_once_and_pages_encoded_ahead
         if not tokens:
             clock.now += 5
 
-    scorer = FakeScorer(fault=encode, wait=work)
+    model = ScriptedModel(reranker, fault=encode, wait=work)
     worker = InferenceWorker(batcher, metrics, clock=clock)
-    worker.start(scorer)
+    worker.start(model)
     futures = [batcher.submit(request(900)) for _ in range(2)]
     eventually(lambda: worker.running_entries == 2)
     ends.release(2)
@@ -312,7 +326,7 @@ def test_busy_time_counts_two_batches_on_the_device_once_and_pages_encoded_ahead
     assert value(metrics, "ziprerank_gpu_busy_seconds_total") == 9
 
 
-def test_a_batch_that_fails_was_busy_time_too() -> None:
+def test_a_batch_that_fails_was_busy_time_too(reranker: Reranker) -> None:
     clock = SteppedClock()
     batcher, metrics = MicroBatcher(BUDGET), Metrics()
 
@@ -322,7 +336,7 @@ def test_a_batch_that_fails_was_busy_time_too() -> None:
 
     worker = InferenceWorker(batcher, metrics, clock=clock)
     failing = batcher.submit(request(10))
-    worker.start(FakeScorer(fault))
+    worker.start(ScriptedModel(reranker, fault))
     assert isinstance(failing.exception(timeout=5), InternalError)
     assert value(metrics, "ziprerank_gpu_busy_seconds_total") == 7
     batcher.close()

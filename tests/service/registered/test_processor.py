@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from model import PageImage, PreparedPage
-from service.documents.loader import Loaded, LoadedPage, PagePreparer
+from model import PageImage, PreparedPage, RankingModel
+from service.documents.loader import Loaded, LoadedPage
 from service.documents.sources import Source
 from service.errors import OverloadedError, UnavailableError, UnusableDocumentError
 from service.registered.files import DocumentFiles
@@ -31,7 +31,7 @@ class FakePages:
         self.encoded: list[int] = []
 
     async def load(
-        self, sources: Sequence[Source], preparer: PagePreparer, *, tenant: bytes, background: bool = False
+        self, sources: Sequence[Source], model: RankingModel, *, tenant: bytes, background: bool = False
     ) -> Loaded:
         [source] = sources
         assert source.pages is not None and source.outline is not None
@@ -39,22 +39,22 @@ class FakePages:
         if self.before:
             await self.before(numbers)
         self.loaded.append((bytes(source.read().data), numbers, tenant, background))
-        pages = tuple(self._page(number, source, preparer, tenant) for number in numbers)
+        pages = tuple(self._page(number, source, model, tenant) for number in numbers)
         return Loaded(pages=pages, stage_seconds={})
 
-    def _page(self, number: int, source: Source, preparer: PagePreparer, tenant: bytes) -> LoadedPage:
+    def _page(self, number: int, source: Source, model: RankingModel, tenant: bytes) -> LoadedPage:
         pixels = np.full((1, 1, 3), number, np.uint8)
         return LoadedPage(
             document_index=0,
             number=number,
             label=f"{source.label}#page={number}",
-            prepared=preparer.prepare_page(PageImage(pixels=pixels), scope=tenant),
+            prepared=model.prepare_page(PageImage(pixels=pixels), tenant=tenant),
             degraded=False,
             document_sha256=source.sha256 or "",
         )
 
-    def prepare_page(self, page: PageImage, *, scope: bytes) -> PreparedPage:
-        return PreparedPage(pixels=page.pixels, rows=1, columns=1, content_hash=scope)
+    def prepare_page(self, page: PageImage, *, tenant: bytes) -> PreparedPage:
+        return PreparedPage(pixels=page.pixels, rows=1, columns=1, content_hash=tenant)
 
     def submit_background(self, pages: Sequence[PreparedPage]) -> "Future[None]":
         self.encoded += [int(page.pixels[0, 0, 0]) for page in pages]

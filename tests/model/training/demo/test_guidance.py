@@ -7,7 +7,7 @@ import torch
 
 from model.attention import PackedAttention, make_kernel
 from model.config import TextConfig
-from model.language_model import DecoderLayer
+from model.qwen3_vl.language_model import DecoderLayer
 from model.training.demo.guidance import Heads, LayerInput, Lookout, attention_loss, look_at, place_loss, to_places
 
 WIDTH, HEADS, KEY_HEADS, HEAD_DIM = 16, 4, 2, 8

@@ -18,7 +18,7 @@ def mrope_cos_sin(
     axes = _mrope_axes(head_dim // 2, sections)
     frequencies = _inverse_frequencies(head_dim, theta, positions.device)
     angles = torch.stack([positions[axis] for axis in axes], dim=-1).float() * frequencies  # (S, head_dim / 2)
-    angles = torch.cat((angles, angles), dim=-1)
+    angles = torch.cat((angles, angles), dim=-1)  # (S, head_dim)
     return angles.cos().to(dtype), angles.sin().to(dtype)
 
 
@@ -34,10 +34,10 @@ def _mrope_axes(frequency_count: int, sections: tuple[int, int, int]) -> tuple[i
 def axial_cos_sin(
     positions: torch.Tensor, *, head_dim: int, dtype: torch.dtype, theta: float = 10_000.0
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Cosines and sines (P, head_dim) for patch positions (2, P) of row and column."""
+    """Cosines and sines (P, head_dim) for patch positions int32 (2, P) of row and column."""
     frequencies = _inverse_frequencies(head_dim // 2, theta, positions.device)
-    angles = (positions[:, :, None].float() * frequencies).transpose(0, 1).flatten(1)  # (P, rows then columns)
-    angles = torch.cat((angles, angles), dim=-1)
+    angles = (positions[:, :, None].float() * frequencies).transpose(0, 1).flatten(1)  # (P, head_dim / 2), rows first
+    angles = torch.cat((angles, angles), dim=-1)  # (P, head_dim)
     return angles.cos().to(dtype), angles.sin().to(dtype)
 
 
@@ -48,6 +48,6 @@ def _inverse_frequencies(dim: int, theta: float, device: torch.device) -> torch.
 
 def rotate(x: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> torch.Tensor:
     """x (tokens, heads, head_dim) turned by the angles (tokens, head_dim), halves paired ("rotate-half")."""
-    cos, sin = cos[:, None, :], sin[:, None, :]
-    first, second = x.chunk(2, dim=-1)
+    cos, sin = cos[:, None, :], sin[:, None, :]  # (tokens, 1, head_dim)
+    first, second = x.chunk(2, dim=-1)  # each (tokens, heads, head_dim / 2)
     return x * cos + torch.cat((-second, first), dim=-1) * sin

@@ -13,10 +13,12 @@ from model.attention import AttentionKernel, PackedAttention
 from model.compilation import RunLayer
 from model.config import TextConfig
 from model.dataflow import PackedSequences
-from model.rope import mrope_cos_sin, rotate
+from model.qwen3_vl.rope import mrope_cos_sin, rotate
 
 
 class LanguageModel(nn.Module):
+    """The embedding table, the decoder's layers and the last norm; the vocabulary head is `Network.lm_head`."""
+
     def __init__(self, config: TextConfig) -> None:
         super().__init__()
         self.config = config
@@ -27,19 +29,19 @@ class LanguageModel(nn.Module):
         self.norm = RmsNorm(config.hidden_size, config.rms_norm_eps)
 
     def forward(self, packed: PackedSequences, kernel: AttentionKernel, run_layer: RunLayer) -> torch.Tensor:
-        """The normalised hidden states (R, D) at the last positions of the prompts that are to be read."""
+        """The normalised hidden states (R, D) at the read positions."""
         *layers, last_layer = self.layers
-        hidden = packed.embeddings
-        cos, sin = self._angles(packed)
+        hidden = packed.embeddings  # (S, D)
+        cos, sin = self._angles(packed)  # each (S, head_dim)
         prompts = kernel.place(packed.cu_seqlens, packed.max_seqlen, hidden.device)
         attend = PackedAttention(kernel=kernel, queries=prompts, keys=prompts, causal=True)
         for index, layer in enumerate(layers):
             hidden = run_layer(layer, hidden, cos, sin, attend)
             if index < len(packed.deepstack):
                 hidden = hidden.index_add(0, packed.visual_slots, packed.deepstack[index].to(hidden.dtype))
-        last = kernel.place(packed.last_cu_seqlens, packed.most_last, hidden.device)
-        attend = PackedAttention(kernel=kernel, queries=last, keys=prompts, causal=True)
-        hidden = last_layer(hidden, cos, sin, attend, packed.last_slots)
+        read = kernel.place(packed.read_cu_seqlens, packed.max_read_len, hidden.device)
+        attend = PackedAttention(kernel=kernel, queries=read, keys=prompts, causal=True)
+        hidden = last_layer(hidden, cos, sin, attend, packed.read_slots)  # (R, D)
         out: torch.Tensor = self.norm(hidden)
         return out
 
@@ -54,6 +56,8 @@ class LanguageModel(nn.Module):
 
 
 class DecoderLayer(nn.Module):
+    """Grouped-query attention and a SwiGLU MLP, each behind a norm and added to the states (S, hidden)."""
+
     def __init__(self, config: TextConfig) -> None:
         super().__init__()
         self.input_layernorm = RmsNorm(config.hidden_size, config.rms_norm_eps)

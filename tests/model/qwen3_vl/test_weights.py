@@ -22,8 +22,8 @@ from model import CheckpointError, Reranker, RerankerConfig
 from model.checkpoint import read_model_config
 from model.config import ModelConfig
 from model.device import Compute
-from model.network import Network
-from model.weights import build_network, load_network
+from model.qwen3_vl.network import Network
+from model.qwen3_vl.weights import build_network, load_network
 from tests.conformance import CASES, CHECKPOINT
 from tests.model.training.tiny import make_checkpoint
 from tests.whole_networks import load_whole
@@ -99,7 +99,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def live(monkeypatch: pytest.MonkeyPatch) -> LiveBytes:
-    monkeypatch.setattr("model.weights.safe_open", LikeOnACard)
+    monkeypatch.setattr("model.qwen3_vl.weights.safe_open", LikeOnACard)
     # The published weights have up to 12 blocks of rows; these should have several too.
     monkeypatch.setattr("model.quantisation._VALUES_AT_ONCE", 2**13)
     return LiveBytes()

@@ -15,8 +15,8 @@ from transformers.models.qwen3_vl.modeling_qwen3_vl import Qwen3VLForConditional
 from model import PreparedRequest, Reranker, RerankerConfig
 from model.checkpoint import read_model_config
 from model.image_processor import to_patches
+from model.qwen3_vl.weights import build_network, expected_shapes
 from model.sequence_packer import mrope_positions
-from model.weights import build_network, expected_shapes
 from tests.closeness import assert_bfloat16_is_close, keeping
 from tests.conformance import CASES, CHECKPOINT, Case
 from tests.oracle import load_oracle, oracle_logits
@@ -152,7 +152,7 @@ def test_our_positions_are_those_of_transformers(reranker: Reranker) -> None:
 
 
 def test_every_parameter_of_the_published_shape_has_the_name_and_shape_of_transformers(tmp_path: Path) -> None:
-    config = json.loads((Path(__file__).parents[1] / "data" / "published_config.json").read_text())
+    config = json.loads((Path(__file__).parents[2] / "data" / "published_config.json").read_text())
     (tmp_path / "config.json").write_text(json.dumps(config))
     shutil.copy(CHECKPOINT / "preprocessor_config.json", tmp_path)
     ours = expected_shapes(build_network(read_model_config(tmp_path)))

@@ -6,8 +6,8 @@ import torch
 from torch import nn
 
 from model.config import ModelConfig
-from model.language_model import LanguageModel
-from model.vision_encoder import VisionEncoder
+from model.qwen3_vl.language_model import LanguageModel
+from model.qwen3_vl.vision_encoder import VisionEncoder
 
 
 class Backbone(nn.Module):

@@ -19,9 +19,9 @@ from model.compilation import RunLayer
 from model.config import VisionConfig
 from model.dataflow import PreparedPage, VisualTokens
 from model.device import upload
-from model.rope import axial_cos_sin, rotate
+from model.qwen3_vl.rope import axial_cos_sin, rotate
 
-FEWEST_TOKENS = 256
+MIN_ROWS_FOR_STABLE_GEMM = 256
 """Matrix kernels for a few rows add up in another order than those for many. With as many rows as this, a page's features do
 not depend on what is encoded or merged with it: pruned before or after, cached or not, the bits are the same (so on the CPUs
 tried; a card may choose its kernels otherwise)."""
@@ -49,10 +49,10 @@ class PatchLayout:
 
 
 def lay_out_patches(pages: Sequence[PreparedPage], config: VisionConfig) -> PatchLayout:
-    """The layout of `pages` end to end, on the host, filled up with an empty page to `FEWEST_TOKENS`."""
+    """The layout of `pages` end to end, on the host, filled up with an empty page to `MIN_ROWS_FOR_STABLE_GEMM`."""
     merge, side = config.spatial_merge_size, int(config.num_position_embeddings**0.5)
     sizes = [(page.rows, page.columns) for page in pages]
-    if (missing := FEWEST_TOKENS - sum(page.visual_token_count for page in pages)) > 0:
+    if (missing := MIN_ROWS_FOR_STABLE_GEMM - sum(page.visual_token_count for page in pages)) > 0:
         sizes.append((1, missing))
     grids = [_page_layout(rows * merge, columns * merge, merge, side) for rows, columns in sizes]
     lengths = [positions.shape[1] for positions, _, _ in grids]
@@ -69,10 +69,10 @@ def lay_out_patches(pages: Sequence[PreparedPage], config: VisionConfig) -> Patc
 @lru_cache(maxsize=128)
 def _page_layout(rows: int, columns: int, merge: int, side: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """Positions, neighbours and weights of one page of rows x columns patches, in merge-block order."""
-    row, column = _merge_block_order(rows, columns, merge)
-    low_row, high_row, row_share = (table[row] for table in _between(rows, side))
+    row, column = _merge_block_order(rows, columns, merge)  # each (P,)
+    low_row, high_row, row_share = (table[row] for table in _between(rows, side))  # each (P,)
     low_column, high_column, column_share = (table[column] for table in _between(columns, side))
-    neighbours = torch.stack([r * side + c for r in (low_row, high_row) for c in (low_column, high_column)])
+    neighbours = torch.stack([r * side + c for r in (low_row, high_row) for c in (low_column, high_column)])  # (4, P)
     weights = torch.stack([r * c for r in (1 - row_share, row_share) for c in (1 - column_share, column_share)])
     return torch.stack([row, column]).int(), neighbours.int(), weights
 
@@ -80,7 +80,7 @@ def _page_layout(rows: int, columns: int, merge: int, side: int) -> tuple[torch.
 def _merge_block_order(rows: int, columns: int, merge: int) -> tuple[torch.Tensor, torch.Tensor]:
     """Row and column of every patch, the patches of one visual token next to each other."""
     grid = torch.arange(rows * columns).view(rows // merge, merge, columns // merge, merge)
-    order = grid.permute(0, 2, 1, 3).flatten()
+    order = grid.permute(0, 2, 1, 3).flatten()  # (P,)
     return order // columns, order % columns
 
 
@@ -92,6 +92,11 @@ def _between(count: int, side: int) -> tuple[torch.Tensor, torch.Tensor, torch.T
 
 
 class VisionEncoder(nn.Module):
+    """The vision tower: patch embedding, blocks, and a merger that makes one visual token of 2 x 2 patches.
+
+    Some blocks also give DeepStack features, which mergers of their own bring to the text width.
+    """
+
     def __init__(self, config: VisionConfig) -> None:
         super().__init__()
         self.config = config
@@ -111,15 +116,15 @@ class VisionEncoder(nn.Module):
     ) -> VisualTokens:
         """patches (P, 1536) of all pages to visual tokens: main (P / 4, D), DeepStack (P / 4, 4 * hidden) not yet merged."""
         token_count = len(patches) // self.config.merge_unit
-        hidden = self.patch_embed(_with_rows(patches, layout.positions.shape[1]))
+        hidden = self.patch_embed(_with_rows(patches, layout.positions.shape[1]))  # (P, hidden), filled up
         hidden = hidden + self._position_embeddings(layout).to(hidden.dtype)
-        cos, sin = axial_cos_sin(layout.positions, head_dim=self.config.head_dim, dtype=hidden.dtype)
+        cos, sin = axial_cos_sin(layout.positions, head_dim=self.config.head_dim, dtype=hidden.dtype)  # (P, head_dim)
         pages = kernel.place(layout.cu_seqlens, layout.max_seqlen, hidden.device)
         attend = PackedAttention(kernel=kernel, queries=pages, keys=pages, causal=False)
         deepstack: list[torch.Tensor] = []
         for index, block in enumerate(self.blocks):
-            hidden = run_block(block, hidden, cos, sin, attend)
-            if index in self.config.deepstack_visual_indexes:
+            hidden = run_block(block, hidden, cos, sin, attend)  # (P, hidden)
+            if index in self.config.deepstack_visual_indexes:  # (P / 4, 4 * hidden)
                 deepstack.append(hidden.view(-1, self.config.merge_unit * self.config.hidden_size)[:token_count])
         return VisualTokens(main=self.merger(hidden)[:token_count], deepstack=tuple(deepstack))
 
@@ -128,7 +133,7 @@ class VisionEncoder(nn.Module):
         return VisualTokens(
             main=tokens.main,
             deepstack=tuple(
-                merger(_with_rows(features, FEWEST_TOKENS))[: len(features)]
+                merger(_with_rows(features, MIN_ROWS_FOR_STABLE_GEMM))[: len(features)]
                 for merger, features in zip(self.deepstack_merger_list, tokens.deepstack, strict=True)
             ),
         )
@@ -136,8 +141,8 @@ class VisionEncoder(nn.Module):
     def _position_embeddings(self, layout: PatchLayout) -> torch.Tensor:
         """The learned table, interpolated bilinearly to every page's grid: float32 (P, hidden)."""
         total = torch.zeros(1, device=layout.weights.device)
-        for neighbours, weights in zip(layout.neighbours, layout.weights, strict=True):
-            total = total + self.pos_embed(neighbours) * weights[:, None]
+        for neighbours, weights in zip(layout.neighbours, layout.weights, strict=True):  # each (P,)
+            total = total + self.pos_embed(neighbours) * weights[:, None]  # (P, hidden)
         return total
 
 
@@ -185,9 +190,9 @@ class VisionAttention(nn.Module):
     def forward(
         self, hidden: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor, attend: PackedAttention
     ) -> torch.Tensor:
-        q, k, v = self.qkv(hidden).view(len(hidden), 3, -1, self.head_dim).unbind(1)
+        q, k, v = self.qkv(hidden).view(len(hidden), 3, -1, self.head_dim).unbind(1)  # each (P, heads, head_dim)
         # In the tower's dtype: the published code turns in float32, at twice the memory and its traffic. In bfloat16 the scores
-        # stay as close to float32's as the published code's do (tests/model/test_against_transformers.py).
+        # stay as close to float32's as the published code's do (tests/model/qwen3_vl/test_against_transformers.py).
         out: torch.Tensor = self.proj(attend(rotate(q, cos, sin), rotate(k, cos, sin), v).flatten(1))
         return out
 
@@ -229,6 +234,7 @@ class PatchMerger(nn.Module):
         self.linear_fc2 = nn.Linear(joined, config.out_hidden_size)
 
     def forward(self, hidden: torch.Tensor) -> torch.Tensor:
-        normalised = self.norm(hidden.view(-1, *self.norm.normalized_shape)).view(-1, self.linear_fc1.in_features)
-        out: torch.Tensor = self.linear_fc2(F.gelu(self.linear_fc1(normalised)))
+        normalised = self.norm(hidden.view(-1, *self.norm.normalized_shape))
+        joined = normalised.view(-1, self.linear_fc1.in_features)  # (P / 4, 4 * hidden)
+        out: torch.Tensor = self.linear_fc2(F.gelu(self.linear_fc1(joined)))  # (P / 4, D)
         return out

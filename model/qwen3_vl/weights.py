@@ -17,8 +17,8 @@ from torch import nn
 from model.config import ModelConfig
 from model.device import Compute, give_back_memory
 from model.errors import CheckpointError
-from model.network import Network
 from model.quantisation import quantised
+from model.qwen3_vl.network import Network
 
 SINGLE_FILE = "model.safetensors"
 INDEX_FILE = "model.safetensors.index.json"

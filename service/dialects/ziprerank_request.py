@@ -1,0 +1,335 @@
+"""Bodies of the service's own format, as JSON and as multipart/form-data, to queries.
+
+Field names are those of the other rerank APIs, so that their clients need no change. Unknown fields are ignored and named in
+`meta.warnings`, except in the service's own group `ziprerank`, where a typing error must not pass unseen.
+"""
+
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import PurePosixPath
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, ValidationInfo, model_validator
+
+from model import WindowStrategy
+from service.dialects.dialect import RequestHead
+from service.dialects.faults import shortened, to_service_error
+from service.dialects.multipart import Part, parse_multipart
+from service.errors import InvalidRequestError, MalformedBodyError, TooLargeError
+from service.records import (
+    DOCUMENT_ID,
+    DOCUMENT_ID_RULE,
+    DocumentReference,
+    QueryDocument,
+    RankOptions,
+    RerankQuery,
+    Upload,
+)
+
+_MAX_LABEL_LENGTH = 512
+_MAX_NAMED_FIELDS = 10
+_REPEATED_FIELDS = ("id", "pages")
+_REFERENCE = re.compile(rf"({DOCUMENT_ID.pattern})(?:#page=([0-9]{{1,9}}))?")
+
+
+class DocumentInput(BaseModel):
+    """One document: an image, the pages of a PDF, or (id alone) a registered document or some of its pages."""
+
+    model_config = ConfigDict(extra="allow")
+
+    image: str | None = Field(None, description="PNG, JPEG, WebP, TIFF, GIF or BMP as data URI or base64")
+    pdf: str | None = Field(None, description="PDF as data URI or base64")
+    pages: str | None = Field(
+        None, description="1-based page numbers of a PDF or TIFF, such as `1-3,7` or `5-`; absent: all"
+    )
+    id: str | None = Field(
+        None,
+        max_length=_MAX_LABEL_LENGTH,
+        description="with an image or pdf: label in the answer, default `document-<index>`; alone: a registered document "
+        "such as `annual-report`, or one page of it such as `annual-report#page=3`",
+    )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _is_object(cls, value: Any) -> Any:
+        if not isinstance(value, dict):
+            raise ValueError('send an object such as {"pdf": "<base64>", "pages": "1-3"} or {"image": "<base64>"}')
+        return value
+
+    @model_validator(mode="after")
+    def _has_one_source(self) -> Self:
+        if self.image is not None and self.pdf is not None:
+            raise ValueError("give exactly one of image and pdf")
+        if self.is_reference and not self.id:
+            raise ValueError("give exactly one of image and pdf, or the id of a registered document")
+        return self
+
+    @property
+    def is_reference(self) -> bool:
+        """Whether it names a registered document instead of carrying one."""
+        return self.image is None and self.pdf is None
+
+
+class ZipRerankOptions(BaseModel):
+    """The service's own options. Unknown names are refused."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    keep_ratio: float | None = Field(
+        None, gt=0, le=1, allow_inf_nan=False, description="share of each page's visual tokens that is kept"
+    )
+    window_size: int | None = Field(None, ge=1, le=20, description="pages in one forward pass")
+    stride: int | None = Field(None, ge=1, le=20, description="pages by which the window moves; at most window_size")
+    window_strategy: WindowStrategy | None = Field(
+        None,
+        description="over more pages than a window: sliding (published), or tournament (fewer windows, side by side)",
+    )
+    include_timings: bool = Field(False, description="add stage times and token counts to the answer")
+
+
+def _bounded_documents(value: Any, info: ValidationInfo) -> Any:
+    """Count before looking at the items: a list of 200,000 wrong ones must not cost 200,000 complaints."""
+    limit = (info.context or {}).get("max_documents")
+    if isinstance(value, list) and limit is not None:
+        _check_document_count(len(value), limit)
+    return value
+
+
+def _check_document_count(count: int, limit: int) -> None:
+    if count > limit:
+        raise TooLargeError(
+            "too_many_files", f"documents: {count} were sent and the limit is {limit}. Send fewer.", param="documents"
+        )
+
+
+class RerankFields(BaseModel):
+    """The fields that JSON and multipart bodies share."""
+
+    model_config = ConfigDict(extra="allow")
+
+    query: str = Field(description="what the pages are ranked by; nothing is stripped or cut")
+    model: str | None = Field(None, description="accepted and ignored: the loaded model answers")
+    top_n: int | None = Field(None, ge=0, description="results to return; 0, null or more than there are: all")
+    raw_scores: bool | None = Field(None, description="letter logits instead of scores in [0, 1]; one window only")
+    return_documents: bool | None = Field(None, description="add a `document` without content to every result")
+    ziprerank: ZipRerankOptions = Field(ZipRerankOptions(), description="the service's own options")
+
+    def ignored_fields(self) -> Iterator[str]:
+        """Names of fields that have no meaning here."""
+        yield from (shortened(name) for name in self.model_extra or ())
+
+
+Documents = Annotated[list[DocumentInput], BeforeValidator(_bounded_documents), Field(min_length=1)]
+
+
+class RerankRequest(RerankFields):
+    """Body of `POST /rerank` as JSON."""
+
+    documents: Documents = Field(description="documents whose pages are ranked together")
+
+    def ignored_fields(self) -> Iterator[str]:
+        yield from RerankFields.ignored_fields(self)
+        yield from _ignored_in(self.documents)
+
+
+class DocumentRerankRequest(RerankFields):
+    """Body of `POST /documents/{id}/rerank` as JSON."""
+
+    documents: Documents | None = Field(
+        None,
+        description="absent: the registered document of the path is ranked. Given: these are ranked, as by `POST /rerank`, "
+        "and the path's id (of a document or a collection, registered or not) only tells a load balancer where to send them",
+    )
+    pages: str | None = Field(
+        None, description="without documents: 1-based page numbers of the registered document; absent: all"
+    )
+
+    @model_validator(mode="after")
+    def _pages_are_of_one_document(self) -> Self:
+        if self.documents is not None and self.pages is not None:
+            raise ValueError(
+                "pages belongs to the document of the path; give each of documents a pages field of its own"
+            )
+        return self
+
+    def ignored_fields(self) -> Iterator[str]:
+        yield from RerankFields.ignored_fields(self)
+        yield from _ignored_in(self.documents or ())
+
+
+FORM: Mapping[str, Any] = {
+    "type": "object",
+    "properties": {
+        "query": {"type": "string"},
+        "file": {"type": "array", "items": {"type": "string", "format": "binary"}},
+        "id": {"type": "array", "items": {"type": "string"}, "description": "labels, in the order of the files"},
+        "pages": {"type": "array", "items": {"type": "string"}, "description": "such as 1-3,7; one a file"},
+        "top_n": {"type": "integer"},
+        "raw_scores": {"type": "boolean"},
+        "return_documents": {"type": "boolean"},
+        "ziprerank": {"type": "string", "description": "the ziprerank group as a JSON string"},
+    },
+}
+"""JSON schema of a body of multipart/form-data, less `required`."""
+
+
+def read_json(body: bytes, head: RequestHead) -> RerankQuery:
+    """Raises: MalformedBodyError, InvalidRequestError, TooLargeError."""
+    schema = RerankRequest if head.path_id is None else DocumentRerankRequest
+    try:
+        request = schema.model_validate_json(body, context={"max_documents": head.max_documents})
+    except ValidationError as error:
+        raise to_service_error(error) from error
+    if isinstance(request, DocumentRerankRequest) and request.documents is None:
+        return _query(request, (_path_reference(head.path_id, request.pages),))
+    return _query(request, tuple(_json_document(*numbered) for numbered in enumerate(request.documents or ())))
+
+
+def read_form(body: Sequence[bytes], head: RequestHead) -> RerankQuery:
+    """Raises: MalformedBodyError, InvalidRequestError, TooLargeError."""
+    parts = parse_multipart(body, head.content_type)
+    files = [part for part in parts if part.file_name is not None]
+    if any(part.name != "file" for part in files):
+        message = "A file part has another name than 'file'; rename it."
+        raise InvalidRequestError("invalid_request", message, param="file")
+    _check_document_count(len(files), head.max_documents)
+    if not files and head.path_id is None:
+        raise InvalidRequestError("invalid_request", "file: no document was sent; add a file part.", param="file")
+    repeated, fields = _form_fields([part for part in parts if part.file_name is None])
+    if files:
+        return _query(fields, _file_documents(files, repeated))
+    return _query(fields, (_only_reference(head.path_id, repeated),))
+
+
+def _query(request: RerankFields, documents: tuple[QueryDocument, ...]) -> RerankQuery:
+    own = request.ziprerank
+    return RerankQuery(
+        text=request.query,
+        documents=documents,
+        options=RankOptions(
+            keep_ratio=own.keep_ratio,
+            window_size=own.window_size,
+            stride=own.stride,
+            window_strategy=own.window_strategy,
+        ),
+        max_results=request.top_n or None,
+        wants_logits=request.raw_scores or False,
+        wants_documents=request.return_documents or False,
+        wants_timings=own.include_timings,
+        warnings=_warnings(list(request.ignored_fields())),
+    )
+
+
+def _warnings(ignored: Sequence[str]) -> tuple[str, ...]:
+    """One warning for all fields that have no meaning here."""
+    if not ignored:
+        return ()
+    more = f" and {len(ignored) - _MAX_NAMED_FIELDS} more" if len(ignored) > _MAX_NAMED_FIELDS else ""
+    return (f"ignored fields: {', '.join(ignored[:_MAX_NAMED_FIELDS])}{more}",)
+
+
+def _ignored_in(documents: Sequence[DocumentInput]) -> Iterator[str]:
+    for index, document in enumerate(documents):
+        yield from (f"documents[{index}].{shortened(name)}" for name in document.model_extra or ())
+
+
+def _json_document(index: int, document: DocumentInput) -> QueryDocument:
+    if document.is_reference:
+        return _reference(index, document)
+    kind: Literal["pdf", "image"] = "pdf" if document.pdf is not None else "image"
+    return Upload(
+        name=f"documents[{index}].{kind}",
+        content=document.pdf if document.pdf is not None else document.image or "",
+        kind=kind,
+        pages=document.pages,
+        label=document.id or f"document-{index}",
+    )
+
+
+def _reference(index: int, document: DocumentInput) -> DocumentReference:
+    assert document.id is not None, "the schema asks for the id where there is neither image nor pdf"
+    name = f"documents[{index}].id"
+    found = _REFERENCE.fullmatch(document.id)
+    if found is None:
+        message = (
+            f"{name}: without image and pdf it names a registered document (1 to 128 of the characters "
+            "A-Z a-z 0-9 . _ -), or a page of it as in report#page=3."
+        )
+        raise InvalidRequestError("invalid_request", message, param=name, document_index=index)
+    if found[2] and document.pages is not None:
+        message = f"{name}: it names a page, and there is a pages field too. Send one of them."
+        raise InvalidRequestError("invalid_request", message, param=name, document_index=index)
+    return DocumentReference(name=name, id=found[1], pages=found[2] or document.pages)
+
+
+def _path_reference(path_id: str | None, pages: str | None) -> DocumentReference:
+    assert path_id is not None, "a body without documents is read only where the path names a document"
+    if not DOCUMENT_ID.fullmatch(path_id):
+        raise InvalidRequestError("invalid_request", f"id: {DOCUMENT_ID_RULE}", param="id")
+    return DocumentReference(name="id", id=path_id, pages=pages)
+
+
+def _form_fields(parts: Sequence[Part]) -> tuple[dict[str, list[str]], RerankFields]:
+    """The fields that repeat once a file, and all others."""
+    repeated: dict[str, list[str]] = {name: [] for name in _REPEATED_FIELDS}
+    single: dict[str, Any] = {}
+    for part in parts:
+        if part.name in repeated:
+            repeated[part.name].append(part.text)
+        elif part.name in single:
+            raise MalformedBodyError("malformed_multipart", "A form field other than id and pages is sent twice.")
+        else:
+            single[part.name] = _options(part.text) if part.name == "ziprerank" else part.text
+    # An empty number or switch in a form is a field left blank.
+    blank = [name for name, value in single.items() if value == "" and name != "query"]
+    try:
+        fields = RerankFields.model_validate({name: value for name, value in single.items() if name not in blank})
+    except ValidationError as error:
+        raise to_service_error(error) from error
+    return repeated, fields
+
+
+def _options(text: str) -> ZipRerankOptions:
+    try:
+        return ZipRerankOptions.model_validate_json(text)
+    except ValidationError as error:
+        raise to_service_error(error, within="ziprerank") from error
+
+
+def _file_documents(files: Sequence[Part], repeated: Mapping[str, Sequence[str]]) -> tuple[Upload, ...]:
+    for name, values in repeated.items():
+        if len(values) > len(files):
+            message = f"{name}: {len(values)} fields for {len(files)} file parts; send one a file, in the same order."
+            raise InvalidRequestError("invalid_request", message, param=name)
+    return tuple(
+        _file_document(index, part, _nth(repeated["id"], index), _nth(repeated["pages"], index))
+        for index, part in enumerate(files)
+    )
+
+
+def _file_document(index: int, part: Part, label: str, pages: str) -> Upload:
+    if len(label) > _MAX_LABEL_LENGTH:
+        message = f"id: {len(label)} characters and the limit is {_MAX_LABEL_LENGTH}. Send a shorter one."
+        raise InvalidRequestError("invalid_request", message, param="id", document_index=index)
+    file_name = PurePosixPath((part.file_name or "").replace("\\", "/")).name[:_MAX_LABEL_LENGTH]
+    return Upload(
+        name=f"file[{index}]",
+        content=part.data,
+        kind="image" if part.content_type.startswith("image/") else None,
+        pages=pages or None,
+        label=label or file_name or f"document-{index}",
+    )
+
+
+def _only_reference(path_id: str | None, repeated: Mapping[str, Sequence[str]]) -> DocumentReference:
+    if repeated["id"] or len(repeated["pages"]) > 1:
+        name = "id" if repeated["id"] else "pages"
+        message = (
+            f"{name}: without file parts the document of the path is ranked; send one pages field at most, and no id."
+        )
+        raise InvalidRequestError("invalid_request", message, param=name)
+    return _path_reference(path_id, _nth(repeated["pages"], 0) or None)
+
+
+def _nth(values: Sequence[str], index: int) -> str:
+    return values[index] if index < len(values) else ""
