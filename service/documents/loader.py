@@ -4,7 +4,7 @@ import asyncio
 import time
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
-from concurrent.futures import Executor
+from concurrent.futures import Executor, Future, wait
 from contextlib import suppress
 from dataclasses import dataclass
 
@@ -246,24 +246,30 @@ class _Loading:
 
     async def make_pages(self, request: PendingRaster) -> None:
         """Render and prepare the missing pages. Raises: ServiceError, of the first page at fault."""
-        missing = [document.missing for document in self._incomplete]
-        wanted = [
-            (document, number)
-            for document, numbers in zip(self._incomplete, missing, strict=True)
-            for number in numbers
-        ]
-        # Each future is in the hands of its task alone, so that the pixels are freed as soon as their page is prepared.
-        tasks = [
-            asyncio.create_task(self._make_page(document, number, rendered))
-            for (document, number), rendered in zip(wanted, request.render(missing), strict=True)
-        ]
+        wanted = [(document, number) for document in self._incomplete for number in document.missing]
+        preparing: dict[int, Future[float]] = {}  # seconds, by position among the wanted pages
+        failures: dict[int, BaseException] = {}
         try:
-            for task in tasks:  # in their order, so that several failures always give the same error
-                await task
+            async for position, rendered in request.render([document.missing for document in self._incomplete]):
+                if isinstance(rendered, ServiceError):
+                    failures[position] = rendered
+                    continue
+                document, number = wanted[position]
+                self._work_seconds[_stage(document)] += rendered.seconds
+                preparing[position] = self._threads.submit(self._prepare, document, number, rendered)
+            if preparing:
+                # In one job, which begins after theirs: a page costs the event loop no second turn.
+                await asyncio.get_running_loop().run_in_executor(self._threads, wait, preparing.values())
         finally:
-            for task in tasks:
-                task.cancel()
-            await asyncio.gather(*tasks, return_exceptions=True)
+            for page in preparing.values():
+                page.cancel()
+        for position, page in preparing.items():
+            if error := page.exception():
+                failures[position] = error
+            else:
+                self._work_seconds["prepare"] += page.result()
+        if failures:
+            raise failures[min(failures)]
 
     def loaded(self) -> Loaded:
         return Loaded(
@@ -280,14 +286,6 @@ class _Loading:
                 self._work_seconds["fetch"] += seconds
                 if self._trace is not None:
                     self._trace.stage_ended("fetch", seconds, {"ziprerank.document": document.index})
-
-    async def _make_page(self, document: _Document, number: int, rendered: "asyncio.Future[RasterPage]") -> None:
-        page = await rendered
-        prepare_seconds = await asyncio.get_running_loop().run_in_executor(
-            self._threads, self._prepare, document, number, page
-        )
-        self._work_seconds[_stage(document)] += page.seconds
-        self._work_seconds["prepare"] += prepare_seconds
 
     def _prepare(self, document: _Document, number: int, page: RasterPage) -> float:
         """Seconds that it took. Raises: UnusableDocumentError."""

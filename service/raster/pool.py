@@ -11,10 +11,13 @@ The event loop only awaits results here: the supervising threads talk to the chi
 import asyncio
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections import deque
+from collections.abc import AsyncIterator, Callable, Iterable, Sequence
+from concurrent.futures import Future
 from types import TracebackType
 from typing import Self
 
+from service.errors import ServiceError
 from service.raster.crash_history import CrashHistory
 from service.raster.limits import RasterLimits
 from service.raster.page import DocumentOutline, Kind
@@ -129,7 +132,6 @@ class PendingRaster:
         self._rasterizer = rasterizer
         self._request = request
         self._expiry: asyncio.TimerHandle | None = None  # None: the request has not entered the pool
-        self._pages: set[asyncio.Future[RasterPage]] = set()  # that are not done
 
     async def __aenter__(self) -> Self:
         return self
@@ -140,8 +142,6 @@ class PendingRaster:
         if self._expiry is not None:
             self._expiry.cancel()
             self._rasterizer._schedule.withdraw(self._request)
-        for page in tuple(self._pages):
-            page.cancel()
 
     async def opened(self) -> list[DocumentOutline]:
         """The outlines of all documents, once those without one are opened. Does not ask the pool where all have one.
@@ -155,15 +155,17 @@ class PendingRaster:
             await asyncio.wrap_future(opening)
         return [state.outline for state in self._request.states if state.outline is not None]
 
-    def render(self, numbers_by_document: Sequence[Sequence[int]]) -> "list[asyncio.Future[RasterPage]]":
+    async def render(
+        self, numbers_by_document: Sequence[Sequence[int]]
+    ) -> AsyncIterator[tuple[int, RasterPage | ServiceError]]:
         """Render the pages of these numbers (1-based), document by document. Called once, after `opened`.
 
-        Each future is done as soon as its page is rendered, in any order. After a failure the pages that have not begun are
-        cancelled; they come after the failed one. So await the futures in their order: then several failures always give
-        the same error, that of the first page at fault. Without a number the pool is not asked.
+        Each page comes as soon as it is rendered, with its position among all numbers. In place of a page that fails comes
+        its error: UnusableDocumentError, TooLargeError, or UnavailableError about the pool. After a failure the pages that
+        have not begun do not come; their positions are higher. So of several errors the one with the lowest position is
+        always the same. Without a number the pool is not asked.
 
-        Raises: OverloadedError, UnavailableError about the pool. The futures raise UnusableDocumentError, TooLargeError
-        about their page, UnavailableError about the pool.
+        Raises: OverloadedError, UnavailableError, before the first page.
         """
         if self._expiry is not None:
             pages = self._rasterizer._schedule.add_pages(self._request, numbers_by_document)
@@ -171,14 +173,59 @@ class PendingRaster:
             pages = self._request.add_pages(numbers_by_document)
             if pages:
                 self._expiry = self._rasterizer._admit(self._request)
-        futures = [asyncio.wrap_future(page) for page in pages]
-        self._pages.update(futures)
-        for future in futures:
-            future.add_done_callback(self._forget)
-        return futures
+        positions = {page: position for position, page in enumerate(pages)}
+        pages.clear()  # the sender alone holds a page, so that it can free the pixels
+        arrivals = _Arrivals(positions)
+        while positions:
+            arrival = await arrivals.next()
+            position = positions.pop(arrival)
+            if not arrival.cancelled():
+                yield position, _outcome(arrival)
 
-    def _forget(self, page: "asyncio.Future[RasterPage]") -> None:
-        """The sender holds the pages, so that it can free each one after use."""
-        self._pages.discard(page)
-        if not page.cancelled():
-            page.exception()  # counts as read; otherwise asyncio logs the failures that come after the first one
+    async def render_all(self, numbers_by_document: Sequence[Sequence[int]]) -> list[RasterPage]:
+        """`render`, in the order of the numbers. Raises: the error with the lowest position, and see `render`."""
+        outcomes = {position: outcome async for position, outcome in self.render(numbers_by_document)}
+        pages = []
+        for _, outcome in sorted(outcomes.items(), key=lambda item: item[0]):
+            if isinstance(outcome, ServiceError):
+                raise outcome
+            pages.append(outcome)
+        return pages
+
+
+class _Arrivals:
+    """Futures as they are done, from any thread to a coroutine. Those that arrive together wake the event loop once."""
+
+    def __init__(self, futures: Iterable[Future[RasterPage]]) -> None:
+        self._loop = asyncio.get_running_loop()
+        self._lock = threading.Lock()
+        self._arrived: deque[Future[RasterPage]] = deque()
+        self._waiter: asyncio.Future[None] | None = None
+        for future in futures:
+            future.add_done_callback(self._put)
+
+    async def next(self) -> Future[RasterPage]:
+        while True:
+            with self._lock:
+                if self._arrived:
+                    return self._arrived.popleft()
+                self._waiter = self._loop.create_future()
+            await self._waiter
+
+    def _put(self, future: Future[RasterPage]) -> None:
+        with self._lock:
+            self._arrived.append(future)
+            waiter, self._waiter = self._waiter, None
+        if waiter is not None:
+            self._loop.call_soon_threadsafe(_wake, waiter)
+
+
+def _wake(waiter: "asyncio.Future[None]") -> None:
+    if not waiter.done():
+        waiter.set_result(None)
+
+
+def _outcome(page: Future[RasterPage]) -> RasterPage | ServiceError:
+    error = page.exception()
+    assert error is None or isinstance(error, ServiceError), "tasks fail with nothing else"
+    return page.result() if error is None else error

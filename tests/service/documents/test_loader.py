@@ -305,13 +305,13 @@ def test_first_page_that_the_model_does_not_take_is_reported_before_later_failur
     class RefusesLaterPagesFirst(PickyPreparer):
         has_refused_a_later_one = threading.Event()
 
-        def prepare_page(self, page: PageImage, *, scope: bytes) -> PreparedPage:
+        def prepare_page(self, page: PageImage, *, tenant: bytes) -> PreparedPage:
             if page.pixels.shape[1] == 31:
                 assert self.has_refused_a_later_one.wait(PATIENCE_SECONDS)
                 time.sleep(TICK_SECONDS)
             if page.pixels.shape[1] == 32:
                 self.has_refused_a_later_one.set()
-            return super().prepare_page(page, scope=scope)
+            return super().prepare_page(page, tenant=tenant)
 
     documents = [image(make_image(width, 40), outline=SINGLE_PAGE_OUTLINE) for width in (30, 31, 32)]
     cut = image(b"\x89PNG\r\n\x1a\nbad", outline=SINGLE_PAGE_OUTLINE)
@@ -366,7 +366,7 @@ def test_pixels_are_freed_as_soon_as_their_page_is_prepared(loads: Loading) -> N
             super().__init__()
             self.pixels: list[weakref.ref[np.ndarray]] = []
 
-        def prepare_page(self, page: PageImage, *, scope: bytes) -> PreparedPage:
+        def prepare_page(self, page: PageImage, *, tenant: bytes) -> PreparedPage:
             self.pixels.append(weakref.ref(page.pixels))
             deadline = time.monotonic() + PATIENCE_SECONDS
             while len(self.pixels) == 20 and sum(ref() is not None for ref in self.pixels) > 2:
