@@ -301,6 +301,7 @@ class StageClock:
 
     @contextmanager
     def observe(self, stage: str) -> Iterator[None]:
+        """Measure the work queued inside as one run of `stage`."""
         if self._device.type == "cuda":
             stream = torch.cuda.current_stream(self._device)
             start, end = _timed_event(), _timed_event()

@@ -2,8 +2,8 @@
 
 It has two tiers: one in device memory, and one in host memory (pinned with CUDA) for pages that are evicted from the first or
 too large for it. Each tier is one block, allocated at the start, so it never grows. Eviction is least recently used first.
-Features are stored bit for bit. A cache belongs to one set of weights and to the one thread that scores: copies are ordered by the
-device's stream, and no method waits for them.
+Features are stored bit for bit. A cache belongs to one set of weights and to the one thread that scores: copies are ordered by
+the device's stream, and no method waits for them.
 """
 
 from bisect import insort
