@@ -1,21 +1,17 @@
 """The command line: `ziprerank serve`, `ziprerank doctor`, `ziprerank demo`, and the commands of training.
 
-Every setting of the service is a flag of `serve`; what it means is said in `settings`. Training's flags are in
-`training_commands`.
+Every setting of the service is a flag of `serve`, documented in `settings`. Training's flags are in `commands.training`.
 """
 
 import argparse
-import os
 import sys
 from collections.abc import Sequence
-from typing import Any
 
-from pydantic import ValidationError
 from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined
 
 from service.commands import training
-from service.settings import PREFIX, Settings, unknown_variables
+from service.settings import PREFIX, Settings, read_settings
 
 EXIT_USAGE = 2
 
@@ -35,11 +31,11 @@ DOCTOR_SETTINGS = (
     "max_query_characters",
     "rasterizer_processes",
 )
-"""Those that decide what a machine must have: flags of `doctor`. The others it reads from the environment."""
+"""Settings that decide how large a machine must be: flags of `doctor`, which reads the others from the environment."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command; the process's exit code."""
+    """Run the command and return the process's exit code."""
     arguments = sys.argv[1:] if arguments is None else arguments
     for_demo = training.demo_arguments(arguments)
     if for_demo is not None:
@@ -74,22 +70,6 @@ def _run_doctor(settings: Settings, options: argparse.Namespace) -> int:
     return run_doctor(settings, is_json=options.json, with_forward=options.forward)
 
 
-def read_settings(flags: dict[str, Any]) -> Settings:
-    """Settings from flags over the environment. Raises ValueError naming every setting at fault."""
-    complaints = unknown_variables(os.environ)
-    if complaints:
-        raise ValueError("; ".join(complaints))
-    try:
-        return Settings(**flags)
-    except ValidationError as error:
-        raise ValueError("; ".join(_complaint(fault) for fault in error.errors(include_url=False))) from error
-
-
-def _complaint(fault: Any) -> str:
-    name = ".".join(str(step) for step in fault["loc"])
-    return f"{PREFIX}{name.upper()}: {fault['msg']}" if name else str(fault["msg"])
-
-
 def _serve(settings: Settings) -> int:
     from service.logs import configure_logging
     from service.server import serve  # here, so that --help needs no torch
@@ -117,13 +97,14 @@ def _build_parser() -> argparse.ArgumentParser:
 def _add_doctor(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
     doctor = commands.add_parser(
         "doctor",
-        help="say whether this machine can serve the checkpoint, and what to change",
-        description="Says whether this machine can serve the configured checkpoint, and what to change. Takes the settings of "
-        "`serve`: these flags and every ZIPRERANK_ variable. Exit code 0: nothing failed; 1: something did; 2: wrong usage.",
+        help="check whether this machine can serve the checkpoint, and recommend changes",
+        description="Checks whether this machine can serve the configured checkpoint, and recommends changes. Takes the "
+        "settings of `serve`: these flags and every ZIPRERANK_ variable. Exit code 0: no check failed; 1: a check failed; "
+        "2: wrong usage.",
     )
     doctor.add_argument("--json", action="store_true", help="print one JSON object instead of text")
     doctor.add_argument(
-        "--plan", action="store_true", help="print what cards of 16 to 141 GB have room for; needs no card"
+        "--plan", action="store_true", help="print whether the checkpoint fits on GPUs of 16 to 141 GB; needs no GPU"
     )
     doctor.add_argument(
         "--no-forward", dest="forward", action="store_false", help="do not load the checkpoint and rank two pages"
@@ -140,7 +121,7 @@ def _add_settings(parser: argparse.ArgumentParser, names: Sequence[str]) -> None
 
 
 def _help(field: FieldInfo) -> str:
-    is_made = field.default is PydanticUndefined  # at the start: the description tells from what
-    default = None if is_made else field.default
+    is_computed = field.default is PydanticUndefined  # when settings are built; the description says from which facts
+    default = None if is_computed else field.default
     shown = f" (default: {default})" if default is not None else ""
     return f"{field.description}{shown}".replace("%", "%%")

@@ -1,4 +1,4 @@
-"""Where the process stands between start and exit: loading, ready, draining, refusing, failed. Knows no component."""
+"""The phase of the process between start and exit: loading, ready, draining, refusing, failed."""
 
 from typing import Literal
 
@@ -8,7 +8,10 @@ Phase = Literal["loading", "ready", "draining", "refusing", "failed"]
 
 
 class Lifecycle:
-    """One value that probes, admission and shutdown read. Changed from the event loop and the signal handler only."""
+    """One value that probes, admission and shutdown read.
+
+    The event loop changes it, and the device thread by `fail`. A change is one assignment, so any thread may read it.
+    """
 
     def __init__(self) -> None:
         self.phase: Phase = "loading"
@@ -18,7 +21,7 @@ class Lifecycle:
         return self.phase == "ready"
 
     def become_ready(self) -> None:
-        """Loading is over. A drain that began meanwhile goes on."""
+        """End of loading. A drain that began during loading goes on."""
         if self.phase == "loading":
             self.phase = "ready"
 
@@ -27,14 +30,14 @@ class Lifecycle:
         self.phase = "failed"
 
     def drain(self) -> None:
-        """Not ready any more, but still accepting, until load balancers have noticed. What never was ready refuses."""
+        """Report not ready but keep accepting, until load balancers notice. A service that was never ready refuses at once."""
         if self.phase == "ready":
             self.phase = "draining"
         elif self.phase == "loading":
             self.phase = "refusing"
 
     def refuse(self) -> None:
-        """Accept nothing more; what is in flight is finished."""
+        """Refuse new requests; requests in flight are finished."""
         self.phase = "refusing"
 
     def check_accepting(self) -> None:

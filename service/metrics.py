@@ -1,7 +1,7 @@
-"""Every Prometheus series of the service, declared once. Knows no component: gauges are bound to them in `app`."""
+"""Every Prometheus series of the service, declared once. `app` binds the gauges to the parts that they read."""
 
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from typing import Protocol
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Metric
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
@@ -35,35 +35,40 @@ REJECTION_REASONS = {
     "url_not_supported": "ssrf",
     "draining": "draining",
 }
-"""Why a request was refused, by the code of its error. Codes that are missing are no refusals but faults of the request."""
+"""The reason of a refusal, by the code of its error. Other codes are faults of the request, which are not counted here."""
 
 Exemplar = Mapping[str, str]
-"""The trace that an observation comes from: `{"trace_id": …}`. Shown in the OpenMetrics format alone."""
+"""The trace of an observation: `{"trace_id": …}`. Shown in the OpenMetrics format alone."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class CacheCounts:
-    """What a cache has done since the start, and what it holds."""
+class CacheCounts(Protocol):
+    """The work of a cache since the start, and its size now."""
 
-    hits: int
-    misses: int
-    evictions: int
-    bytes: int
+    @property
+    def hits(self) -> int: ...
+    @property
+    def misses(self) -> int: ...
+    @property
+    def evictions(self) -> int: ...
+    @property
+    def bytes(self) -> int: ...
 
 
 class _CacheSeries:
-    """Reads the caches when they are scraped, so that the series cannot drift from them."""
+    """Reads the caches at each scrape, so that the series cannot drift from them."""
 
     def __init__(self) -> None:
         self.readers: dict[str, Callable[[], CacheCounts]] = {}
 
     def collect(self) -> Iterator[Metric]:
-        hits = CounterMetricFamily("ziprerank_cache_hits", "What a cache had", labels=["cache"])
-        misses = CounterMetricFamily("ziprerank_cache_misses", "What a cache did not have", labels=["cache"])
-        evictions = CounterMetricFamily(
-            "ziprerank_cache_evictions", "What left a cache for lack of room", labels=["cache"]
+        hits = CounterMetricFamily("ziprerank_cache_hits", "Lookups that a cache answered", labels=["cache"])
+        misses = CounterMetricFamily(
+            "ziprerank_cache_misses", "Lookups that a cache could not answer", labels=["cache"]
         )
-        held = GaugeMetricFamily("ziprerank_cache_bytes", "What a cache holds", labels=["cache"])
+        evictions = CounterMetricFamily(
+            "ziprerank_cache_evictions", "Entries evicted for lack of room", labels=["cache"]
+        )
+        held = GaugeMetricFamily("ziprerank_cache_bytes", "Bytes in a cache", labels=["cache"])
         for cache, read in self.readers.items():
             counts = read()
             hits.add_metric([cache], counts.hits)
@@ -144,6 +149,15 @@ class Metrics:
         """Show a cache (`image`: rendered pages, `vision`: page features) under its name."""
         self._caches.readers[cache] = counts
 
+    def observe_raster_page(self, stage: str, seconds: float) -> None:
+        self.raster_page_duration.labels(stage).observe(seconds)
+
+    def count_raster_worker_death(self, cause: str) -> None:
+        self.raster_worker_deaths.labels(cause).inc()
+
+    def count_processed_document(self, state: str) -> None:
+        self.documents_processed.labels(state).inc()
+
     def count_rejection(self, code: str) -> None:
         """Count an error where it is a refusal."""
         if reason := REJECTION_REASONS.get(code):
@@ -153,7 +167,7 @@ class Metrics:
         """All series in the format that an Accept header asks for, text or OpenMetrics with exemplars, and its content type."""
         try:
             encode, content_type = choose_encoder(accept)
-        except (TypeError, ValueError):  # what it raises for a version that is no number
+        except (TypeError, ValueError):  # a version that is no number
             encode, content_type = choose_encoder("")
         return encode(self.registry), content_type
 

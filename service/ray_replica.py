@@ -1,7 +1,7 @@
 """The service as a Ray Serve deployment: one replica a GPU, each with the same application that `ziprerank serve` runs.
 
-Ray starts the replicas, sends requests with one affinity key to one of them, replaces what fails, and has as many as our own
-statistic asks for. No other module knows Ray (extra `[ray]`); how to run it is in deploy/ray.
+Ray starts the replicas, sends requests with one affinity key to one of them, replaces failed ones, and keeps as many as the
+service's own statistic asks for. No other module imports Ray (extra `[ray]`); deploy/ray shows how to run it.
 """
 
 import asyncio
@@ -15,16 +15,16 @@ from ray.serve.config import AutoscalingContext, BackpressureConfig, RequestRout
 from starlette.types import ASGIApp
 
 from service.app import build_app
-from service.cli import read_settings
-from service.http.routes import Components, readiness_obstacle
 from service.logs import configure_logging
+from service.settings import read_settings
+from service.startup import Service
 
 WAIT_STATISTIC = "estimated_wait_seconds"
 MOST_WAIT_SECONDS = 1.0
-"""Of work waiting for each replica, on average: the same threshold as in deploy/kubernetes' ScaledObject."""
+"""Seconds of queued work per replica, on average: the same threshold as in the ScaledObject of deploy/kubernetes."""
 
 METRICS_PORT = 9400
-"""Of the node's first replica, the next has 9401: behind the proxy `/metrics` is that of any one replica."""
+"""Port of the node's first replica; the next has 9401. Behind Ray's proxy, `/metrics` is that of an arbitrary replica."""
 
 _ROUTER = RequestRouterConfig(
     request_router_class="ray.serve.experimental.consistent_hash_router.ConsistentHashRouter",
@@ -38,8 +38,8 @@ class NotServingError(Exception):
     """This replica cannot serve; Ray should replace it."""
 
 
-# 64 is what a replica works on at once by its own settings. What is above waits in Ray, and what is above that is told to come
-# again. The shutdown is longer than a request may take to be drained (45 s).
+# A replica works on 64 requests at once by its own settings. Ray queues further requests, and refuses those above the limit of
+# its queue. The shutdown is longer than the drain of a request may take (45 s).
 @serve.deployment(
     name="ziprerank",
     ray_actor_options={"num_gpus": 1},
@@ -53,43 +53,42 @@ class NotServingError(Exception):
 )
 @serve.ingress()
 class Replica:
-    """Built in the replica's own process, so that nothing of it is ever pickled. Settings come from its environment."""
+    """Built in the replica's own process, so that no part of it is pickled. Settings come from its environment."""
 
     def __init__(self) -> None:
         context = serve.get_replica_context()
         settings = read_settings({}).model_copy(update={"replica": context.replica_id.unique_id})
         configure_logging(settings.log_level)
         self._app = build_app(settings)
-        self._components: Components = self._app.state.components
+        self._service: Service = self._app.state.service
         self._serve_metrics(METRICS_PORT + context.rank.local_rank)
 
     def __serve_build_asgi_app__(self) -> ASGIApp:
         return self._app
 
     async def check_health(self) -> None:
-        """Ray's first check ends when the model is loaded, and no request comes before. Raises: NotServingError."""
+        """Ray's first check ends when the model is loaded; Ray sends no request before. Raises: NotServingError."""
         loading: asyncio.Task[None] = self._app.state.loading
         await asyncio.shield(loading)
-        if obstacle := readiness_obstacle(self._components):
-            code, message = obstacle
-            raise NotServingError(f"{code}: {message}")
+        if obstacle := self._service.readiness.obstacle():
+            raise NotServingError(f"{obstacle.code}: {obstacle.message}")
 
     def record_autoscaling_stats(self) -> dict[str, float]:
-        return {WAIT_STATISTIC: self._components.batcher.estimated_wait_seconds}
+        return {WAIT_STATISTIC: self._service.batcher.estimated_wait_seconds}
 
     def _serve_metrics(self, port: int) -> None:
-        """Metrics are not worth a replica: a port that is taken is only logged."""
+        """Listen for scrapes. A port in use is only logged: a replica without metrics is better than none."""
         try:
-            start_http_server(port, registry=self._components.metrics.registry)
+            start_http_server(port, registry=self._service.metrics.registry)
         except OSError as error:
             logger.warning("no metrics on port %d: %s", port, error.strerror)
 
 
 def replicas_for_wait(context: AutoscalingContext) -> tuple[int, dict[str, Any]]:
-    """As many replicas as keep the work that waits below `MOST_WAIT_SECONDS` for each; Ray applies its bounds and delays.
+    """As many replicas as keep the queued work below `MOST_WAIT_SECONDS` for each; Ray applies its bounds and delays.
 
-    Nothing waits where the replicas just keep up, so those that the requests in progress need are kept too. Ray runs a copy of
-    this function in its controller, without the rest of this module.
+    The queues of replicas that just keep up are empty, so the replicas that the requests in progress need are kept too. Ray
+    runs a copy of this function in its controller, without the rest of this module.
     """
     waits = (context.aggregated_metrics or {}).get(WAIT_STATISTIC, {})
     for_wait = math.ceil(sum(waits.values()) / MOST_WAIT_SECONDS)

@@ -28,7 +28,7 @@ class Caller:
 class Upload:
     """A document sent with the query, undecoded."""
 
-    name: str  # of its content in the client's format, for that dialect's messages: documents[0].pdf
+    name: str  # of its content in the client's format; its dialect puts it into messages
     content: str | bytearray  # a string is base64, with or without the head of a data URI
     kind: Literal["pdf", "image"] | None  # as the client declared it; None: not declared
     pages: str | None  # page numbers such as 1-3,7, unparsed; None: all
@@ -39,7 +39,7 @@ class Upload:
 class DocumentReference:
     """A registered document, or some of its pages."""
 
-    name: str  # of the reference in the client's format, for that dialect's messages: documents[0].id
+    name: str  # of the reference in the client's format; its dialect puts it into messages
     id: str
     pages: str | None  # page numbers, unparsed; None: all
 

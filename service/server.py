@@ -1,4 +1,4 @@
-"""uvicorn with a drain: on SIGTERM not ready at once, refusing after a delay, exit when what is in flight is done."""
+"""uvicorn with a drain: on SIGTERM not ready at once, refusing after a delay, exit when the requests in flight are done."""
 
 import asyncio
 import logging
@@ -6,32 +6,42 @@ import math
 import signal
 import sys
 import threading
+from collections.abc import Sequence
 from types import FrameType
 
 import uvicorn
 
-from service.app import LoadModel, build_app, load_reranker
+from service.app import build_app, load_reranker
+from service.dialects import DIALECTS
+from service.dialects.dialect import Dialect
 from service.lifecycle import Lifecycle
 from service.settings import Settings
+from service.startup import LoadModel
 
 _SWITCH_SECONDS = 0.0005
-"""How long a thread that computes may keep the interpreter when the event loop wants it. Python's default of 5 ms, times a few
-busy threads, made single steps of the loop last 26 ms under load (benchmarks/event_loop)."""
+"""Longest time for which a computing thread keeps the interpreter while the event loop waits for it. With Python's default of
+5 ms and a few busy threads, single steps of the loop lasted 26 ms under load (benchmarks/event_loop)."""
 
 logger = logging.getLogger(__name__)
 
 
 def serve(settings: Settings) -> int:
-    """Run until told to stop; the process's exit code."""
+    """Run until stopped, and return the process's exit code."""
     server = make_server(settings)
     server.run()
     return server.exit_code
 
 
-def make_server(settings: Settings, *, load: LoadModel = load_reranker) -> "Server":
-    """A server that `run` starts. `load` makes the model."""
+def make_server(
+    settings: Settings, *, load: LoadModel = load_reranker, dialects: Sequence[Dialect] = DIALECTS
+) -> "Server":
+    """A server that `run` starts. load: makes the model."""
     lifecycle = Lifecycle()
-    app = build_app(settings, lifecycle=lifecycle, load=load, stop=lambda exit_code: server.stop(exit_code))
+
+    def stop(exit_code: int) -> None:
+        server.stop(exit_code)  # which is made below, as it needs the application
+
+    app = build_app(settings, lifecycle=lifecycle, load=load, stop=stop, dialects=dialects)
     config = uvicorn.Config(
         app,
         host=settings.host,
@@ -57,7 +67,7 @@ class Server(uvicorn.Server):
         self.port = 0
         self._drain_delay_seconds = drain_delay_seconds
         self._loop: asyncio.AbstractEventLoop | None = None
-        self._told = False
+        self._is_stopping = False
 
     async def startup(self, sockets: list[object] | None = None) -> None:  # type: ignore[override]
         self._loop = asyncio.get_running_loop()
@@ -74,11 +84,11 @@ class Server(uvicorn.Server):
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         """uvicorn's signal handler. The signal is not raised again afterwards: a drained process exits with 0."""
-        if self._told or self._loop is None:
+        if self._is_stopping or self._loop is None:
             self.exit_code = 1
             self.should_exit = self.force_exit = True
             return
-        self._told = True
+        self._is_stopping = True
         delay = self._drain_delay_seconds if sig == signal.SIGTERM else 0.0
         self._loop.call_soon_threadsafe(self._begin_drain, delay)
 

@@ -1,7 +1,7 @@
 """Every setting of the service: typed, with its default, limits and meaning. Only this module reads the environment.
 
 A setting `max_pages` is the variable ZIPRERANK_MAX_PAGES and the flag --max-pages; flags win. Unknown ZIPRERANK_ names are
-refused, because a misspelt limit that is silently ignored is no limit.
+refused: a misspelt limit would otherwise be ignored in silence.
 """
 
 import difflib
@@ -10,35 +10,40 @@ import os
 import re
 import socket
 from collections.abc import Mapping
-from typing import Annotated, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
 import fsspec
-from pydantic import Field, SecretStr, field_validator, model_validator
+from pydantic import Field, SecretStr, ValidationError, field_validator, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 PREFIX = "ZIPRERANK_"
 MEBIBYTE = 1024 * 1024
 
+_LIMIT = "limit"  # marks the settings that bound a client's requests
+
 Count = Annotated[int, Field(ge=1)]
+CountLimit = Annotated[Count, _LIMIT]
+OptionalCountLimit = Annotated[Count | None, _LIMIT]
 Attention = Literal["auto", "flash-attn", "flash-attn-3", "flash-attn-2", "torch-varlen", "sdpa"]
-Seconds = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+SecondsLimit = Annotated[float, Field(gt=0, allow_inf_nan=False), _LIMIT]
 
 
-_DEFAULT_DOCUMENT_STORE = os.path.join(os.environ.get("XDG_CACHE_HOME") or "~/.cache", "ziprerank", "documents")
+def _default_document_store() -> str:
+    return os.path.join(os.environ.get("XDG_CACHE_HOME") or "~/.cache", "ziprerank", "documents")
 
 
 def _default_rasterizer_processes() -> int:
-    """One a core: a worker and the thread that prepares its pages take turns. More than 8 would outrun any card."""
+    """One per core; more than 8 would produce pages faster than any GPU consumes them."""
     return min(8, os.cpu_count() or 2)
 
 
 def _default_replica() -> str:
-    """In a container or a pod its name."""
+    """The host's name, which in a container or a pod is the name of that."""
     return re.sub(r"[^A-Za-z0-9._:-]", "-", socket.gethostname()) or "replica"
 
 
 class Settings(BaseSettings):
-    """One running service. Frozen; the relations between settings are checked when it is made."""
+    """The settings of one service. Frozen; relations between settings are checked when they are built."""
 
     model_config = SettingsConfigDict(env_prefix=PREFIX, frozen=True, extra="forbid")
 
@@ -97,54 +102,55 @@ class Settings(BaseSettings):
     log_level: str = Field("info", pattern="^(debug|info|warning|error)$", description="debug, info, warning or error")
 
     document_store: str = Field(
-        _DEFAULT_DOCUMENT_STORE,
+        default_factory=_default_document_store,
         min_length=1,
-        description="where registered documents lie: a folder, or s3://bucket/prefix",
+        description="where registered documents are stored: a folder, or s3://bucket/prefix; absent: ziprerank/documents "
+        "in XDG_CACHE_HOME, else in ~/.cache",
     )
     cache_scope: Literal["shared", "per_key"] = Field(
         "shared", description="per_key: cached pages and documents are for the sender of one Authorization header alone"
     )
 
-    max_pages: Count = Field(100, description="pages of one request")
-    max_files: int = Field(64, ge=1, le=1024, description="documents of one request")
-    max_query_characters: Count = Field(4096, description="length of a query")
-    max_document_pages: Count = Field(1000, description="pages of one registered document")
-    max_waiting_documents: Count = Field(
+    max_pages: CountLimit = Field(100, description="pages of one request")
+    max_files: CountLimit = Field(64, le=1024, description="documents of one request")
+    max_query_characters: CountLimit = Field(4096, description="length of a query")
+    max_document_pages: CountLimit = Field(1000, description="pages of one registered document")
+    max_waiting_documents: CountLimit = Field(
         256, description="documents waiting to be processed; more are refused with 429"
     )
-    max_body_bytes: Count = Field(32 * MEBIBYTE, description="size of a request")
-    max_file_bytes: Count = Field(20 * MEBIBYTE, description="size of one decoded document")
-    max_image_pixels: Count = Field(40_000_000, description="pixels of one image")
-    max_concurrent_requests: Count = Field(64, description="requests worked on at once; more are refused with 429")
-    max_in_flight_bytes: Count = Field(512 * MEBIBYTE, description="bytes of all bodies worked on at once")
+    max_body_bytes: CountLimit = Field(32 * MEBIBYTE, description="size of a request")
+    max_file_bytes: CountLimit = Field(20 * MEBIBYTE, description="size of one decoded document")
+    max_image_pixels: CountLimit = Field(40_000_000, description="pixels of one image")
+    max_concurrent_requests: CountLimit = Field(64, description="requests worked on at once; more are refused with 429")
+    max_in_flight_bytes: CountLimit = Field(512 * MEBIBYTE, description="bytes of all bodies worked on at once")
 
-    max_batch_tokens: Count | None = Field(
+    max_batch_tokens: OptionalCountLimit = Field(
         None, description="language tokens after pruning in one batch; absent: 40,960, fewer on a small card"
     )
-    max_batch_patches: Count | None = Field(
+    max_batch_patches: OptionalCountLimit = Field(
         None, description="vision patches in one batch; absent: 131,072, fewer on a small card"
     )
-    queue_limit_tokens: Count = Field(262_144, description="language tokens waiting; more are refused with 429")
-    queue_seconds: Seconds = Field(10.0, description="longest wait for a batch, then 503")
-    request_seconds: Seconds = Field(60.0, description="longest time for one request, then 504")
-    body_idle_seconds: Seconds = Field(10.0, description="longest pause while a body is received, then 408")
-    body_seconds: Seconds = Field(120.0, description="longest time to receive a body, then 408")
-    stall_seconds: Seconds = Field(30.0, description="a batch that takes longer makes the service not ready")
+    queue_limit_tokens: CountLimit = Field(262_144, description="language tokens waiting; more are refused with 429")
+    queue_seconds: SecondsLimit = Field(10.0, description="longest wait for a batch, then 503")
+    request_seconds: SecondsLimit = Field(60.0, description="longest time for one request, then 504")
+    body_idle_seconds: SecondsLimit = Field(10.0, description="longest pause while a body is received, then 408")
+    body_seconds: SecondsLimit = Field(120.0, description="longest time to receive a body, then 408")
+    stall_seconds: SecondsLimit = Field(30.0, description="a batch that takes longer makes the service not ready")
     page_cache_bytes: int | None = Field(
         None,
         ge=0,
         description="rendered pages kept in memory; 0: none; absent: a tenth of the feature caches, at least 1 GiB",
     )
-    rasterizer_processes: Count = Field(
+    rasterizer_processes: CountLimit = Field(
         default_factory=_default_rasterizer_processes,
         description="worker processes that decode PDFs and images; absent: by the number of cores",
     )
     drain_delay_seconds: float = Field(5.0, ge=0, description="after SIGTERM: not ready, but still accepting")
-    drain_grace_seconds: float = Field(30.0, ge=0, description="then: time for what is in flight")
+    drain_grace_seconds: float = Field(30.0, ge=0, description="then: time for requests in flight")
 
     @field_validator("document_store")
     @classmethod
-    def _store_can_be_opened(cls, url: str) -> str:
+    def _require_store_packages(cls, url: str) -> str:
         try:
             fsspec.get_filesystem_class(fsspec.utils.get_protocol(url))
         except ImportError as error:
@@ -153,7 +159,7 @@ class Settings(BaseSettings):
 
     @field_validator("tracing")
     @classmethod
-    def _spans_can_be_sent(cls, destination: str) -> str:
+    def _require_tracing_packages(cls, destination: str) -> str:
         if destination != "off" and not _is_installed("opentelemetry.sdk", "opentelemetry.exporter.otlp.proto.http"):
             raise ValueError(f"{destination} needs packages that are not installed; they are ziprerank[otel]")
         path = destination.removeprefix("file:")
@@ -162,7 +168,7 @@ class Settings(BaseSettings):
         return destination
 
     @model_validator(mode="after")
-    def _stride_fits_window(self) -> Self:
+    def _require_fitting_limits(self) -> Self:
         if self.stride > self.window_size:
             raise ValueError(f"stride is {self.stride} and window_size {self.window_size}: stride may not be larger")
         if self.max_file_bytes > self.max_in_flight_bytes or self.max_body_bytes > self.max_in_flight_bytes:
@@ -173,8 +179,27 @@ class Settings(BaseSettings):
 def _is_installed(*modules: str) -> bool:
     try:
         return all(importlib.util.find_spec(module) for module in modules)
-    except ModuleNotFoundError:  # not even the package above it
+    except ModuleNotFoundError:  # the package above it is missing too
         return False
+
+
+LIMITS = tuple(name for name, field in Settings.model_fields.items() if _LIMIT in field.metadata)
+"""Names of the settings that bound a client's requests; GET /info shows them."""
+
+
+def read_settings(flags: dict[str, Any]) -> Settings:
+    """Settings from flags over the environment. Raises ValueError, naming every setting at fault."""
+    if complaints := unknown_variables(os.environ):
+        raise ValueError("; ".join(complaints))
+    try:
+        return Settings(**flags)
+    except ValidationError as error:
+        raise ValueError("; ".join(_complaint(fault) for fault in error.errors(include_url=False))) from error
+
+
+def _complaint(fault: Any) -> str:
+    name = ".".join(str(step) for step in fault["loc"])
+    return f"{PREFIX}{name.upper()}: {fault['msg']}" if name else str(fault["msg"])
 
 
 def unknown_variables(environment: Mapping[str, str]) -> list[str]:

@@ -55,7 +55,7 @@ class Trace:
     """One request whose spans are kept. Handed from the route through the queue to the device's thread; thread-safe."""
 
     tracer: Tracer
-    span: Span  # `rerank ziprerank`
+    span: Span  # `rerank <dialect>`
     takes_documents: bool  # whether spans may carry ids of documents
 
     @property
@@ -211,13 +211,13 @@ class Tracing:
             span.set_attribute("ziprerank.affinity", affinity)
 
     @contextmanager
-    def rerank(self) -> Iterator[Trace | None]:
-        """The span of one rerank request; None where spans are not kept. An error ends it with the error's code."""
+    def rerank(self, dialect: str) -> Iterator[Trace | None]:
+        """The span of one rerank request in a dialect; None where spans are not kept. An error ends it with its code."""
         if self._tracer is None:
             yield None
             return
         with self._tracer.start_as_current_span(
-            "rerank ziprerank",
+            f"rerank {dialect}",
             attributes={**_SPAN_KIND, **_OPERATION},
             record_exception=False,  # messages name documents
             set_status_on_exception=False,

@@ -11,10 +11,13 @@ from typing import Any
 import httpx
 
 from model import FakeRankingModel, PageScores, PreparedRequest, Reranker, score_in_input_order
-from service.app import LoadModel, load_reranker
+from service.app import load_reranker
+from service.dialects import DIALECTS
+from service.dialects.dialect import Dialect
 from service.lifecycle import Lifecycle
 from service.server import Server, make_server
 from service.settings import Settings
+from service.startup import LoadModel
 
 PATIENCE_SECONDS = 300
 """For what takes seconds on an idle machine: a loaded one may take its time, and only what hangs takes as long as this."""
@@ -59,9 +62,11 @@ def settings_for_tests(**changes: Any) -> Settings:
 
 
 @contextmanager
-def running_service(load: LoadModel = load_reranker, *, wait: bool = True, **settings: Any) -> Iterator[RunningService]:
+def running_service(
+    load: LoadModel = load_reranker, *, wait: bool = True, dialects: Sequence[Dialect] = DIALECTS, **settings: Any
+) -> Iterator[RunningService]:
     """A service on a free port; by default returned once it is ready."""
-    server = make_server(settings_for_tests(**settings), load=load)
+    server = make_server(settings_for_tests(**settings), load=load, dialects=dialects)
     thread = threading.Thread(target=server.run, daemon=True)
     thread.start()
     try:

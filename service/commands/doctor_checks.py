@@ -42,7 +42,7 @@ from service.app import load_reranker, raster_limits, reranker_config
 from service.commands.demo import PDF, QUERY
 from service.commands.doctor_report import Check
 from service.errors import ServiceError
-from service.raster.pool import DocumentOutline, RasterDocument, Rasterizer, RasterPage
+from service.raster.pool import Kind, RasterDocument, Rasterizer
 from service.settings import Settings
 
 GIBIBYTE = 2**30
@@ -384,17 +384,10 @@ def _check_raster(settings: Settings) -> tuple[Check, _Pages | None]:
 async def _render(pool: Rasterizer) -> _Pages:
     """The pixels of each of `PAGES`, uint8 (height, width, 3). Raises: ServiceError."""
     data = PDF.read_bytes()
-    document = RasterDocument(index=0, data=data, sha256=hashlib.sha256(data).hexdigest(), kind="pdf")
-    rendered: dict[int, np.ndarray] = {}
-
-    def plan(outlines: Sequence[DocumentOutline]) -> list[Sequence[int]]:
-        return [PAGES]
-
-    def deliver(page: RasterPage) -> None:
-        rendered[page.number] = page.pixels
-
-    await pool.rasterize([document], plan=plan, deliver=deliver)
-    return [rendered[number] for number in PAGES]
+    document = RasterDocument(index=None, data=data, sha256=hashlib.sha256(data).hexdigest(), kind=Kind.PDF)
+    async with pool.request([document]) as request:
+        await request.opened()
+        return [(await page).pixels for page in request.render([PAGES])]
 
 
 def _check_fonts() -> tuple[Check, None]:

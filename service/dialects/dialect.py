@@ -38,7 +38,7 @@ class RequestHead:
 
 
 class Dialect(Protocol):
-    """One wire format. `read` and `write` run in threads, and at once."""
+    """One wire format. `read` runs in threads, several at once; `write` and `error` on the event loop, so they must be fast."""
 
     @property
     def name(self) -> str:

@@ -263,6 +263,8 @@ def _place(error: ServiceError, query: RerankQuery | None) -> tuple[str, str | N
             return name, name
         case "id":  # the message quotes it
             return "", "id"
+        case "pages" if query is not None and query.documents[error.document_index].name == "id":  # the path's document
+            return "pages", "pages"
         case "pages":
             return f"{document}.pages", "pages"
         case _:

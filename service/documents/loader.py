@@ -1,32 +1,20 @@
-"""Sources of pages to pages that the model takes: from the cache what is there, the rest from the raster pool.
-
-Of the model it knows what a prepared page is, and nothing of HTTP.
-"""
+"""Sources of documents to pages as the model takes them: from the cache where it has them, from the raster pool otherwise."""
 
 import asyncio
-import threading
 import time
 from collections import defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import Executor
 from contextlib import suppress
-from dataclasses import dataclass, field
-from typing import TypeVar
+from dataclasses import dataclass
 
-import numpy as np
-
-from model import PageImageError, PreparedPage
+from model import PageImage, PageImageError, PreparedPage, RankingModel
 from service.documents.page_cache import CachedPage, ContentKey, PageCache
-from service.documents.sources import PageSource
+from service.documents.sources import Content, Source
 from service.errors import PageOutOfRangeError, ServiceError, TooLargeError, UnusableDocumentError
 from service.raster.page import DocumentOutline
-from service.raster.pool import RasterDocument, Rasterizer, RasterPage
+from service.raster.pool import PendingRaster, RasterDocument, Rasterizer, RasterPage
 from service.tracing import Trace
-
-FindSources = Callable[[], Sequence[PageSource]]
-Prepare = Callable[[np.ndarray], PreparedPage]
-Observe = Callable[[str, float], None]
-Result = TypeVar("Result")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -41,12 +29,18 @@ class LoadedPage:
     document_sha256: str
 
 
-def _observe_nothing(stage: str, seconds: float) -> None:
-    pass
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Loaded:
+    """The selected pages of all documents, and the time that they took."""
+
+    pages: tuple[LoadedPage, ...]  # in document order, then in the order of the selection
+    stage_seconds: Mapping[
+        str, float
+    ]  # wall time by stage: fetch, render, decode, prepare; a stage without work is absent
 
 
 class PageLoader:
-    """Pages from the cache, and from the raster pool what is not there. `threads` wait for documents' bytes."""
+    """Used on the event loop. `threads` read documents and prepare pages."""
 
     def __init__(self, rasterizer: Rasterizer, cache: PageCache, threads: Executor, *, max_pages: int) -> None:
         self._rasterizer = rasterizer
@@ -56,221 +50,271 @@ class PageLoader:
 
     async def load(
         self,
-        find_sources: FindSources,
-        prepare: Prepare,
+        sources: Sequence[Source],
+        model: RankingModel,
         *,
-        scope: bytes,
+        tenant: bytes,
         background: bool = False,
-        observe: Observe = _observe_nothing,
         trace: Trace | None = None,
-    ) -> list[LoadedPage]:
-        """The selected pages in document order, then in the order of the selection. Cancelling drops what is left.
+    ) -> Loaded:
+        """The selected pages. Each is prepared as soon as it is rendered. Cancelling drops the work that has not begun.
 
-        find_sources: called in a thread, and may block.
-        prepare: called in the raster pool's threads, page by page as they come.
-        scope: nothing is shared between scopes. background: yields to all other requests.
-        observe: gets the seconds of fetch, render, decode and prepare, where there was any.
-        trace: gets a span for each of them and each page.
-        Raises: UnusableDocumentError, PageOutOfRangeError, TooLargeError about the documents; OverloadedError,
-        UnavailableError about the pool; what `find_sources` and a source's `read` raise.
+        tenant: tenants share nothing in the cache. background: yields to all other requests.
+        trace: gets a span for each stage of each document or page.
+        Raises: UnusableDocumentError, PageOutOfRangeError, TooLargeError about the first document or page at fault;
+        OverloadedError, UnavailableError about the pool; the errors of a source's `read`.
         """
+        loading = _Loading(
+            sources,
+            model,
+            cache=self._cache,
+            threads=self._threads,
+            tenant=tenant,
+            max_pages=self._max_pages,
+            trace=trace,
+        )
+        await loading.read_documents()
+        async with self._rasterizer.request(loading.raster_documents(), background=background) as request:
+            loading.select_pages(await request.opened())
+            await loading.make_pages(request)
+        return loading.loaded()
 
-        def begin() -> tuple[_Loading, list[RasterDocument]]:
-            loading = _Loading(
-                find_sources(), prepare, self._cache, scope=scope, max_pages=self._max_pages, trace=trace
-            )
-            return loading, loading.begin()
-
-        loading, documents = await self._in_thread(begin)
-        await self._rasterizer.rasterize(documents, plan=loading.plan, deliver=loading.deliver, background=background)
-        for stage, seconds in loading.share_out().items():
-            observe(stage, seconds)
-        return loading.pages()
-
-    async def outline(self, source: PageSource) -> DocumentOutline:
-        """How many pages the document has; it is opened where the source does not know. Raises: what `load` raises."""
+    async def outline(self, source: Source) -> DocumentOutline:
+        """The number of the document's pages; it is opened where the source does not know. Raises: see `load`."""
         if source.outline:
             return source.outline
-        data = await self._in_thread(source.read)
-        return await self._rasterizer.outline(
-            RasterDocument(index=0, data=data, sha256=source.sha256, kind=source.kind)
+        content = await asyncio.get_running_loop().run_in_executor(self._threads, source.read)
+        document = RasterDocument(
+            index=None, data=content.data, sha256=content.sha256, kind=content.kind, outline=content.outline
         )
+        async with self._rasterizer.request([document]) as request:
+            [outline] = await request.opened()
+        return outline
 
-    async def _in_thread(self, work: Callable[[], Result]) -> Result:
-        return await asyncio.get_running_loop().run_in_executor(self._threads, work)
 
-
-@dataclass(slots=True, kw_only=True)
 class _Document:
-    """One source of a request, and what has become known of it."""
+    """One source of a request, and the facts and pages of it that are known so far."""
 
-    index: int
-    source: PageSource
-    key: ContentKey
-    outline: DocumentOutline | None = None
-    numbers: tuple[int, ...] = ()  # of the selected pages
-    pages: dict[int, CachedPage] = field(default_factory=dict)  # by number, those that are there
+    def __init__(self, source: Source, *, index: int, tenant: bytes, cache: PageCache, max_pages: int) -> None:
+        self.source = source
+        self.index = index
+        self.pages: dict[int, CachedPage] = {}  # by number, those of the selected ones that are there
+        self.content: Content | None = None  # once it is read
+        self._tenant = tenant
+        self._cache = cache
+        self._max_pages = max_pages
+        self._key: ContentKey | None = None
+        self._outline: DocumentOutline | None = None
+        self._numbers: tuple[int, ...] = ()  # of the selected pages
+        self._identify(source.sha256, source.outline)
 
     @property
     def missing(self) -> tuple[int, ...]:
-        return tuple(number for number in self.numbers if number not in self.pages)
+        return tuple(number for number in self._numbers if number not in self.pages)
 
     @property
     def is_incomplete(self) -> bool:
-        return self.outline is None or bool(self.missing)
+        return self._key is None or self._outline is None or bool(self.missing)
+
+    def read(self) -> None:
+        """Blocks. Raises: ServiceError."""
+        try:
+            self.content = self.source.read()
+        except ServiceError as error:
+            raise error.at(document_index=self.index) from error
+        if self._key is None or self._key.sha256 != self.content.sha256:
+            self._identify(self.content.sha256, self.content.outline)
+
+    def raster_document(self) -> RasterDocument:
+        assert self.content is not None, "only documents that were read are rendered"
+        return RasterDocument(
+            index=self.index,
+            data=self.content.data,
+            sha256=self.content.sha256,
+            kind=self.content.kind,
+            outline=self._outline,
+        )
+
+    def take_outline(self, outline: DocumentOutline) -> None:
+        """The raster pool has opened the document, or knew the outline."""
+        if self._outline is None and self._key is not None:
+            self._cache.put_outline(self._key, outline)
+            self._find_pages(outline)
 
     def selected_spans(self) -> tuple[range, ...]:
         """Raises: PageOutOfRangeError."""
-        assert self.outline is not None, "pages are selected once it is known how many there are"
-        selection, page_count = self.source.pages, self.outline.page_count
-        return (range(1, page_count + 1),) if selection is None else selection.spans(page_count)
+        assert self._outline is not None, "pages are selected once their number is known"
+        selection, page_count = self.source.pages, self._outline.page_count
+        try:
+            return (range(1, page_count + 1),) if selection is None else selection.spans(page_count)
+        except PageOutOfRangeError as error:
+            raise error.at(document_index=self.index) from error
+
+    def put_page(self, number: int, page: CachedPage) -> None:
+        assert self._key is not None, "documents have a hash once they are read"
+        self.pages[number] = page
+        self._cache.put_page(self._key, number, page)
+
+    def shown_number(self, number: int) -> int | None:
+        return number if self._outline is not None and self._outline.is_paged else None
+
+    def loaded_pages(self) -> list[LoadedPage]:
+        assert self._key is not None, "documents have a hash once they are read"
+        return [self._loaded_page(number, sha256=self._key.sha256) for number in self._numbers]
+
+    def _loaded_page(self, number: int, *, sha256: str) -> LoadedPage:
+        page, shown_number = self.pages[number], self.shown_number(number)
+        return LoadedPage(
+            document_index=self.index,
+            number=shown_number,
+            label=self.source.label if shown_number is None else f"{self.source.label}#page={number}",
+            prepared=page.prepared,
+            degraded=page.degraded,
+            document_sha256=sha256,
+        )
+
+    def _identify(self, sha256: str | None, outline: DocumentOutline | None) -> None:
+        """Start from the document's hash, where it is known, and find the rest in the cache."""
+        self._key, self._outline, self._numbers, self.pages = None, None, (), {}
+        if sha256 is not None:
+            self._key = ContentKey(self._tenant, sha256)
+            if found := outline or self._cache.outline(self._key):
+                self._find_pages(found)
+
+    def _find_pages(self, outline: DocumentOutline) -> None:
+        assert self._key is not None, "pages are in the cache by the document's hash"
+        self._outline = outline
+        with suppress(PageOutOfRangeError):  # `select_pages` raises it, when the outlines of all documents are known
+            spans = self.selected_spans()
+            if sum(map(len, spans)) <= self._max_pages:
+                self._numbers = tuple(number for span in spans for number in span)
+        for number in self._numbers:
+            if page := self._cache.page(self._key, number):
+                self.pages[number] = page
 
 
 class _Loading:
-    """The pages of one request as they come together. The raster pool's threads call `plan` once, and then `deliver`."""
+    """One call of `PageLoader.load`, stage by stage."""
 
     def __init__(
         self,
-        sources: Sequence[PageSource],
-        prepare: Prepare,
-        cache: PageCache,
+        sources: Sequence[Source],
+        model: RankingModel,
         *,
-        scope: bytes,
+        cache: PageCache,
+        threads: Executor,
+        tenant: bytes,
         max_pages: int,
         trace: Trace | None,
     ) -> None:
-        self._prepare = prepare
-        self._cache = cache
+        self._started = time.perf_counter()
+        self._work_seconds: dict[str, float] = defaultdict(float)  # by stage, summed over threads and processes
+        self._model = model
+        self._threads = threads
+        self._tenant = tenant
         self._max_pages = max_pages
         self._trace = trace
-        self._started = time.perf_counter()
-        self._seconds: dict[str, float] = defaultdict(float)
-        self._lock = threading.Lock()
         self._documents = [
-            _Document(index=index, source=source, key=ContentKey(scope, source.sha256))
+            _Document(source, index=index, tenant=tenant, cache=cache, max_pages=max_pages)
             for index, source in enumerate(sources)
         ]
         self._incomplete: list[_Document] = []
 
-    def begin(self) -> list[RasterDocument]:
-        """Find what the cache has, and read the documents of which something is missing. Blocks."""
-        for document in self._documents:
-            if outline := document.source.outline or self._cache.outline(document.key):
-                self._find_pages(document, outline)
-        self._incomplete = [document for document in self._documents if document.is_incomplete]
-        return [self._with_bytes(document) for document in self._incomplete]
+    async def read_documents(self) -> None:
+        """Read the documents that the cache does not have whole. Raises: ServiceError."""
+        incomplete = [document for document in self._documents if document.is_incomplete]
+        if incomplete:
+            await asyncio.get_running_loop().run_in_executor(self._threads, self._read, incomplete)
+        # A document that was replaced meanwhile, or had no hash before, may be in the cache whole.
+        self._incomplete = [document for document in incomplete if document.is_incomplete]
 
-    def plan(self, outlines: Sequence[DocumentOutline]) -> list[tuple[int, ...]]:
-        """The missing pages of the incomplete documents. Raises: PageOutOfRangeError, TooLargeError, about all documents."""
+    def raster_documents(self) -> list[RasterDocument]:
+        return [document.raster_document() for document in self._incomplete]
+
+    def select_pages(self, outlines: Sequence[DocumentOutline]) -> None:
+        """outlines: of the raster documents. Raises: PageOutOfRangeError, TooLargeError, over all documents."""
         for document, outline in zip(self._incomplete, outlines, strict=True):
-            if document.outline is None:
-                self._cache.put_outline(document.key, outline)
-                self._find_pages(document, outline)
-        _check_selection(self._documents, self._max_pages)
-        return [document.missing for document in self._incomplete]
+            document.take_outline(outline)
+        total = sum(len(span) for document in self._documents for span in document.selected_spans())
+        if total > self._max_pages:
+            raise TooLargeError(
+                "too_many_pages",
+                f"{total} pages are selected, at most {self._max_pages} are accepted; select fewer, or send several "
+                "requests.",
+                field="documents",
+            )
 
-    def deliver(self, page: RasterPage) -> None:
-        """Raises: UnusableDocumentError."""
-        document = self._documents[page.document_index]
-        started = time.perf_counter()
-        cached = CachedPage(prepared=self._prepared(document, page), degraded=page.degraded)
-        document.pages[page.number] = cached
-        self._cache.put_page(document.key, page.number, cached)
-        prepare_seconds = time.perf_counter() - started
-        stage = "render" if document.source.kind == "pdf" else "decode"
-        with self._lock:
-            self._seconds[stage] += page.seconds
-            self._seconds["prepare"] += prepare_seconds
-        if self._trace is not None:
-            of_page = {"ziprerank.document": document.index, "ziprerank.page": page.number}
-            self._trace.stage(stage, began_ns=page.began_ns, ended_ns=page.ended_ns, attributes=of_page)
-            self._trace.stage_ended("prepare", prepare_seconds, of_page)
+    async def make_pages(self, request: PendingRaster) -> None:
+        """Render and prepare the missing pages. Raises: ServiceError, of the first page at fault."""
+        missing = [document.missing for document in self._incomplete]
+        wanted = [
+            (document, number)
+            for document, numbers in zip(self._incomplete, missing, strict=True)
+            for number in numbers
+        ]
+        # Each future is in the hands of its task alone, so that the pixels are freed as soon as their page is prepared.
+        tasks = [
+            asyncio.create_task(self._make_page(document, number, rendered))
+            for (document, number), rendered in zip(wanted, request.render(missing), strict=True)
+        ]
+        try:
+            for task in tasks:  # in their order, so that several failures always give the same error
+                await task
+        finally:
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
 
-    def share_out(self) -> dict[str, float]:
-        """The time since the beginning, by stage in proportion to the work: pages are rendered and prepared side by side."""
-        wall_seconds = time.perf_counter() - self._started
-        work = sum(self._seconds.values())
-        return {stage: wall_seconds * seconds / work for stage, seconds in self._seconds.items()}
-
-    def pages(self) -> list[LoadedPage]:
-        return [_loaded(document, number) for document in self._documents for number in document.numbers]
-
-    def _find_pages(self, document: _Document, outline: DocumentOutline) -> None:
-        document.outline = outline
-        with suppress(PageOutOfRangeError):  # `plan` tells, when all documents are known
-            spans = document.selected_spans()
-            if sum(map(len, spans)) <= self._max_pages:
-                document.numbers = tuple(number for span in spans for number in span)
-        found = ((number, self._cache.page(document.key, number)) for number in document.numbers)
-        document.pages = {number: page for number, page in found if page is not None}
-
-    def _with_bytes(self, document: _Document) -> RasterDocument:
-        source = document.source
-        return RasterDocument(
-            index=document.index,
-            data=self._fetch(document) if source.is_stored else _read_source(document),
-            sha256=source.sha256,
-            kind=source.kind,
-            outline=document.outline,
+    def loaded(self) -> Loaded:
+        return Loaded(
+            pages=tuple(page for document in self._documents for page in document.loaded_pages()),
+            stage_seconds=self._share_out(),
         )
 
-    def _fetch(self, document: _Document) -> bytes | bytearray:
-        started = time.perf_counter()
-        data = _read_source(document)
-        seconds = time.perf_counter() - started
-        self._seconds["fetch"] += seconds
-        if self._trace is not None:
-            of_document = {"ziprerank.document": document.index}
-            self._trace.stage_ended("fetch", seconds, of_document)
-        return data
+    def _read(self, documents: Sequence[_Document]) -> None:
+        for document in documents:
+            started = time.perf_counter()
+            document.read()
+            if not document.source.is_in_memory:
+                seconds = time.perf_counter() - started
+                self._work_seconds["fetch"] += seconds
+                if self._trace is not None:
+                    self._trace.stage_ended("fetch", seconds, {"ziprerank.document": document.index})
 
-    def _prepared(self, document: _Document, page: RasterPage) -> PreparedPage:
+    async def _make_page(self, document: _Document, number: int, rendered: "asyncio.Future[RasterPage]") -> None:
+        page = await rendered
+        prepare_seconds = await asyncio.get_running_loop().run_in_executor(
+            self._threads, self._prepare, document, number, page
+        )
+        self._work_seconds[_stage(document)] += page.seconds
+        self._work_seconds["prepare"] += prepare_seconds
+
+    def _prepare(self, document: _Document, number: int, page: RasterPage) -> float:
+        """Seconds that it took. Raises: UnusableDocumentError."""
+        started = time.perf_counter()
         try:
-            return self._prepare(page.pixels)
+            prepared = self._model.prepare_page(PageImage(pixels=page.pixels), tenant=self._tenant)
         except PageImageError as error:
+            shown_number = document.shown_number(number)
             raise UnusableDocumentError(
-                "bad_page_box",
-                f"documents[{document.index}]: {error}",
-                document_index=document.index,
-                page=_shown_number(document, page.number),
+                "bad_page_box", str(error), document_index=document.index, page=shown_number
             ) from error
+        document.put_page(number, CachedPage(prepared=prepared, degraded=page.degraded))
+        seconds = time.perf_counter() - started
+        if self._trace is not None:
+            of_page = {"ziprerank.document": document.index, "ziprerank.page": number}
+            self._trace.stage(_stage(document), began_ns=page.began_ns, ended_ns=page.ended_ns, attributes=of_page)
+            self._trace.stage_ended("prepare", seconds, of_page)
+        return seconds
+
+    def _share_out(self) -> dict[str, float]:
+        """The wall time by stage, in proportion to the work: pages are rendered and prepared side by side."""
+        wall_seconds = time.perf_counter() - self._started
+        work = sum(self._work_seconds.values())
+        return {stage: wall_seconds * seconds / work for stage, seconds in self._work_seconds.items()}
 
 
-def _check_selection(documents: Sequence[_Document], max_pages: int) -> None:
-    total = 0
-    for document in documents:
-        try:
-            total += sum(map(len, document.selected_spans()))
-        except PageOutOfRangeError as error:
-            message = f"documents[{document.index}]: {error.message}"
-            raise PageOutOfRangeError(error.code, message, param="pages", document_index=document.index) from error
-    if total > max_pages:
-        raise TooLargeError(
-            "too_many_pages",
-            f"documents: {total} pages are selected, at most {max_pages} are accepted; select fewer, or send several "
-            "requests.",
-        )
-
-
-def _loaded(document: _Document, number: int) -> LoadedPage:
-    page, shown_number = document.pages[number], _shown_number(document, number)
-    return LoadedPage(
-        document_index=document.index,
-        number=shown_number,
-        label=document.source.label if shown_number is None else f"{document.source.label}#page={number}",
-        prepared=page.prepared,
-        degraded=page.degraded,
-        document_sha256=document.source.sha256,
-    )
-
-
-def _shown_number(document: _Document, number: int) -> int | None:
-    return number if document.outline is not None and document.outline.is_paged else None
-
-
-def _read_source(document: _Document) -> bytes | bytearray:
-    try:
-        return document.source.read()
-    except ServiceError as error:
-        error.document_index = document.index
-        raise
+def _stage(document: _Document) -> str:
+    """render or decode."""
+    assert document.content is not None, "only documents that were read are rendered"
+    return document.content.kind.stage

@@ -1,8 +1,7 @@
-"""Pages as the model takes them, and how many pages a document has, by the document's content: what was rendered once is not
-rendered again.
+"""Prepared pages, and outlines of documents, by the document's content: a page that was rendered once is not rendered again.
 
-The least recently used leaves first; what is kept never has more bytes than the limit. Keys carry a scope, so that callers who
-must not learn of each other share nothing. Thread-safe. Knows neither documents' bytes nor how pages come about.
+The least recently used entry leaves first, and the entries never have more bytes than the limit. Keys carry the tenant, so
+that tenants share nothing.
 """
 
 import threading
@@ -10,32 +9,63 @@ from collections import OrderedDict
 from dataclasses import dataclass
 
 from model import PreparedPage
-from service.metrics import CacheCounts
 from service.raster.page import DocumentOutline
 
-_ENTRY_BYTES = 1024  # what an entry takes beside its pixels, generously
+_ENTRY_BYTES = 1024  # of an entry beside its pixels, generously
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CacheCounts:
+    """The work of a cache since the start, and its size now."""
+
+    hits: int
+    misses: int
+    evictions: int
+    bytes: int
 
 
 @dataclass(frozen=True, slots=True)
 class ContentKey:
-    """A document's content, and who may know of it."""
+    """A document's content, within a tenant."""
 
-    scope: bytes
+    tenant: bytes
     sha256: str  # hex
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CachedPage:
+    """A page as the model takes it."""
+
     prepared: PreparedPage
     degraded: bool  # parts of the page could not be drawn
 
 
+@dataclass(frozen=True, slots=True)
+class _EntryKey:
+    document: ContentKey
+    number: int | None  # of the page, 1-based; None: the entry holds the outline
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Entry:
+    """Either a page or an outline: both are in one order of use."""
+
+    page: CachedPage | None = None
+    outline: DocumentOutline | None = None
+
+    @property
+    def byte_count(self) -> int:
+        return _ENTRY_BYTES + (0 if self.page is None else self.page.prepared.pixels.nbytes)
+
+
 class PageCache:
+    """Thread-safe."""
+
     def __init__(self, limit_bytes: int) -> None:
-        """0 keeps nothing."""
+        """limit_bytes: 0 keeps nothing."""
         self._limit_bytes = limit_bytes
         self._lock = threading.Lock()
-        self._entries: OrderedDict[tuple[ContentKey, int], CachedPage | DocumentOutline] = OrderedDict()
+        self._entries: OrderedDict[_EntryKey, _Entry] = OrderedDict()  # the least recently used first
         self._byte_count = 0
         self._hits = self._misses = self._evictions = 0
 
@@ -44,58 +74,52 @@ class PageCache:
         return self._limit_bytes
 
     def grow_to(self, limit_bytes: int) -> None:
-        """A higher limit, once it is known how much the caches behind this one hold. A lower one changes nothing."""
+        """Raise the limit, once the size of the caches behind this one is known. A lower limit changes nothing."""
         self._limit_bytes = max(self._limit_bytes, limit_bytes)
 
     def page(self, document: ContentKey, number: int) -> CachedPage | None:
-        """Page `number` (1-based), if it is known; counted as a hit or a miss."""
+        """Page `number` (1-based), if it is in the cache; counted as a hit or a miss."""
         with self._lock:
-            entry = self._find((document, number))
-            self._hits += entry is not None
-            self._misses += entry is None
-        assert not isinstance(entry, DocumentOutline), "outlines have no page number"
-        return entry
+            entry = self._find(_EntryKey(document, number))
+            if entry is None:
+                self._misses += 1
+                return None
+            self._hits += 1
+            return entry.page
 
     def outline(self, document: ContentKey) -> DocumentOutline | None:
         with self._lock:
-            entry = self._find((document, _OUTLINE))
-        assert not isinstance(entry, CachedPage), "pages are numbered from 1"
-        return entry
+            entry = self._find(_EntryKey(document, None))
+            return None if entry is None else entry.outline
 
     def put_page(self, document: ContentKey, number: int, page: CachedPage) -> None:
-        self._put((document, number), page)
+        """Nothing happens where the page alone is larger than the limit."""
+        self._put(_EntryKey(document, number), _Entry(page=page))
 
     def put_outline(self, document: ContentKey, outline: DocumentOutline) -> None:
-        self._put((document, _OUTLINE), outline)
+        self._put(_EntryKey(document, None), _Entry(outline=outline))
 
     def counts(self) -> CacheCounts:
-        """Of pages; bytes of everything."""
+        """Hits, misses and evictions of pages; bytes of pages and outlines."""
         with self._lock:
             return CacheCounts(hits=self._hits, misses=self._misses, evictions=self._evictions, bytes=self._byte_count)
 
-    def _find(self, key: "tuple[ContentKey, int]") -> CachedPage | DocumentOutline | None:
+    def _find(self, key: _EntryKey) -> _Entry | None:
         entry = self._entries.get(key)
         if entry is not None:
             self._entries.move_to_end(key)
         return entry
 
-    def _put(self, key: "tuple[ContentKey, int]", entry: CachedPage | DocumentOutline) -> None:
-        size = _size(entry)
-        if size > self._limit_bytes:
+    def _put(self, key: _EntryKey, entry: _Entry) -> None:
+        if entry.byte_count > self._limit_bytes:
             return
         with self._lock:
             if replaced := self._entries.pop(key, None):
-                self._byte_count -= _size(replaced)
-            while self._byte_count + size > self._limit_bytes:
+                self._byte_count -= replaced.byte_count
+            while self._byte_count + entry.byte_count > self._limit_bytes:
                 _, evicted = self._entries.popitem(last=False)
-                self._byte_count -= _size(evicted)
-                self._evictions += isinstance(evicted, CachedPage)
+                self._byte_count -= evicted.byte_count
+                if evicted.page is not None:
+                    self._evictions += 1
             self._entries[key] = entry
-            self._byte_count += size
-
-
-_OUTLINE = 0  # in place of a page number
-
-
-def _size(entry: CachedPage | DocumentOutline) -> int:
-    return _ENTRY_BYTES + (entry.prepared.pixels.nbytes if isinstance(entry, CachedPage) else 0)
+            self._byte_count += entry.byte_count

@@ -1,6 +1,6 @@
-"""Which pages of a document a client asked for, as text such as "3,1-2,7-", kept as ranges until the page count is known.
+"""The pages of a document that a client selects, as text such as "3,1-2,7-". They stay ranges until the page count is known.
 
-Knows neither documents nor requests: the caller adds which document an error is about.
+Errors have the field `pages`; the caller adds the document.
 """
 
 import re
@@ -18,15 +18,12 @@ class PageSelection:
 
     ranges: tuple[tuple[int, int | None], ...]
 
-    def resolve(self, page_count: int) -> tuple[int, ...]:
-        """Page numbers in the order written, duplicates dropped.
+    def spans(self, page_count: int) -> tuple[range, ...]:
+        """The page numbers in the order written, duplicates dropped, as disjoint ranges.
 
+        They are not expanded, so that their lengths can be checked against a limit first.
         Raises: PageOutOfRangeError, a number above `page_count`.
         """
-        return tuple(number for span in self.spans(page_count) for number in span)
-
-    def spans(self, page_count: int) -> tuple[range, ...]:
-        """`resolve` before it is expanded: disjoint ranges, so that their lengths can be checked against a limit first."""
         spans: list[range] = []
         for first, last in self.ranges:
             _require_existing(first if last is None else last, page_count=page_count)
@@ -43,7 +40,8 @@ def parse_page_selection(text: str) -> PageSelection:
     if len(text) > MAX_TEXT_CHARACTERS:
         raise InvalidRequestError(
             "invalid_request",
-            f"pages: {len(text)} characters, at most {MAX_TEXT_CHARACTERS} are read; write ranges such as 1-50.",
+            f"{len(text)} characters, at most {MAX_TEXT_CHARACTERS} are read; write ranges such as 1-50.",
+            field="pages",
         )
     items = enumerate(text.split(","), start=1)
     return PageSelection(ranges=tuple(_parse_item(item, position=position) for position, item in items))
@@ -54,8 +52,9 @@ def _parse_item(item: str, *, position: int) -> tuple[int, int | None]:
     if match is None:
         raise InvalidRequestError(
             "invalid_request",
-            f"pages: item {position} is not a page (3), a range (1-5) or an open range (7-) "
+            f"item {position} is not a page (3), a range (1-5) or an open range (7-) "
             "with numbers of at most 9 digits; separate items by commas.",
+            field="pages",
         )
     first = int(match[1])
     last = int(match[3]) if match[3] else (None if match[2] else first)
@@ -65,18 +64,17 @@ def _parse_item(item: str, *, position: int) -> tuple[int, int | None]:
 
 def _require_forward(first: int, last: int | None) -> None:
     if first == 0 or last == 0:
-        raise PageOutOfRangeError("page_out_of_range", "pages: 0 is not a page; pages are numbered from 1.")
+        message = "0 is not a page; pages are numbered from 1."
+        raise PageOutOfRangeError("page_out_of_range", message, field="pages")
     if last is not None and last < first:
-        raise PageOutOfRangeError(
-            "page_out_of_range", f"pages: {first}-{last} runs backwards; write {last}-{first}, or the pages one by one."
-        )
+        message = f"{first}-{last} runs backwards; write {last}-{first}, or the pages one by one."
+        raise PageOutOfRangeError("page_out_of_range", message, field="pages")
 
 
 def _require_existing(number: int, *, page_count: int) -> None:
     if number > page_count:
-        raise PageOutOfRangeError(
-            "page_out_of_range", f"page {number} does not exist; the document has {page_count} page(s)."
-        )
+        message = f"page {number} does not exist; the document has {page_count} page(s)."
+        raise PageOutOfRangeError("page_out_of_range", message, field="pages")
 
 
 def _uncovered(span: range, *, covered: list[range]) -> list[range]:

@@ -1,98 +1,107 @@
-"""The routes of registered documents: each one translates between a request and the registry, and knows nothing else."""
+"""The routes of registered documents: put, get, delete and list."""
 
 import asyncio
-from collections.abc import Awaitable, Mapping
 from concurrent.futures import Executor
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import Any
 
 from fastapi import APIRouter, Request
+from pydantic import BaseModel
 from starlette.requests import ClientDisconnect
 from starlette.responses import Response
 
-from service.dialects.schemas import (
+from service.dialects.ziprerank import ErrorBody
+from service.errors import InvalidRequestError
+from service.http.body import check_body_headers, read_body
+from service.http.deadline import within
+from service.http.document_body import DOCUMENT_MEDIA_TYPES, MULTIPART, parse_document_body
+from service.http.document_schemas import (
     DocumentsQuery,
-    ErrorBody,
     RegisteredDocumentPages,
     RegisteredDocuments,
+    describe_document,
+    describe_listing,
     parse_documents_query,
 )
-from service.dialects.submission import check_document_id, choose_put_parser
-from service.errors import DeadlineExceededError
-from service.http.body import read_body
 from service.http.error_responses import JsonResponse
 from service.http.route_registration import serve
 from service.http.route_table import DELETE_DOCUMENT, GET_DOCUMENT, LIST_DOCUMENTS, PUT_DOCUMENT
 from service.metrics import Metrics
+from service.records import DOCUMENT_ID, DOCUMENT_ID_RULE
 from service.registered.registry import DocumentRegistry
-from service.registered.store import DocumentKey, StoredDocument
+from service.registered.store import DocumentKey
 from service.settings import Settings
 
-Result = TypeVar("Result")
+_REMEDY = "Try again later."
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class DocumentComponents:
-    """What these routes are handed."""
+class DocumentRoutes:
+    """Answers requests about registered documents. threads: parse the bodies."""
 
     settings: Settings
     metrics: Metrics
     registry: DocumentRegistry
     threads: Executor
 
+    def add_to(self, router: APIRouter) -> None:
+        put: dict[str, Any] = {
+            "status_code": 202,
+            "responses": {202: {"model": RegisteredDocumentPages}, **_errors(408, 413, 415, 422)},
+            "openapi_extra": {"requestBody": _put_body()},
+        }
+        get: dict[str, Any] = {"responses": {200: {"model": RegisteredDocumentPages}, **_errors(404)}}
+        delete: dict[str, Any] = {"status_code": 204, "responses": _errors(404)}
+        list_: dict[str, Any] = {
+            "responses": {200: {"model": RegisteredDocuments}, **_errors()},
+            "openapi_extra": {"parameters": _query_parameters()},
+        }
+        serve(router, PUT_DOCUMENT, self.put_document, tags=["documents"], **put)
+        serve(router, GET_DOCUMENT, self.get_document, tags=["documents"], **get)
+        serve(router, DELETE_DOCUMENT, self.delete_document, tags=["documents"], **delete)
+        serve(router, LIST_DOCUMENTS, self.list_documents, tags=["documents"], **list_)
 
-def add_document_routes(router: APIRouter, components: DocumentComponents) -> None:
-    """`PUT`, `GET` and `DELETE /documents/{id}`, and `GET /documents`; each also under /v1."""
-    _add_put(router, components)
-    _add_get_and_delete(router, components)
-    _add_list(router, components)
-
-
-def _add_put(router: APIRouter, components: DocumentComponents) -> None:
-    answers = {202: {"model": RegisteredDocumentPages}, **_errors(408, 413, 415, 422)}
-
-    @serve(router, PUT_DOCUMENT, tags=["documents"], status_code=202, responses=answers, openapi_extra=_put_body())
-    async def put_document(request: Request, id: str) -> Response:
-        """Store a PDF or an image under an id, in place of what had it, and process its pages in the background."""
+    async def put_document(self, request: Request, id: str) -> Response:
+        """Store a PDF or an image under an id, in place of an earlier one, and process its pages in the background."""
         key = _key(request, id)
+        media_type = check_body_headers(request.headers, DOCUMENT_MEDIA_TYPES)
         try:
-            data = await _read_document(request, components)
+            body = await read_body(request, self.settings)
         except ClientDisconnect:
-            components.metrics.cancellations.labels("parse").inc()
-            return Response(status_code=499)  # nobody reads it; the log and the metrics do
-        document = await _in_time(components.registry.put(key, data), components)
-        return JsonResponse(_with_pages(document), status_code=202)
+            self.metrics.cancellations.labels("parse").inc()
+            return Response(status_code=499)  # which no client reads, but the log line and the metrics have it
+        data = await asyncio.get_running_loop().run_in_executor(
+            self.threads, parse_document_body, body, request.headers.get("content-type", ""), media_type == MULTIPART
+        )
+        seconds = self.settings.request_seconds
+        document = await within(seconds, self.registry.put(key, data), remedy=_REMEDY)
+        return _json(describe_document(document), status_code=202)
 
+    async def get_document(self, request: Request, id: str) -> Response:
+        """The state of a document, and its pages."""
+        work = self.registry.get(_key(request, id))
+        return _json(describe_document(await within(self.settings.request_seconds, work, remedy=_REMEDY)))
 
-def _add_get_and_delete(router: APIRouter, components: DocumentComponents) -> None:
-    answers = {200: {"model": RegisteredDocumentPages}, **_errors(404)}
-
-    @serve(router, GET_DOCUMENT, tags=["documents"], responses=answers)
-    async def get_document(request: Request, id: str) -> Response:
-        """How far a document is, and its pages."""
-        document = await _in_time(components.registry.get(_key(request, id)), components)
-        return JsonResponse(_with_pages(document))
-
-    @serve(router, DELETE_DOCUMENT, tags=["documents"], status_code=204, responses=_errors(404))
-    async def delete_document(request: Request, id: str) -> Response:
-        """Forget a document."""
-        await _in_time(components.registry.delete(_key(request, id)), components)
+    async def delete_document(self, request: Request, id: str) -> Response:
+        """Delete a document."""
+        await within(self.settings.request_seconds, self.registry.delete(_key(request, id)), remedy=_REMEDY)
         return Response(status_code=204)
 
-
-def _add_list(router: APIRouter, components: DocumentComponents) -> None:
-    answers = {200: {"model": RegisteredDocuments}, **_errors()}
-
-    @serve(
-        router, LIST_DOCUMENTS, tags=["documents"], responses=answers, openapi_extra={"parameters": _query_parameters()}
-    )
-    async def list_documents(request: Request) -> Response:
+    async def list_documents(self, request: Request) -> Response:
         """The caller's documents by id, without their pages."""
         query = parse_documents_query(request.query_params)
-        found = components.registry.list(request.state.cache_scope, after=query.after, limit=query.limit)
-        listing = await _in_time(found, components)
-        described = [describe_document(document) for document in listing.documents]
-        return JsonResponse({"object": "list", "data": described, "next": listing.next})
+        work = self.registry.list(request.state.caller.tenant, after=query.after, limit=query.limit)
+        return _json(describe_listing(await within(self.settings.request_seconds, work, remedy=_REMEDY)))
+
+
+def _key(request: Request, id: str) -> DocumentKey:
+    if not DOCUMENT_ID.fullmatch(id):
+        raise InvalidRequestError("invalid_request", f"id: {DOCUMENT_ID_RULE}", param="id")
+    return DocumentKey(tenant=request.state.caller.tenant, id=id)
+
+
+def _json(body: BaseModel, status_code: int = 200) -> JsonResponse:
+    return JsonResponse(body.model_dump(exclude_unset=True), status_code=status_code)
 
 
 def _errors(*statuses: int) -> dict[int | str, dict[str, Any]]:
@@ -104,67 +113,11 @@ def _put_body() -> dict[str, Any]:
     file = {"type": "string", "format": "binary"}
     form = {"type": "object", "required": ["file"], "properties": {"file": file}}
     content: dict[str, Any] = {
-        media_type: {"schema": file} for media_type in ("application/pdf", "image/*", "application/octet-stream")
+        media_type: {"schema": form if media_type == MULTIPART else file} for media_type in DOCUMENT_MEDIA_TYPES
     }
-    return {"requestBody": {"required": True, "content": {**content, "multipart/form-data": {"schema": form}}}}
+    return {"required": True, "content": content}
 
 
 def _query_parameters() -> list[dict[str, Any]]:
     schema = DocumentsQuery.model_json_schema()["properties"]
     return [{"name": name, "in": "query", "required": False, "schema": schema[name]} for name in schema]
-
-
-async def _in_time(work: Awaitable[Result], components: DocumentComponents) -> Result:
-    """The result of `work`. Raises: what it raises; DeadlineExceededError."""
-    limit = components.settings.request_seconds
-    try:
-        async with asyncio.timeout(limit):
-            return await work
-    except TimeoutError:
-        message = f"The request took over {limit:g} s. Try again later."
-        raise DeadlineExceededError("deadline_exceeded", message) from None
-
-
-def _key(request: Request, id: str) -> DocumentKey:
-    check_document_id(id)
-    return DocumentKey(scope=request.state.cache_scope, id=id)
-
-
-async def _read_document(request: Request, components: DocumentComponents) -> bytes | bytearray:
-    settings = components.settings
-    headers = request.headers
-    parse = choose_put_parser(headers.get("content-type", ""), headers.get("content-encoding", ""))
-    body = await read_body(
-        request,
-        max_bytes=settings.max_body_bytes,
-        idle_seconds=settings.body_idle_seconds,
-        total_seconds=settings.body_seconds,
-    )
-    return await asyncio.get_running_loop().run_in_executor(components.threads, parse, body)
-
-
-def _with_pages(document: StoredDocument) -> dict[str, Any]:
-    return {**describe_document(document), "pages": _pages(document)}
-
-
-def describe_document(document: StoredDocument) -> dict[str, Any]:
-    """What a client is told of a document, less its pages."""
-    manifest = document.manifest
-    described: dict[str, Any] = {
-        "id": manifest.id,
-        "state": document.state,
-        "page_count": manifest.page_count,
-        "bytes": manifest.bytes,
-        "sha256": manifest.sha256,
-        "created": manifest.created,
-    }
-    if document.outcome and (failure := document.outcome.failure):
-        described["error"] = {"code": failure.code, "message": failure.message, "page": failure.page}
-    return described
-
-
-def _pages(document: StoredDocument) -> list[Mapping[str, Any]]:
-    manifest = document.manifest
-    if not manifest.is_paged:
-        return [{"id": manifest.id, "page": None}]
-    return [{"id": f"{manifest.id}#page={number}", "page": number} for number in range(1, manifest.page_count + 1)]

@@ -1,14 +1,20 @@
-"""Errors as HTTP answers: one JSON body that clients of every rerank API can read. Knows no routes."""
+"""Errors as HTTP responses: the body by the dialect of the route, the headers here."""
 
-from http import HTTPStatus
 from typing import Any
 
 import orjson
+from starlette.exceptions import HTTPException
 from starlette.responses import Response
 
+from service.dialects.dialect import Dialect
+from service.dialects.ziprerank import error_body
 from service.errors import OverloadedError, ServiceError, UnauthorizedError, UnavailableError
+from service.http.route_table import NATIVE
+from service.records import RerankQuery
 
 _DEFAULT_RETRY_AFTER_SECONDS = 1
+_CODES = {404: "not_found", 405: "method_not_allowed"}
+_MESSAGES = {404: "There is no such route; see /docs.", 405: "The route does not take this method."}
 
 
 class JsonResponse(Response):
@@ -20,57 +26,24 @@ class JsonResponse(Response):
         return orjson.dumps(content)
 
 
-def error_response(error: ServiceError, request_id: str) -> JsonResponse:
-    """The answer for one of our own errors."""
-    body = error_body(
-        error.status,
-        error.code,
-        error.message,
-        request_id=request_id,
-        param=error.param,
-        document_index=error.document_index,
-        page=error.page,
-    )
+def error_response(
+    error: ServiceError, request_id: str, *, dialect: Dialect = NATIVE, query: RerankQuery | None = None
+) -> JsonResponse:
+    """query: of the failed request, where it could be read."""
+    body = dialect.error(error, request_id=request_id, query=query)
     return JsonResponse(body, status_code=error.status, headers=_headers(error))
 
 
-def plain_error_response(
-    status: int, code: str, message: str, request_id: str, headers: dict[str, str] | None = None
-) -> JsonResponse:
-    """The answer for what never reached our code: no such route, wrong method, a bug."""
-    return JsonResponse(error_body(status, code, message, request_id=request_id), status_code=status, headers=headers)
-
-
-def error_body(
-    status: int,
-    code: str,
-    message: str,
-    *,
-    request_id: str,
-    param: str | None = None,
-    document_index: int | None = None,
-    page: int | None = None,
-) -> dict[str, Any]:
-    """problem+json's members, Cohere's `message`, OpenAI's `error`, and `detail`, which is a list for 422 alone."""
-    location = ["body"] if document_index is None else ["body", "documents", document_index]
-    return {
-        "id": request_id,
-        "message": message,
-        "detail": [{"loc": location, "msg": message, "type": code}] if status == 422 else message,
-        "error": {"message": message, "type": _error_type(status), "param": param, "code": code},
-        "type": "about:blank",
-        "title": HTTPStatus(status).phrase,
-        "status": status,
-        "code": code,
-        "document_index": document_index,
-        "page": page,
-        "request_id": request_id,
-    }
-
-
-def _error_type(status: int) -> str:
-    named = {401: "authentication_error", 429: "rate_limit_error"}
-    return named.get(status, "invalid_request_error" if status < 500 else "server_error")
+def http_error_response(error: HTTPException, request_id: str) -> JsonResponse:
+    """The response for an error of the framework: no such route, wrong method."""
+    status = error.status_code
+    body = error_body(
+        status,
+        _CODES.get(status, "invalid_request"),
+        _MESSAGES.get(status, "The request could not be read."),
+        request_id=request_id,
+    )
+    return JsonResponse(body, status_code=status, headers=dict(error.headers or {}))
 
 
 def _headers(error: ServiceError) -> dict[str, str]:

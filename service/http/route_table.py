@@ -1,14 +1,22 @@
-"""Every HTTP route of the service, once: registration, admission, metrics, tracing and affinity read this table.
+"""The routes of the service in one table, which registration, admission, metrics, tracing, affinity and OpenAPI read.
 
-An application that serves a route which is not here does not start (`route_registration`). Knows no framework.
+Independent of the web framework. An application that serves other routes than its table's cannot be built: see
+`route_registration`.
 """
 
 import re
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
+from service.dialects.dialect import Dialect, DialectRoute
+from service.dialects.ziprerank import ZipRerankDialect
+
 Door = Literal["admitted", "keyed", "open"]
-"""admitted: key, limits, log line and metrics; keyed: the key alone; open: for everybody, such as probes."""
+"""admitted: with key, limits, log line and metrics; keyed: with the key alone; open: without a key."""
+
+NATIVE: Dialect = ZipRerankDialect()
+"""The format of routes and errors that belong to no other dialect."""
 
 _SEGMENT = "{id}"
 
@@ -22,6 +30,8 @@ class Route:
     prefixes: tuple[str, ...] = ("",)  # under which it is served: "" and "/v1"
     door: Door
     is_traced: bool = True
+    dialect: Dialect = NATIVE  # writes the route's errors; its name is a label in metrics
+    operation: DialectRoute | None = None  # where the dialect also reads and answers the requests
 
     @property
     def paths(self) -> tuple[str, ...]:
@@ -40,8 +50,6 @@ class FoundRoute:
 
 _BOTH = ("", "/v1")
 
-RERANK = Route(method="POST", path="/rerank", prefixes=_BOTH, door="admitted")
-RERANK_DOCUMENT = Route(method="POST", path="/documents/{id}/rerank", prefixes=_BOTH, door="admitted")
 PUT_DOCUMENT = Route(method="PUT", path="/documents/{id}", prefixes=_BOTH, door="admitted")
 GET_DOCUMENT = Route(method="GET", path="/documents/{id}", prefixes=_BOTH, door="admitted")
 DELETE_DOCUMENT = Route(method="DELETE", path="/documents/{id}", prefixes=_BOTH, door="admitted")
@@ -52,9 +60,7 @@ METRICS = Route(method="GET", path="/metrics", door="keyed", is_traced=False)
 MODELS = Route(method="GET", path="/models", prefixes=("/v1",), door="keyed")
 INFO = Route(method="GET", path="/info", door="keyed")
 
-ROUTES = (
-    RERANK,
-    RERANK_DOCUMENT,
+FIXED_ROUTES = (
     PUT_DOCUMENT,
     GET_DOCUMENT,
     DELETE_DOCUMENT,
@@ -65,34 +71,61 @@ ROUTES = (
     MODELS,
     INFO,
 )
-
-_PATTERNS = tuple(
-    (path, re.compile(re.escape(path).replace(re.escape(_SEGMENT), "([^/]+)")), route)
-    for route in ROUTES
-    for path in route.paths
-)
+"""Routes of every service, with any dialects."""
 
 
-def find_route(method: str, path: str) -> FoundRoute | None:
-    """The route that a request is for; None for one that the service does not have."""
-    for label, pattern, route in _PATTERNS:
-        if route.method == method and (found := pattern.fullmatch(path)):
-            return FoundRoute(route=route, label=label, document_id=found[1] if pattern.groups else None)
-    return None
+class RouteTable:
+    """Finds the route of a request by method and path. Immutable."""
+
+    def __init__(self, routes: Sequence[Route]) -> None:
+        """Raises ValueError where two routes share a method and a path."""
+        self.routes = tuple(routes)
+        self._patterns = tuple((path, _pattern_of(path), route) for route in self.routes for path in route.paths)
+        served = [(route.method, path) for path, _, route in self._patterns]
+        if twice := sorted({each for each in served if served.count(each) > 1}):
+            raise ValueError(f"Two routes share a method and a path: {twice}.")
+        self._open_paths = frozenset(path for path, _, route in self._patterns if route.door == "open")
+        self._untraced_paths = frozenset(path for path, _, route in self._patterns if not route.is_traced)
+
+    @classmethod
+    def of_dialects(cls, dialects: Sequence[Dialect]) -> "RouteTable":
+        """The fixed routes and one for each route of the dialects. Raises: ValueError."""
+        return cls([*(route for dialect in dialects for route in _routes_of(dialect)), *FIXED_ROUTES])
+
+    def find(self, method: str, path: str) -> FoundRoute | None:
+        """The route of a request; None where the service has none."""
+        for label, pattern, route in self._patterns:
+            if route.method == method and (found := pattern.fullmatch(path)):
+                return FoundRoute(route=route, label=label, document_id=found[1] if pattern.groups else None)
+        return None
+
+    def document_id(self, path: str) -> str | None:
+        """The id of a registered document in a path, for any method."""
+        for _, pattern, _ in self._patterns:
+            if pattern.groups and (found := pattern.fullmatch(path)):
+                return found[1]
+        return None
+
+    def is_open(self, path: str) -> bool:
+        """Whether a path needs no key, for any method."""
+        return path in self._open_paths
+
+    def is_traced(self, path: str) -> bool:
+        """Whether requests for a path get a server span. Unknown paths do."""
+        return path not in self._untraced_paths
 
 
-def find_document_id(path: str) -> str | None:
-    """The id of a registered document in a path, whatever the method."""
-    for _, pattern, _ in _PATTERNS:
-        if pattern.groups and (found := pattern.fullmatch(path)):
-            return found[1]
-    return None
+def _pattern_of(path: str) -> re.Pattern[str]:
+    return re.compile(re.escape(path).replace(re.escape(_SEGMENT), "([^/]+)"))
 
 
-def is_open(path: str) -> bool:
-    """Whether a path is for callers without a key, whatever the method."""
-    return any(route.door == "open" and path in route.paths for route in ROUTES)
-
-
-def is_traced(path: str) -> bool:
-    return all(route.is_traced or path not in route.paths for route in ROUTES)
+def _routes_of(dialect: Dialect) -> Iterator[Route]:
+    for operation in dialect.routes:
+        yield Route(
+            method="POST",
+            path=operation.path,
+            prefixes=operation.prefixes,
+            door="admitted",
+            dialect=dialect,
+            operation=operation,
+        )

@@ -1,4 +1,4 @@
-"""What is measured of one request: seconds by stage, sizes, the stage it is in, and its trace."""
+"""The measurements of one request: seconds by stage, sizes, the current stage, and its trace where one is kept."""
 
 import time
 from collections.abc import Iterator, Mapping
@@ -9,17 +9,25 @@ from service.tracing import Attributes, Trace
 
 
 class RequestRecord:
-    """Seconds by stage of one request, the stage it is in, its sizes as they become known (for the log), and its trace."""
+    """Filled in while a request is answered; read by the log line, the metrics and the answer's timings.
+
+    Belongs to one request. Threads may add to different stages at once, but not to the same one.
+    """
 
     def __init__(self, trace: Trace | None = None) -> None:
-        self.trace = trace  # None: no spans are kept of it
+        self.trace = trace  # None: the request's spans are not kept
         self.started = time.perf_counter()
-        self.seconds: dict[str, float] = {}
-        self.sizes: dict[str, int] = {}
-        self.stage = "parse"
+        self.seconds: dict[str, float] = {}  # by stage; a stage that runs several times has their sum
+        self.sizes: dict[str, int] = {}  # such as documents, pages, visual_tokens
+        self.stage = "parse"  # the current one, which a disconnect is counted under
+
+    @property
+    def exemplar(self) -> Exemplar | None:
+        return self.trace.exemplar if self.trace is not None else None
 
     @contextmanager
     def observe(self, stage: str) -> Iterator[None]:
+        """Time a stage, and record its span. A stage that fails has neither."""
         self.stage = stage
         started = time.perf_counter()
         yield
@@ -29,14 +37,11 @@ class RequestRecord:
             self.trace.stage_ended(stage, seconds)
 
     def add(self, seconds_by_stage: Mapping[str, float]) -> None:
+        """Add times measured elsewhere, whose spans are recorded there too."""
         for stage, seconds in seconds_by_stage.items():
             self.seconds[stage] = self.seconds.get(stage, 0.0) + seconds
 
-    @property
-    def exemplar(self) -> Exemplar | None:
-        return self.trace.exemplar if self.trace is not None else None
-
     def describe(self, attributes: Attributes) -> None:
-        """Add attributes to the trace, if there is one."""
+        """Set attributes of the request's span, where there is one."""
         if self.trace is not None:
             self.trace.describe(attributes)

@@ -20,7 +20,9 @@ from model import (
     choose_windows,
     combine_windows,
 )
+from service.documents.gather import gather
 from service.documents.loader import LoadedPage, PageLoader
+from service.documents.sources import loading_stage
 from service.errors import InvalidRequestError
 from service.inference.micro_batcher import MicroBatcher
 from service.inference.options import RankSettings, check_query_text, choose_rank_settings
@@ -106,9 +108,20 @@ class RerankPipeline:
 
     async def _load_pages(
         self, query: RerankQuery, caller: Caller, model: RankingModel, record: RequestRecord
-    ) -> list[LoadedPage]:
+    ) -> Sequence[LoadedPage]:
         """Every page on the model's grid, in the order of the documents."""
-        raise NotImplementedError
+        with record.observe("parse"):
+            sources = await gather(
+                query.documents,
+                tenant=caller.tenant,
+                registered=self._registry,
+                max_file_bytes=self._settings.max_file_bytes,
+                threads=self._threads,
+            )
+        record.stage = loading_stage(sources)
+        loaded = await self._loader.load(sources, model, tenant=caller.tenant, trace=record.trace)
+        record.add(loaded.stage_seconds)
+        return loaded.pages
 
     async def _rank(self, context: RequestContext, pages: Sequence[PreparedPage]) -> Ranking:
         """Turn by turn; each window is a queue entry of its own, so that windows of several requests share batches."""

@@ -1,4 +1,4 @@
-"""The sentence a client reads when a document cannot be turned into pages: document, page, value, limit, remedy.
+"""The error for a document that cannot be turned into pages: its place as fields; value, limit and remedy in the message.
 
 The worker sends a code and two sizes at most; every word is written here, so that no library's text can leak.
 """
@@ -12,14 +12,14 @@ from service.raster.request import RasterTask
 
 _SENTENCES = {
     "encrypted_document": "the PDF needs a password. Send it without encryption.",
-    "corrupt_document": "the PDF cannot be opened. Save it anew, or print it to a new PDF.",
-    "no_pages": "the PDF has no pages; it may be cut off. Save it anew.",
-    "page_unreadable": "the page cannot be read. Save the PDF anew, or leave the page out by a page selection.",
+    "corrupt_document": "the PDF cannot be opened. Re-save the PDF, or print it to a new one.",
+    "no_pages": "the PDF has no pages; it may be cut off. Re-save the PDF.",
+    "page_unreadable": "the page cannot be read. Re-save the PDF, or leave the page out by a page selection.",
     "page_degraded": "content of the page was lost, because drawing it needs more memory than the limit of "
     "{memory_mebibytes} MiB. Simplify the page, or send it as an image.",
     "page_memory": "it needs more memory than the limit of {memory_mebibytes} MiB. Simplify it, or send it as an image.",
-    "page_crashed": "the document ended the process that read it. Save it anew, or send its pages as images.",
-    "corrupt_image": "the image cannot be decoded; it may be cut off. Save it anew.",
+    "page_crashed": "the document crashed the renderer. Re-save the PDF, or send its pages as images.",
+    "corrupt_image": "the image cannot be decoded; it may be cut off. Re-save the image.",
     "bad_page_box": "the size{size} is not usable: both sides must be above 0, and the longer at most {ratio} times "
     "the shorter.",
     "image_too_many_pixels": "the image{size} is too large, at most {max_pixels} pixels and {max_edge} along an edge "
@@ -36,10 +36,12 @@ _CODE_OF_DEATH = {
 
 
 def code_of_death(death: ProcessDied) -> str:
+    """The error code for the document that the worker was busy with."""
     return _CODE_OF_DEATH[death.cause]
 
 
 def client_error(failure: RasterFailure, task: RasterTask, *, limits: RasterLimits) -> ServiceError:
+    """For a failure that the worker reports."""
     sentence = _SENTENCES[failure.code].format(
         size=f" of {failure.width} x {failure.height}" if failure.width is not None else "",
         ratio=MAX_ASPECT_RATIO,
@@ -52,7 +54,7 @@ def client_error(failure: RasterFailure, task: RasterTask, *, limits: RasterLimi
 
 
 def client_error_of_code(code: str, task: RasterTask, *, limits: RasterLimits) -> ServiceError:
-    """For what the parent finds out: deadlines and deaths."""
+    """For a failure that the parent detects: a deadline, a crash, a document in quarantine."""
     if code == "page_timeout":
         return _error(code, _timeout_sentence(task, limits), task)
     return client_error(RasterFailure(code), task, limits=limits)
@@ -68,7 +70,6 @@ def _timeout_sentence(task: RasterTask, limits: RasterLimits) -> str:
 
 
 def _error(code: str, sentence: str, task: RasterTask) -> ServiceError:
-    index, page = task.state.document.index, task.number if task.state.is_paged else None
-    where = f"documents[{index}]" if page is None else f"documents[{index}], page {page}"
     kind = TooLargeError if code in TooLargeError.codes else UnusableDocumentError
-    return kind(code, f"{where}: {sentence}", document_index=index, page=page)
+    page = task.number if task.state.is_paged else None
+    return kind(code, sentence, document_index=task.state.document.index, page=page)

@@ -1,7 +1,7 @@
 """Turns PNG, JPEG, WebP, TIFF, GIF and BMP bytes into RGB pixels with Pillow, inside the worker process.
 
-Knows nothing of sockets or requests. Decodes in full before shrinking, because JPEG draft mode and `thumbnail` give
-other pixels than the ones the checkpoint was trained on.
+Decodes in full before shrinking, because JPEG draft mode and `thumbnail` give other pixels than the ones the checkpoint was
+trained on.
 """
 
 import io
@@ -21,7 +21,7 @@ _BOMBS = (Image.DecompressionBombWarning, Image.DecompressionBombError)
 
 
 class ImageDocument:
-    """One image file. Its frames are decoded anew for each `render`, so that an open document costs only its bytes."""
+    """One image file. Each `render` decodes its frame again, so that an open document costs only its bytes."""
 
     def __init__(self, data: bytes, *, max_pixels: int, max_edge: int) -> None:
         """Raises: RasterFailure, codes corrupt_image, image_too_many_pixels, bad_page_box, too_many_pages."""

@@ -2,11 +2,15 @@
 
 from dataclasses import dataclass
 
+from service.raster.page import WorkerSettings
+
 _MEBIBYTE = 1 << 20
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RasterLimits:
+    """Bounds on the pool, its queue and each document. A document that reaches one fails alone."""
+
     processes: int
     max_image_pixels: int = 40_000_000  # an A4 scan at 600 dpi is 34.8 million
     max_image_edge: int = 20_000
@@ -19,3 +23,13 @@ class RasterLimits:
     worker_memory_bytes: int = 1536 * _MEBIBYTE  # address space; with less, MuPDF leaves pages white
     recycle_documents: int = 1_000
     recycle_rss_bytes: int = 400 * _MEBIBYTE
+
+    @property
+    def worker_settings(self) -> WorkerSettings:
+        """The part that a worker process enforces itself."""
+        return WorkerSettings(
+            memory_bytes=self.worker_memory_bytes,
+            cpu_seconds=2 * self.document_seconds,
+            max_image_pixels=self.max_image_pixels,
+            max_image_edge=self.max_image_edge,
+        )

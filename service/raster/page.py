@@ -1,15 +1,17 @@
-"""What one rastered page is, what may keep a document from becoming pages, and the bounds both sides of the pipe rely on.
+"""The records and bounds that a worker process and its parent share: kinds, outlines, pages, failures, settings.
 
-Imported by the worker process and by its parent; knows nothing of either, nor of MuPDF.
+Imports the standard library and the page constants only, so that a worker starts fast.
 """
 
 from dataclasses import dataclass
+from enum import StrEnum
+from typing import Literal
 
 from model.pages.image import LONGEST_PAGE_EDGE, MAX_ASPECT_RATIO
 
 MAX_FRAMES = 1_000
 MIN_PDF_EDGE = 28
-MEMORY_EXIT_STATUS = 71  # how a worker that ran out of memory between two replies says so
+MEMORY_EXIT_STATUS = 71  # of a worker that ran out of memory between two replies
 # MuPDF rounds a page box outwards, so an edge of one pixel more exists for a moment; whole memory pages of 4 KiB.
 SLOT_BYTES = -(-((LONGEST_PAGE_EDGE + 1) ** 2) * 3 // 4096) * 4096
 
@@ -30,31 +32,54 @@ FAILURE_CODES = frozenset(
 )
 
 
+class Kind(StrEnum):
+    """The kinds of documents, by their first bytes."""
+
+    PDF = "pdf"
+    IMAGE = "image"
+
+    @property
+    def stage(self) -> Literal["render", "decode"]:
+        """The stage in metrics and timings that making a page of this kind counts as."""
+        return "render" if self is Kind.PDF else "decode"
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DocumentOutline:
-    """What is known of a document once it has been opened."""
+    """The number of a document's pages, known once it has been opened."""
 
     page_count: int
     is_paged: bool  # False: a single image, whose one page has no number
 
 
-SINGLE_IMAGE = DocumentOutline(page_count=1, is_paged=False)
+SINGLE_PAGE_OUTLINE = DocumentOutline(page_count=1, is_paged=False)
+"""Of an image in a format that holds one image only: known without opening it."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WorkerSettings:
+    """Limits that a worker process enforces itself. Passed to it as JSON, field by field."""
+
+    memory_bytes: int  # of address space
+    cpu_seconds: float  # of processor time that one task may add before the kernel ends the process
+    max_image_pixels: int
+    max_image_edge: int
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PagePixels:
-    """One page, inside the worker: `data` holds height × width × 3 bytes, RGB, no padding between rows."""
+    """One page inside the worker process."""
 
     width: int
     height: int
-    data: bytes
-    degraded: bool
+    data: bytes  # height × width × 3, RGB, no padding between rows
+    degraded: bool  # the engine warned that content is missing from the page
 
 
 class RasterFailure(Exception):
     """A document that cannot be turned into pages.
 
-    Carries a code and sizes but no text: what libraries say about hostile bytes must not leave the worker.
+    Carries a code and sizes but no text: a library's message about hostile bytes must not leave the worker.
     """
 
     def __init__(self, code: str, *, width: int | None = None, height: int | None = None) -> None:
@@ -66,7 +91,7 @@ class RasterFailure(Exception):
 
 
 def require_sane_box(width: float, height: float) -> None:
-    """Refuse a shape that no reader means: a 1024 × 1 page has crashed model servers (CVE-2026-22773).
+    """Refuse shapes that no real page has: a 1024 × 1 page has crashed model servers (CVE-2026-22773).
 
     Raises: RasterFailure, code bad_page_box; NaN and infinity included.
     """

@@ -1,9 +1,8 @@
 # mypy: disable-error-code="no-untyped-call"
 # (PyMuPDF is annotated in part.)
-"""The one module that knows PyMuPDF: opens PDF bytes, counts pages and renders them, inside the worker process only.
+"""Opens PDF bytes, counts pages and renders them, inside the worker process. The only module that uses PyMuPDF.
 
-Knows nothing of sockets, limits of time or memory, or requests. Failures are named by the stage in which they happen and
-never by the library's text, which carries pieces of the document.
+Failures are named by the stage in which they happen, never by the library's text, which carries pieces of the document.
 """
 
 from collections.abc import Iterator
@@ -20,7 +19,7 @@ _MAGIC_WINDOW_BYTES = 1_024
 _MAX_PIXMAP_PIXELS = 1_060_000
 _MEMORY_ERRORS = (MemoryError, pymupdf.mupdf.FzErrorSystem)
 
-# MuPDF goes on after these and leaves white paper where the content was; a score for that would be the worst answer.
+# After these warnings MuPDF goes on and leaves white paper in place of the content; the page must not be scored in silence.
 _LOST_TO_MEMORY = (
     "insufficient memory",
     "not enough memory",
@@ -28,7 +27,7 @@ _LOST_TO_MEMORY = (
     "malloc",
     "realloc",
     "calloc",
-    "exceeds system limits",  # how OpenJPEG puts it: seen with 500 MiB and a JPEG2000 image of 6,000 × 6,000
+    "exceeds system limits",  # from OpenJPEG: seen with 500 MiB and a JPEG2000 image of 6,000 × 6,000
 )
 _LOST_CONTENT = (
     "ignoring error during interpretation",
@@ -57,7 +56,7 @@ class PdfDocument:
 
         Raises: RasterFailure, codes page_unreadable, bad_page_box, page_degraded, page_memory.
         """
-        # The warning buffer is one for the process and never ends by itself: 4 MB over 900 documents.
+        # All documents of the process share one warning buffer, which only grows: 4 MB over 900 documents.
         pymupdf.TOOLS.reset_mupdf_warnings()
         with _failing_as("page_unreadable"):
             page = self._document.load_page(number - 1)
@@ -113,7 +112,7 @@ def _rasterize(page: Any) -> Any:
 
 
 def _has_lost_content(warnings: str) -> bool:
-    """Raises: RasterFailure, code page_degraded, if content was lost for want of memory: with more it would be there."""
+    """Raises: RasterFailure, code page_degraded, if content was lost for want of memory."""
     lowered = warnings.lower()
     lost_to_memory = any(sign in lowered for sign in _LOST_TO_MEMORY)
     lost_content = lost_to_memory or any(sign in lowered for sign in _LOST_CONTENT)
@@ -138,7 +137,7 @@ def _fit(pixmap: Any, *, degraded: bool) -> PagePixels:
 
 
 def _pad(image: Image.Image) -> Image.Image:
-    """White paper to the right and below; stretching would change what the page says."""
+    """Add white paper to the right and below; stretching would distort the page."""
     width, height = max(image.width, MIN_PDF_EDGE), max(image.height, MIN_PDF_EDGE)
     if (width, height) == image.size:
         return image

@@ -1,26 +1,29 @@
 """The raster pool's front: untrusted PDF and image bytes in, RGB pages out, whatever the bytes do to the workers.
 
-    Rasterizer ── RasterSchedule (round robin, bounds) ── RasterRequest (opens, plans, then pages; first failure wins)
+    Rasterizer ── PendingRaster (a request in its sender's hands: opened, then rendered)
+        ├── RasterSchedule (round robin, bounds) ── RasterRequest (its tasks; a failure drops the rest)
         └── RasterSupervisor, a thread per worker ── RasterProcess ══ socket, shared slot ══ worker (child)
-                └── DeathRecord (documents that kill, storms)
+                └── CrashHistory (quarantine, storms)
 
-The event loop only waits here, once a request: talking to children, copying pages and delivering them is the supervising
-threads' work. Knows neither HTTP nor the model.
+The event loop only awaits results here: the supervising threads talk to the children and copy the pages.
 """
 
 import asyncio
 import threading
 import time
 from collections.abc import Callable, Sequence
+from types import TracebackType
+from typing import Self
 
-from service.raster.deaths import DeathRecord
+from service.raster.crash_history import CrashHistory
 from service.raster.limits import RasterLimits
-from service.raster.page import DocumentOutline
-from service.raster.request import Deliver, Plan, RasterDocument, RasterPage, RasterRequest
+from service.raster.page import DocumentOutline, Kind
+from service.raster.process import RasterPage
+from service.raster.request import RasterDocument, RasterRequest
 from service.raster.schedule import RasterSchedule, draining, not_ready
 from service.raster.supervisor import RasterSupervisor
 
-__all__ = ["DocumentOutline", "RasterDocument", "RasterLimits", "RasterPage", "Rasterizer"]
+__all__ = ["DocumentOutline", "Kind", "PendingRaster", "RasterDocument", "RasterLimits", "RasterPage", "Rasterizer"]
 
 
 def _observe_nothing(stage: str, seconds: float) -> None:
@@ -31,13 +34,8 @@ def _ignore_death(cause: str) -> None:
     pass
 
 
-def _no_pages(outlines: Sequence[DocumentOutline]) -> list[tuple[int, ...]]:
-    return [() for _ in outlines]
-
-
 class Rasterizer:
-    """`observe` gets ("render", seconds) for a PDF page and ("decode", seconds) for an image frame, `on_worker_death` one
-    of timeout, cpu, memory, protocol, crash. Both are called in supervising threads and must not raise."""
+    """A pool of worker processes. `start` and `close` block; requests are made on the event loop."""
 
     def __init__(
         self,
@@ -47,19 +45,24 @@ class Rasterizer:
         on_worker_death: Callable[[str], None] = _ignore_death,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
+        """observe: called with ("render", seconds) for a PDF page and ("decode", seconds) for an image frame.
+
+        on_worker_death: called with one of timeout, cpu, memory, protocol, crash.
+        Both are called in supervising threads and must not raise.
+        """
         self._limits = limits
-        self._deaths = DeathRecord(on_worker_death=on_worker_death, clock=clock)
+        self._crashes = CrashHistory(on_worker_death=on_worker_death, clock=clock)
         self._schedule = RasterSchedule(
             workers=limits.processes,
             queue_requests=limits.queue_requests,
             queue_bytes=limits.queue_bytes,
-            is_storm=lambda: self._deaths.is_storm,
+            is_storm=lambda: self._crashes.is_storm,
         )
         self._supervisors = [self._make_supervisor(observe) for _ in range(limits.processes)]
         self._threads: list[threading.Thread] = []
 
     def start(self) -> None:
-        """Returns when every child has said hello, or failed to: `is_alive` tells."""
+        """Returns when every child has started, or failed to: see `is_alive`."""
         for number, supervisor in enumerate(self._supervisors):
             thread = threading.Thread(target=supervisor.run, name=f"raster-{number}", daemon=True)
             self._threads.append(thread)
@@ -67,25 +70,12 @@ class Rasterizer:
         for supervisor in self._supervisors:
             supervisor.has_tried_to_start.wait()
 
-    async def rasterize(
-        self, documents: Sequence[RasterDocument], *, plan: Plan, deliver: Deliver, background: bool = False
-    ) -> list[DocumentOutline]:
-        """Deliver the planned pages, and return the documents' outlines when all are delivered. Cancelling drops what is left.
+    def request(self, documents: Sequence[RasterDocument], *, background: bool = False) -> "PendingRaster":
+        """A request for pages of these documents. It enters the pool when there is something to open or to render.
 
-        A background request yields to all others.
-        Raises: UnusableDocumentError, TooLargeError about the documents; OverloadedError, UnavailableError about the pool;
-        what `plan` and `deliver` raise.
+        background: it yields to all others.
         """
-        request = RasterRequest(documents, plan=plan, deliver=deliver, is_background=background)
-        if not request.is_over:
-            self._require_alive()
-            self._schedule.admit(request)
-        return await self._await(request)
-
-    async def outline(self, document: RasterDocument) -> DocumentOutline:
-        """Open a document and render nothing. Raises: what `rasterize` raises."""
-        [outline] = await self.rasterize([document], plan=_no_pages, deliver=lambda page: None)
-        return outline
+        return PendingRaster(self, RasterRequest(documents, is_background=background))
 
     @property
     def is_alive(self) -> bool:
@@ -101,7 +91,7 @@ class Rasterizer:
         return tuple(pid for supervisor in self._supervisors if (pid := supervisor.pid))
 
     def close(self) -> None:
-        """Fail what waits, kill the children, join the threads. May be called twice."""
+        """Fail all requests, kill the children, join the threads. May be called twice."""
         self._schedule.close()
         for supervisor in self._supervisors:
             supervisor.interrupt()
@@ -112,26 +102,83 @@ class Rasterizer:
     def _make_supervisor(self, observe: Callable[[str, float], None]) -> RasterSupervisor:
         return RasterSupervisor(
             self._schedule,
-            self._deaths,
+            self._crashes,
             limits=self._limits,
             observe=observe,
-            on_failed_start=self._fail_if_nobody_is_left,
+            on_failed_start=self._fail_if_none_is_left,
         )
 
-    def _fail_if_nobody_is_left(self) -> None:
+    def _fail_if_none_is_left(self) -> None:
         if not any(supervisor.is_healthy for supervisor in self._supervisors):
             self._schedule.fail_all(not_ready)
 
-    def _require_alive(self) -> None:
+    def _admit(self, request: RasterRequest) -> asyncio.TimerHandle:
+        """Queue the request. The timer fails it where no worker begins with it in time. Raises: see `PendingRaster`."""
         if self._schedule.is_closed:
             raise draining()
         if not self.is_alive:
             raise not_ready()
+        self._schedule.admit(request)
+        return asyncio.get_running_loop().call_later(self._limits.queue_seconds, self._schedule.expire, request)
 
-    async def _await(self, request: RasterRequest) -> list[DocumentOutline]:
-        expiry = asyncio.get_running_loop().call_later(self._limits.queue_seconds, self._schedule.expire, request)
-        try:
-            return await asyncio.wrap_future(request.future)
-        finally:
-            expiry.cancel()
-            self._schedule.withdraw(request)
+
+class PendingRaster:
+    """A request in its sender's hands, used in `async with`: await `opened`, then `render` pages. Leaving drops the rest."""
+
+    def __init__(self, rasterizer: Rasterizer, request: RasterRequest) -> None:
+        self._rasterizer = rasterizer
+        self._request = request
+        self._expiry: asyncio.TimerHandle | None = None  # None: the request has not entered the pool
+        self._pages: set[asyncio.Future[RasterPage]] = set()  # that are not done
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        if self._expiry is not None:
+            self._expiry.cancel()
+            self._rasterizer._schedule.withdraw(self._request)
+        for page in tuple(self._pages):
+            page.cancel()
+
+    async def opened(self) -> list[DocumentOutline]:
+        """The outlines of all documents, once those without one are opened. Does not ask the pool where all have one.
+
+        Raises: UnusableDocumentError, TooLargeError about the first document at fault, whichever fails first;
+        OverloadedError, UnavailableError about the pool.
+        """
+        if self._request.openings:
+            self._expiry = self._rasterizer._admit(self._request)
+        for opening in self._request.openings:
+            await asyncio.wrap_future(opening)
+        return [state.outline for state in self._request.states if state.outline is not None]
+
+    def render(self, numbers_by_document: Sequence[Sequence[int]]) -> "list[asyncio.Future[RasterPage]]":
+        """Render the pages of these numbers (1-based), document by document. Called once, after `opened`.
+
+        Each future is done as soon as its page is rendered, in any order. After a failure the pages that have not begun are
+        cancelled; they come after the failed one. So await the futures in their order: then several failures always give
+        the same error, that of the first page at fault. Without a number the pool is not asked.
+
+        Raises: OverloadedError, UnavailableError about the pool. The futures raise UnusableDocumentError, TooLargeError
+        about their page, UnavailableError about the pool.
+        """
+        if self._expiry is not None:
+            pages = self._rasterizer._schedule.add_pages(self._request, numbers_by_document)
+        else:
+            pages = self._request.add_pages(numbers_by_document)
+            if pages:
+                self._expiry = self._rasterizer._admit(self._request)
+        futures = [asyncio.wrap_future(page) for page in pages]
+        self._pages.update(futures)
+        for future in futures:
+            future.add_done_callback(self._forget)
+        return futures
+
+    def _forget(self, page: "asyncio.Future[RasterPage]") -> None:
+        """The sender holds the pages, so that it can free each one after use."""
+        self._pages.discard(page)
+        if not page.cancelled():
+            page.exception()  # counts as read; otherwise asyncio logs the failures that come after the first one

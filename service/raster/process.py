@@ -1,6 +1,6 @@
-"""The parent's handle of one worker process: start it, call it with a deadline, kill and reap it, say how it died.
+"""The parent's handle of one worker process: start it, call it with a deadline, kill and reap it, name the cause of its death.
 
-Knows nothing of requests or fairness. Trusts nothing that comes back: whoever took over the worker controls every byte.
+Trusts no reply: an attacker who controls the worker controls every byte of it.
 """
 
 import json
@@ -14,14 +14,22 @@ import tempfile
 import time
 from collections import OrderedDict
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 
 from model.pages.image import LONGEST_PAGE_EDGE
-from service.raster.page import FAILURE_CODES, MEMORY_EXIT_STATUS, SLOT_BYTES, DocumentOutline, RasterFailure
+from service.raster.page import (
+    FAILURE_CODES,
+    MEMORY_EXIT_STATUS,
+    SLOT_BYTES,
+    DocumentOutline,
+    Kind,
+    RasterFailure,
+    WorkerSettings,
+)
 
 Cause = Literal["timeout", "memory", "cpu", "protocol", "crash"]
 
@@ -30,30 +38,25 @@ _MOST_PAGES = 10_000_000
 _MOST_LENGTH = 2**31 - 1
 _OPEN_DOCUMENTS = 16
 _OPEN_BYTES = 64 << 20
-# Without these glibc gives a page's memory back to the kernel after each step and takes it anew in the next: 2,500 page faults
-# and 5 of 8.4 ms for a JPEG page of 724 x 1024. Other C libraries ignore them.
+# Without these glibc returns a page's memory to the kernel after each step and requests it again in the next: 2,500 page
+# faults and 5 of 8.4 ms for a JPEG page of 724 x 1024. Other C libraries ignore them.
 _KEEP_FREED_MEMORY = {"MALLOC_MMAP_THRESHOLD_": str(32 << 20), "MALLOC_TRIM_THRESHOLD_": str(64 << 20)}
 _PACKAGE_PARENT = Path(__file__).resolve().parents[2]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class ProcessSettings:
-    memory_bytes: int
-    cpu_seconds: float  # of processor time a task may add before the kernel ends the process
-    max_image_pixels: int
-    max_image_edge: int
+class RasterPage:
+    """One page as pixels, in the parent's memory."""
 
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class RenderedPage:
-    pixels: np.ndarray  # uint8 (height, width, 3), owned
-    degraded: bool
-    began_ns: int  # in `time.time_ns`; as the process says, but within the call
+    pixels: np.ndarray  # uint8 (height, width, 3), longest edge at most 1024, owned
+    degraded: bool  # the engine warned that content is missing from the page
+    seconds: float  # that the call took
+    began_ns: int  # in `time.time_ns`; as the worker reports it, but within the call
     ended_ns: int
 
 
 class ProcessDied(Exception):
-    """The process is gone, by itself or because it was killed for the cause."""
+    """The process has ended, by itself or killed for the cause."""
 
     def __init__(self, cause: Cause) -> None:
         super().__init__(cause)
@@ -63,7 +66,7 @@ class ProcessDied(Exception):
 class RasterProcess:
     """One child. Not thread-safe, except for `interrupt`. After ProcessDied only `close` remains to be called."""
 
-    def __init__(self, settings: ProcessSettings) -> None:
+    def __init__(self, settings: WorkerSettings) -> None:
         """Raises: OSError, when the system cannot start another process."""
         self.documents_opened = 0
         self.rss_bytes = 0
@@ -95,9 +98,9 @@ class RasterProcess:
         """Raises: ProcessDied."""
         self._call({"verb": "hello"}, seconds=seconds)
 
-    def open(self, key: int, data: bytes | bytearray, *, kind: str, seconds: float) -> DocumentOutline:
+    def open(self, key: int, data: bytes | bytearray, *, kind: Kind, seconds: float) -> DocumentOutline:
         """Raises: RasterFailure, ProcessDied."""
-        self.forget(self._to_evict_for(len(data)), seconds=seconds)
+        self.forget(self._evictions_for(len(data)), seconds=seconds)
         self.documents_opened += 1
         message = {"verb": "open", "document": key, "kind": kind, "bytes": len(data)}
         reply = self._call(message, payload=data, seconds=seconds)
@@ -107,13 +110,13 @@ class RasterProcess:
         self._open[key] = len(data)
         return opened
 
-    def render(self, key: int, number: int, *, seconds: float) -> RenderedPage:
+    def render(self, key: int, number: int, *, seconds: float) -> RasterPage:
         """Raises: RasterFailure, ProcessDied."""
         self._open.move_to_end(key)
         return self._call_for_page({"verb": "page", "document": key, "number": number}, seconds=seconds)
 
-    def render_only_page(self, data: bytes | bytearray, *, kind: str, seconds: float) -> RenderedPage:
-        """`open`, `render` and `forget` in one call, for a document of which one page is all there is.
+    def render_only_page(self, data: bytes | bytearray, *, kind: Kind, seconds: float) -> RasterPage:
+        """`open`, `render` and `forget` in one call, for a document with a single page.
 
         Raises: RasterFailure, ProcessDied.
         """
@@ -123,9 +126,9 @@ class RasterProcess:
 
     def _call_for_page(
         self, message: dict[str, Any], *, seconds: float, payload: bytes | bytearray = b""
-    ) -> RenderedPage:
-        """The page in the slot, copied: the next call overwrites it, and the worker could at any time."""
-        sent_ns = time.time_ns()
+    ) -> RasterPage:
+        """Copy the page out of the slot: the next call overwrites it, and the worker could at any time."""
+        started, sent_ns = time.perf_counter(), time.time_ns()
         reply = self._call(message, payload=payload, seconds=seconds)
         got_ns = time.time_ns()
         width, height = (self._integer(reply, name, most=LONGEST_PAGE_EDGE) for name in ("width", "height"))
@@ -133,8 +136,12 @@ class RasterProcess:
             min(max(self._integer(reply, name, most=2**63), sent_ns), got_ns) for name in ("began_ns", "ended_ns")
         )
         pixels = np.frombuffer(self._slot, np.uint8, count=width * height * 3).reshape(height, width, 3).copy()
-        return RenderedPage(
-            pixels=pixels, degraded=reply.get("degraded") is True, began_ns=began_ns, ended_ns=max(began_ns, ended_ns)
+        return RasterPage(
+            pixels=pixels,
+            degraded=reply.get("degraded") is True,
+            seconds=time.perf_counter() - started,
+            began_ns=began_ns,
+            ended_ns=max(began_ns, ended_ns),
         )
 
     def forget(self, keys: tuple[int, ...], *, seconds: float) -> None:
@@ -144,9 +151,12 @@ class RasterProcess:
         for key in keys:
             del self._open[key]
 
-    def _to_evict_for(self, byte_count: int) -> tuple[int, ...]:
-        """The most recently used first: requests take turns, so that document is the last to be needed again. (The usual
-        order would evict each document just before its turn, and halve the throughput.)"""
+    def _evictions_for(self, byte_count: int) -> tuple[int, ...]:
+        """The open documents to close before one of `byte_count` bytes is opened.
+
+        The most recently used leave first: requests take turns, so those are the last to be needed again. (The usual order
+        would evict each document just before its turn, and halve the throughput.)
+        """
         kept, kept_bytes = 0, byte_count
         for size in self._open.values():
             kept_bytes += size
@@ -156,11 +166,11 @@ class RasterProcess:
         return self.open_documents[kept:]
 
     def interrupt(self) -> None:
-        """End the process from another thread; the thread that waits for it gets ProcessDied."""
+        """Kill the process from another thread; a pending call raises ProcessDied."""
         self._popen.kill()
 
     def close(self) -> None:
-        """Kill, reap, release. Returns when nothing of the process is left."""
+        """Kill and reap the process, and release its socket and slot."""
         self._popen.kill()
         self._popen.wait()
         self._control.close()
@@ -221,7 +231,7 @@ class RasterProcess:
         return value
 
     def _died(self, cause: Cause | None = None) -> ProcessDied:
-        """Kill what may still run, and read the cause off the corpse if none is known."""
+        """Kill and reap the process; without a known cause, derive it from the exit status."""
         self._popen.kill()
         status = self._popen.wait()
         return ProcessDied(cause or _cause_of(status))
@@ -241,7 +251,7 @@ def _cause_of(status: int) -> Cause:
 
 
 def _make_slot() -> int:
-    """An anonymous file: without a name there is nothing to unlink, and nothing to find."""
+    """An anonymous file: it has no name to unlink or to guess."""
     if sys.platform == "linux":
         fd = os.memfd_create("raster-slot", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
     else:
@@ -253,25 +263,16 @@ def _make_slot() -> int:
 
 
 def _seal(fd: int) -> None:
-    """A worker that cut the file short would kill its parent with SIGBUS."""
+    """Forbid changes of size: a worker that truncated the file would kill its parent with SIGBUS."""
     if sys.platform == "linux":
         import fcntl
 
         fcntl.fcntl(fd, fcntl.F_ADD_SEALS, fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_SEAL)
 
 
-def _start(settings: ProcessSettings, *, control_fd: int, slot_fd: int) -> "subprocess.Popen[bytes]":
+def _start(settings: WorkerSettings, *, control_fd: int, slot_fd: int) -> "subprocess.Popen[bytes]":
     """A fresh interpreter: fork would copy CUDA's state, and multiprocessing's spawn imports the parent's main module."""
-    argument = json.dumps(
-        {
-            "control_fd": control_fd,
-            "slot_fd": slot_fd,
-            "memory_bytes": settings.memory_bytes,
-            "cpu_seconds": settings.cpu_seconds,
-            "max_image_pixels": settings.max_image_pixels,
-            "max_image_edge": settings.max_image_edge,
-        }
-    )
+    argument = json.dumps({"control_fd": control_fd, "slot_fd": slot_fd, "settings": asdict(settings)})
     return subprocess.Popen(
         [sys.executable, "-P", "-B", "-m", "service.raster.worker", argument],
         pass_fds=(control_fd, slot_fd),
@@ -283,6 +284,6 @@ def _start(settings: ProcessSettings, *, control_fd: int, slot_fd: int) -> "subp
 
 
 def _environment() -> dict[str, str]:
-    """Nothing secret: API keys are in the parent's environment."""
+    """A few variables only: the parent's environment holds API keys."""
     kept = {name: os.environ[name] for name in ("LD_LIBRARY_PATH", "TZ") if name in os.environ}
     return kept | {"PYTHONPATH": str(_PACKAGE_PARENT), **_KEEP_FREED_MEMORY}

@@ -1,56 +1,36 @@
-"""One request's way through the raster pool: open what is not known yet, plan the pages, render them, first failure wins.
+"""One request's way through the raster pool: documents are opened first, then the pages chosen from them are rendered.
 
-Pure bookkeeping, called under the schedule's lock; knows neither processes nor threads nor the event loop, nor what the pages
-are wanted for.
+Pure bookkeeping, called under the schedule's lock. Each task has a future of its own, and tasks begin in the order of their
+documents and pages. After a failure no further task begins, so the failure with the lowest position is always among those
+that began: awaiting the futures in order finds it, whichever worker was faster.
 """
 
 import itertools
 import threading
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
-from typing import Literal
-
-import numpy as np
+from typing import Any
 
 from service.errors import ServiceError
-from service.raster.page import DocumentOutline
-
-Kind = Literal["pdf", "image"]
+from service.raster.page import DocumentOutline, Kind
+from service.raster.process import RasterPage
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RasterDocument:
-    index: int  # in the client's request, for messages
+    """A document's bytes, to be opened and rendered."""
+
+    index: int | None  # in the query's documents, for errors; None: it is in no query
     data: bytes | bytearray  # not changed afterwards
     sha256: str  # of `data`, hex
-    kind: Kind  # decided by magic bytes by the caller
-    outline: DocumentOutline | None = None  # None: it must be opened to be known
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class RasterPage:
-    document_index: int
-    number: int  # 1-based
-    pixels: np.ndarray  # uint8 (height, width, 3), longest edge at most 1024, owned
-    degraded: bool  # the engine warned that content is missing from the page
-    seconds: float  # in the worker process
-    began_ns: int  # there, in `time.time_ns`, which one host's processes share
-    ended_ns: int
-
-
-Plan = Callable[[Sequence[DocumentOutline]], Sequence[Sequence[int]]]
-"""The outlines of all documents to the page numbers to render of each. Called once, under the schedule's lock; may raise
-ServiceError."""
-
-Deliver = Callable[[RasterPage], None]
-"""Takes a page as soon as there is one, in the thread that got it; pages come in any order, and several at a time. A
-ServiceError is a failure of that page."""
+    kind: Kind  # by the first bytes of `data`
+    outline: DocumentOutline | None = None  # None: the document must be opened to learn it
 
 
 class DocumentState:
-    """What the pool has learnt about one document of a request. `key` names it in the worker processes."""
+    """The pool's knowledge of one document of a request. `key` names the document in the worker processes."""
 
     _keys = itertools.count(1)
 
@@ -78,96 +58,100 @@ class RasterTask:
 
     request: "RasterRequest"
     state: DocumentState
-    number: int | None
-    position: int  # among the request's tasks of the same stage: of several failures the lowest is reported
+    number: int | None  # 1-based
+    result: "Future[Any]"  # the DocumentOutline or the RasterPage; cancelled where the task is dropped
 
 
 class RasterRequest:
-    """`future` gets the documents' outlines when all pages are delivered, or the failure with the lowest position."""
+    """The tasks of one request. It is over when all of them have ended, after a failure or not, or when it is abandoned."""
 
-    def __init__(
-        self, documents: Sequence[RasterDocument], *, plan: Plan, deliver: Deliver, is_background: bool = False
-    ) -> None:
-        """Raises: what `plan` raises, where it can be called at once."""
-        self.future: Future[list[DocumentOutline]] = Future()
-        self.future.set_running_or_notify_cancel()  # from here on only this object resolves it
+    def __init__(self, documents: Sequence[RasterDocument], *, is_background: bool = False) -> None:
         self.states = [DocumentState(document) for document in documents]
         self.is_background = is_background
-        # What it takes up of the bounds of the queue.
+        # Its share of the bounds of the queue.
         self.byte_count = 0 if is_background else sum(len(document.data) for document in documents)
-        self.deliver = deliver
         self.running = 0
         self.has_started = False
         self.is_over = False
-        self._plan = plan
-        unknown = [state for state in self.states if state.outline is None]
-        self._unknown = len(unknown)
-        self._failures: list[tuple[int, ServiceError]] = []
-        self._tasks = deque(
-            RasterTask(request=self, state=state, number=None, position=position)
-            for position, state in enumerate(unknown)
-        )
-        if not unknown:
-            self._plan_pages()
-            self._settle()
+        self._tasks: deque[RasterTask] = deque()  # not begun
+        self._unresolved: dict[Future[Any], None] = {}  # results of the tasks in their order, without the done ones
+        self._is_complete = False  # no task will be added
+        self._reason: ServiceError | None = None  # for which it was abandoned
+        self.openings: list[Future[DocumentOutline]] = [
+            self._add_task(state, None) for state in self.states if state.outline is None
+        ]
+
+    def add_pages(self, numbers_by_document: Sequence[Sequence[int]]) -> list[Future[RasterPage]]:
+        """Render these pages, which may be none. Called once, when all outlines are known.
+
+        Raises: ServiceError, where the request was abandoned meanwhile.
+        """
+        if self._reason is not None:
+            raise self._reason
+        pages: list[Future[RasterPage]] = []
+        for state, numbers in zip(self.states, numbers_by_document, strict=True):
+            state.pages_left = len(numbers)
+            pages += [self._add_task(state, number) for number in numbers]
+        self._is_complete = True
+        self._settle()
+        return pages
 
     def take(self) -> RasterTask | None:
-        """The next task, which the caller hands back by `opened`, `delivered` or `failed`."""
+        """The next task, which the caller hands back by `finished` or `failed`."""
         if not self._tasks:
             return None
         self.has_started = True
         self.running += 1
         return self._tasks.popleft()
 
-    def opened(self) -> None:
-        """A document was opened, and its state filled in."""
+    def finished(self, task: RasterTask, result: DocumentOutline | RasterPage) -> None:
         self.running -= 1
-        self._unknown -= 1
-        if not self._unknown and not self._failures and not self.is_over:
-            try:
-                self._plan_pages()
-            except ServiceError as error:
-                self._fail(0, error)
-        self._settle()
-
-    def delivered(self, task: RasterTask) -> None:
-        self.running -= 1
-        task.state.pages_left -= 1
+        if isinstance(result, DocumentOutline):
+            task.state.outline = result
+        else:
+            task.state.pages_left -= 1
+        if self._resolves(task):
+            task.result.set_result(result)
         self._settle()
 
     def failed(self, task: RasterTask, error: ServiceError) -> None:
-        """Drops what has not begun. What has begun is waited for, so that the same request gets the same answer."""
+        """Drop the tasks that have not begun; those that have begun go on, so that the same request gets the same error."""
         self.running -= 1
-        self._fail(task.position, error)
+        if self._resolves(task):
+            task.result.set_exception(error)
+        for dropped in self._tasks:
+            self._unresolved.pop(dropped.result)
+            dropped.result.cancel()
+        self._tasks.clear()
+        self._is_complete = True
         self._settle()
 
-    def abandon(self, error: ServiceError | None = None) -> None:
-        """Nobody waits any longer (no error), or nobody should."""
-        self._tasks.clear()
-        if not self.is_over and error is not None:
-            self.future.set_exception(error)
-        self.is_over = True
-
-    def _plan_pages(self) -> None:
-        numbers_by_document = self._plan(self._outlines())
-        for state, numbers in zip(self.states, numbers_by_document, strict=True):
-            state.pages_left = len(numbers)
-            for number in numbers:
-                task = RasterTask(request=self, state=state, number=number, position=len(self._tasks))
-                self._tasks.append(task)
-
-    def _outlines(self) -> list[DocumentOutline]:
-        return [state.outline for state in self.states if state.outline is not None]
-
-    def _fail(self, position: int, error: ServiceError) -> None:
-        self._failures.append((position, error))
-        self._tasks.clear()
-
-    def _settle(self) -> None:
-        if self.running or self._tasks or self.is_over:
+    def abandon(self, reason: ServiceError | None = None) -> None:
+        """End the request. The first task without a result fails for the reason; None: no one awaits it any longer."""
+        if self.is_over:
             return
         self.is_over = True
-        if self._failures:
-            self.future.set_exception(min(self._failures, key=lambda failure: failure[0])[1])
-        else:
-            self.future.set_result(self._outlines())
+        self._reason = reason
+        self._tasks.clear()
+        for result in self._unresolved:
+            if reason is None:
+                result.cancel()
+            elif result.set_running_or_notify_cancel():
+                result.set_exception(reason)
+                reason = None  # the others are cancelled
+        self._unresolved.clear()
+
+    def _add_task(self, state: DocumentState, number: int | None) -> "Future[Any]":
+        task = RasterTask(request=self, state=state, number=number, result=Future())
+        self._tasks.append(task)
+        self._unresolved[task.result] = None
+        return task.result
+
+    def _resolves(self, task: RasterTask) -> bool:
+        """Whether the end of this task is still awaited. Drops the result: the sender holds the pages, not the request."""
+        self._unresolved.pop(task.result, None)
+        return not self.is_over and task.result.set_running_or_notify_cancel()
+
+    def _settle(self) -> None:
+        if self._is_complete and not self.running and not self._tasks:
+            self.is_over = True

@@ -1,17 +1,18 @@
-"""Which task a raster worker does next: round robin over requests, task by task, in a bounded and closable queue.
+"""The order in which raster workers get tasks: round robin over requests, task by task, in a bounded and closable queue.
 
-Background requests get what live ones leave: a task only where no live request has one, never the last worker of several, and
-no place in the bounds, which are there for live requests. (Whoever sends them bounds them.)
-
-Knows neither processes nor the event loop; a test drives it without either.
+Background requests yield to live ones: they get a task only where no live request has one, and never the last idle worker of
+several. They do not count in the bounds of the queue; their sender limits their number.
 """
 
 import threading
 from collections import deque
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Sequence
+from concurrent.futures import Future
 from dataclasses import dataclass
 
 from service.errors import OverloadedError, ServiceError, UnavailableError
+from service.raster.page import DocumentOutline
+from service.raster.process import RasterPage
 from service.raster.request import RasterRequest, RasterTask
 
 _LONGEST_RETRY_SECONDS = 5
@@ -19,14 +20,14 @@ _LONGEST_RETRY_SECONDS = 5
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Turn:
-    """What a worker shall do: forget `stale` documents, then the task, if there is one."""
+    """The next orders for a worker: close the `stale` documents, then do the task, if there is one."""
 
     task: RasterTask | None
     stale: tuple[int, ...]
 
 
 class RasterSchedule:
-    """Thread-safe. `is_storm` tells whether a request may occupy only half of the `workers`."""
+    """Thread-safe. While `is_storm` returns True, a request may occupy only half of the `workers`."""
 
     def __init__(
         self, *, workers: int, queue_requests: int, queue_bytes: int, is_storm: Callable[[], bool] = lambda: False
@@ -51,11 +52,6 @@ class RasterSchedule:
         """Unfinished live requests beyond those that every worker could be busy with."""
         return max(0, len(self._live) - self._workers)
 
-    @property
-    def running_tasks(self) -> int:
-        with self._changed:
-            return _running(self._live) + _running(self._background)
-
     def admit(self, request: RasterRequest) -> None:
         """Raises: OverloadedError when the queue is full, UnavailableError when it is closed."""
         with self._changed:
@@ -71,7 +67,7 @@ class RasterSchedule:
             self._changed.notify_all()
 
     def take(self, held: Collection[int]) -> Turn | None:
-        """Block until there is something to do for a worker that holds these documents open; None: the end."""
+        """Block until there are orders for a worker that holds these documents open. None: the schedule is closed."""
         with self._changed:
             while not self._is_closed:
                 task = self._next_task()
@@ -81,15 +77,19 @@ class RasterSchedule:
                 self._changed.wait()
         return None
 
-    def opened(self, task: RasterTask) -> None:
+    def add_pages(
+        self, request: RasterRequest, numbers_by_document: Sequence[Sequence[int]]
+    ) -> list[Future[RasterPage]]:
+        """Raises: ServiceError, where the request was abandoned meanwhile."""
         with self._changed:
-            task.request.opened()
-            self._settle(task.request)
+            pages = request.add_pages(numbers_by_document)
+            self._settle(request)
+            return pages
 
-    def delivered(self, task: RasterTask) -> None:
+    def finished(self, task: RasterTask, result: DocumentOutline | RasterPage) -> None:
         with self._changed:
-            task.request.delivered(task)
-            if not task.state.pages_left:
+            task.request.finished(task, result)
+            if task.number is not None and not task.state.pages_left:
                 self._keys.discard(task.state.key)
             self._settle(task.request)
 
@@ -99,11 +99,10 @@ class RasterSchedule:
             self._settle(task.request)
 
     def withdraw(self, request: RasterRequest) -> None:
-        """Drop what is left of it: its sender is gone. Nothing happens to a finished request."""
+        """Drop the rest of a request that no one awaits any longer. Nothing happens to one that is over."""
         with self._changed:
-            if not request.is_over:
-                request.abandon()
-                self._settle(request)
+            request.abandon()
+            self._settle(request)
 
     def expire(self, request: RasterRequest) -> None:
         """Fail a live request of which no task has begun."""
@@ -160,7 +159,7 @@ class RasterSchedule:
 
     def _fail_all(self, make_error: Callable[[], ServiceError]) -> None:
         for request in (*self._live, *self._background):
-            request.abandon(make_error())  # one each: an exception collects the traceback of everyone who raises it
+            request.abandon(make_error())  # one each: an exception collects a traceback wherever it is raised
             self._settle(request)
         self._changed.notify_all()
 

@@ -1,9 +1,8 @@
 """The worker process: `python -m service.raster.worker SETTINGS` reads hostile documents where they can do no harm.
 
-Speaks newline-delimited JSON over an inherited socket (never pickle: whoever takes this process over must not take its
-parent too), puts pixels into an inherited shared slot, and ends when the socket does. It imports the engines,
-`model.pages.image` and the standard library only, never torch or the web framework, and knows neither requests nor
-deadlines.
+Speaks newline-delimited JSON over an inherited socket (never pickle: an attacker who controls this process must not reach
+its parent), puts pixels into an inherited shared slot, and ends when the socket closes. It imports the engines,
+`model.pages.image` and the standard library only, never torch or the web framework. Deadlines are the parent's.
 
     > {"ticket": 1, "verb": "open", "document": 7, "kind": "pdf", "bytes": 5120}  and then 5,120 bytes
     < {"ticket": 1, "page_count": 28, "is_paged": true, "rss_bytes": 60000000}
@@ -30,7 +29,7 @@ from contextlib import closing
 from typing import Any, BinaryIO, Protocol
 
 from service.raster.image_decoder import ImageDocument
-from service.raster.page import MEMORY_EXIT_STATUS, SLOT_BYTES, PagePixels, RasterFailure
+from service.raster.page import MEMORY_EXIT_STATUS, SLOT_BYTES, Kind, PagePixels, RasterFailure, WorkerSettings
 from service.raster.pdf_engine import PdfDocument
 
 _OPEN_FILES = 32
@@ -40,6 +39,8 @@ _PR_SET_NO_NEW_PRIVS = 38
 
 
 class OpenDocument(Protocol):
+    """An engine's handle of one document, held open between messages."""
+
     page_count: int
     is_paged: bool
 
@@ -48,11 +49,12 @@ class OpenDocument(Protocol):
 
 
 def main() -> None:
-    settings = json.loads(sys.argv[1])
-    control = socket.socket(fileno=settings["control_fd"])
-    slot = mmap.mmap(settings["slot_fd"], SLOT_BYTES)
-    os.close(settings["slot_fd"])
-    confine_process(memory_bytes=settings["memory_bytes"])
+    argument = json.loads(sys.argv[1])
+    control = socket.socket(fileno=argument["control_fd"])
+    slot = mmap.mmap(argument["slot_fd"], SLOT_BYTES)
+    os.close(argument["slot_fd"])
+    settings = WorkerSettings(**argument["settings"])
+    confine_process(memory_bytes=settings.memory_bytes)
     try:
         RasterWorker(settings, slot=slot).serve(control)
     except MemoryError:
@@ -60,7 +62,7 @@ def main() -> None:
 
 
 def confine_process(*, memory_bytes: int) -> None:
-    """Limits that need no privileges. Whatever else the kernel offers (no network, read-only root) is the container's."""
+    """Set the limits that need no privileges. The container adds the others (no network, read-only root)."""
     os.nice(_NICE)
     _limit(resource.RLIMIT_AS, memory_bytes)
     _limit(resource.RLIMIT_CORE, 0)
@@ -84,9 +86,9 @@ def _limit(which: int, value: int) -> None:
 
 
 class RasterWorker:
-    """Answers one message at a time. Which documents are open is the parent's decision, message by message."""
+    """Answers one message at a time. The parent decides which documents are open, message by message."""
 
-    def __init__(self, settings: dict[str, Any], *, slot: mmap.mmap) -> None:
+    def __init__(self, settings: WorkerSettings, *, slot: mmap.mmap) -> None:
         self._settings = settings
         self._slot = slot
         self._documents: dict[int, OpenDocument] = {}
@@ -107,7 +109,7 @@ class RasterWorker:
             control.sendall(json.dumps(reply).encode() + b"\n")
 
     def _answer(self, message: dict[str, Any], stream: BinaryIO) -> dict[str, Any]:
-        extend_cpu_limit(seconds=self._settings["cpu_seconds"])
+        extend_cpu_limit(seconds=self._settings.cpu_seconds)
         try:
             return self._verbs[message["verb"]](message, stream)
         except RasterFailure as failure:
@@ -120,11 +122,12 @@ class RasterWorker:
 
     def _read(self, message: dict[str, Any], stream: BinaryIO) -> OpenDocument:
         data = stream.read(message["bytes"])
-        return PdfDocument(data) if message["kind"] == "pdf" else self._open_image(data)
-
-    def _open_image(self, data: bytes) -> OpenDocument:
-        max_pixels, max_edge = self._settings["max_image_pixels"], self._settings["max_image_edge"]
-        return ImageDocument(data, max_pixels=max_pixels, max_edge=max_edge)
+        match Kind(message["kind"]):
+            case Kind.PDF:
+                return PdfDocument(data)
+            case Kind.IMAGE:
+                settings = self._settings
+                return ImageDocument(data, max_pixels=settings.max_image_pixels, max_edge=settings.max_image_edge)
 
     def _page(self, message: dict[str, Any], stream: BinaryIO) -> dict[str, Any]:
         began_ns = time.time_ns()
@@ -147,7 +150,10 @@ class RasterWorker:
 
 
 def extend_cpu_limit(*, seconds: float) -> None:
-    """A second fuse beside the parent's deadlines. The limit counts the whole life of a process: raise it task by task."""
+    """Allow the next task some processor time: a second fuse beside the parent's deadlines.
+
+    The kernel counts over the whole life of a process, so the limit is raised before each task.
+    """
     usage = resource.getrusage(resource.RUSAGE_SELF)
     soft = math.ceil(usage.ru_utime + usage.ru_stime + seconds)
     _, hard = resource.getrlimit(resource.RLIMIT_CPU)

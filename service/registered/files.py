@@ -1,8 +1,8 @@
-"""Whole files in a local folder or an object store, through fsspec: what is written is there entirely or not at all.
+"""Whole files in a local folder or an object store, through fsspec: a file is written entirely or not at all.
 
 Local files get their name by a rename within their folder; fsspec's own commit starts from the system's temporary folder,
-which may be another file system, where a rename is a copy. An object store's put is atomic by itself. Blocks, so it belongs
-into threads; knows nothing of documents.
+which may be another file system, where a rename is a copy. An object store's put is atomic by itself. Everything here
+blocks: call it in threads.
 """
 
 import logging
@@ -29,7 +29,7 @@ class DocumentFiles:
     """
 
     def __init__(self, url: str) -> None:
-        # A listing that fsspec remembers would hide what other processes put.
+        # A cached listing would hide the files that other processes write.
         self._file_system, root = url_to_fs(url, use_listings_cache=False)
         self._root = root.rstrip("/")
         self.is_local = isinstance(self._file_system, LocalFileSystem)
@@ -47,7 +47,7 @@ class DocumentFiles:
         return None
 
     def delete(self, path: str) -> None:
-        """Nothing happens where there is no such file."""
+        """A missing file is no error."""
         with _translated(), suppress(FileNotFoundError):
             self._file_system.rm_file(self._full(path))
 

@@ -1,7 +1,4 @@
-"""Registered documents: put, found, listed, deleted, named in a rerank request, and processed in the background.
-
-Checks what a caller puts before anything is stored. Knows neither HTTP nor the model.
-"""
+"""Registered documents: put, found, listed, deleted, named in a rerank request, and processed in the background."""
 
 import asyncio
 import hashlib
@@ -14,16 +11,10 @@ from typing import Any, TypeVar
 from model import RankingModel
 from service.documents.loader import PageLoader
 from service.documents.selection import PageSelection
-from service.documents.sources import PageSource, kind_by_magic
-from service.errors import (
-    DocumentNotFoundError,
-    ServiceError,
-    TooLargeError,
-    UnsupportedMediaTypeError,
-    UnusableDocumentError,
-)
-from service.raster.page import DocumentOutline
-from service.registered.processor import DocumentProcessor, about_its_only_document, source_of
+from service.documents.sources import Content, MemorySource, require_kind
+from service.errors import ServiceError, TooLargeError, UnusableDocumentError
+from service.registered.processor import DocumentProcessor
+from service.registered.source import RegisteredSource, not_found, require_manifest
 from service.registered.store import DocumentKey, DocumentStore, Listing, Manifest, StoredDocument, new_version
 
 Result = TypeVar("Result")
@@ -32,7 +23,7 @@ logger = logging.getLogger(__name__)
 
 
 class DocumentRegistry:
-    """`threads` wait for the store. A caller sees the documents of its own cache scope only."""
+    """Used on the event loop, but for `find_source`. `threads` wait for the store. Tenants see their own documents only."""
 
     def __init__(
         self,
@@ -52,13 +43,13 @@ class DocumentRegistry:
         self._max_document_pages = max_document_pages
         self._resuming: asyncio.Task[None] | None = None
 
-    def start(self, preparer: RankingModel) -> None:
-        """Begin with the background work, first with what a kill left behind."""
-        self._processor.start(preparer)
+    def start(self, model: RankingModel) -> None:
+        """Begin with the background work, first with the documents that an earlier process left unfinished."""
+        self._processor.start(model)
         self._resuming = asyncio.create_task(self._resume())
 
     async def put(self, key: DocumentKey, data: bytes | bytearray) -> StoredDocument:
-        """Store the document's bytes, in place of earlier ones, and have them processed.
+        """Store the document's bytes, in place of earlier ones, and queue them for processing.
 
         Raises: TooLargeError, UnsupportedMediaTypeError, UnusableDocumentError about the bytes; OverloadedError,
         UnavailableError.
@@ -73,32 +64,30 @@ class DocumentRegistry:
         """Raises: DocumentNotFoundError, InternalError, UnavailableError."""
         document = await self._in_thread(self._store.find, key)
         if document is None:
-            raise _not_found(key)
+            raise not_found(key)
         if document.outcome is None:
-            self._processor.resume(key)  # whoever worked on it may have been killed
+            self._processor.resume(key)  # the process that had it in hand may have been killed
         return document
 
-    async def list(self, scope: bytes, *, after: str, limit: int) -> Listing:
+    async def list(self, tenant: bytes, *, after: str, limit: int) -> Listing:
         """Raises: UnavailableError."""
-        return await self._in_thread(lambda: self._store.list(scope, after=after, limit=limit))
+        return await self._in_thread(lambda: self._store.list(tenant, after=after, limit=limit))
 
     async def delete(self, key: DocumentKey) -> None:
         """Raises: DocumentNotFoundError, UnavailableError."""
         if not await self._in_thread(self._store.delete, key):
-            raise _not_found(key)
+            raise not_found(key)
 
-    def source_of(self, key: DocumentKey, pages: PageSelection | None) -> PageSource:
-        """Pages to load, at the price of a small file. Blocks. The source's `read` raises DocumentReplaced or InternalError.
+    def find_source(self, id: str, pages: PageSelection | None, *, tenant: bytes) -> RegisteredSource:
+        """The current version, at the price of reading a small file. Blocks: call it in a thread.
 
         Raises: DocumentNotFoundError, InternalError, UnavailableError.
         """
-        manifest = self._store.manifest(key)
-        if manifest is None:
-            raise _not_found(key)
-        return source_of(manifest, pages, read=lambda: self._store.read(key, manifest), is_stored=True)
+        key = DocumentKey(tenant=tenant, id=id)
+        return RegisteredSource(store=self._store, key=key, manifest=require_manifest(self._store, key), pages=pages)
 
     async def close(self) -> None:
-        """Stop what goes on in the background."""
+        """Stop the background work."""
         if self._resuming is not None:
             self._resuming.cancel()
         await self._processor.close()
@@ -106,17 +95,19 @@ class DocumentRegistry:
 
     async def _examine(self, key: DocumentKey, data: bytes | bytearray) -> Manifest:
         if len(data) > self._max_file_bytes:
-            message = f"The document has {len(data)} bytes and the limit is {self._max_file_bytes}. Put it in parts."
+            message = f"The document has {len(data)} bytes and the limit is {self._max_file_bytes}. Split it."
             raise TooLargeError("file_too_large", message)
         if not data:
             raise UnusableDocumentError("corrupt_document", "The document is empty.")
-        kind = kind_by_magic(data)
-        if kind is None:
-            message = "The document is neither a PDF nor a PNG, JPEG, WebP, TIFF, GIF or BMP image."
-            raise UnsupportedMediaTypeError("unsupported_media_type", message)
+        kind = require_kind(data)
         sha256 = await self._in_thread(lambda: hashlib.sha256(data).hexdigest())
-        source = PageSource(label=key.id, sha256=sha256, kind=kind, read=lambda: data, pages=None)
-        outline = await self._outline(source)
+        content = Content(data=data, sha256=sha256, kind=kind)
+        outline = await self._loader.outline(MemorySource(label=key.id, pages=None, content=content))
+        if outline.page_count > self._max_document_pages:
+            message = (
+                f"The document has {outline.page_count} pages and the limit is {self._max_document_pages}. Split it."
+            )
+            raise TooLargeError("too_many_pages", message)
         return Manifest(
             id=key.id,
             version=new_version(),
@@ -128,31 +119,13 @@ class DocumentRegistry:
             created=int(time.time()),
         )
 
-    async def _outline(self, source: PageSource) -> DocumentOutline:
-        try:
-            outline = await self._loader.outline(source)
-        except ServiceError as error:
-            error.message, error.document_index = about_its_only_document(error), None
-            raise
-        if outline.page_count > self._max_document_pages:
-            message = (
-                f"The document has {outline.page_count} pages and the limit is {self._max_document_pages}. Split it."
-            )
-            raise TooLargeError("too_many_pages", message)
-        return outline
-
     async def _resume(self) -> None:
         try:
             await self._in_thread(self._store.sweep)
             for key in await self._in_thread(self._store.unfinished):
                 self._processor.resume(key)
         except ServiceError as error:
-            logger.error("the document store was not looked through: %s", error)
+            logger.error("could not scan the document store: %s", error)
 
     async def _in_thread(self, function: Callable[..., Result], *arguments: Any) -> Result:
         return await asyncio.get_running_loop().run_in_executor(self._threads, function, *arguments)
-
-
-def _not_found(key: DocumentKey) -> DocumentNotFoundError:
-    message = f"There is no registered document {key.id!r}. Put it first, or send the document itself."
-    return DocumentNotFoundError("document_not_found", message, param="id")

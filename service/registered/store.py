@@ -1,13 +1,13 @@
 """Registered documents that survive restarts and kills: versions of bytes, and a manifest that names the current one.
 
-    <store>/<owner>/<id in base 32>/manifest.json             which version is the document's; written once a version
+    <store>/<owner>/<id in base 32>/manifest.json             names the current version; written once a version
                                     <version>.document        its bytes
-                                    <version>.outcome.json    how its processing ended; absent while it goes on
+                                    <version>.outcome.json    the outcome of processing; absent while it goes on
 
 A version's bytes are written first, then the manifest, in one piece, then the bytes of the version before are deleted. So a
-kill at any moment leaves the old or the new version whole, and several processes may share a store without locks: nobody
-changes a manifest in place, and the end of a processing is noted beside the version that it belongs to. Blocks, so it belongs
-into threads. Knows neither HTTP nor what a page is.
+kill at any moment leaves the old or the new version whole, and several processes may share a store without locks: manifests
+are never changed in place, and the outcome of processing is stored beside its version. Everything here blocks: call it in
+threads.
 """
 
 import base64
@@ -26,6 +26,7 @@ from typing import Annotated, Literal, TypeVar
 from pydantic import Field, TypeAdapter, ValidationError
 
 from service.errors import InternalError
+from service.raster.page import Kind
 from service.registered.files import DocumentFiles
 
 _MANIFEST = "manifest.json"
@@ -39,30 +40,30 @@ logger = logging.getLogger(__name__)
 
 
 class DocumentReplaced(Exception):
-    """The version is no longer the document's: it was replaced or deleted after its manifest was read. Read that again."""
+    """The version was replaced or deleted after its manifest was read. Read the manifest again."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DocumentKey:
-    """Whose document it is, and which."""
+    """A document's id within a tenant."""
 
-    scope: bytes  # its owner's cache scope; empty where all callers share one
+    tenant: bytes  # its owner; empty where all callers are one tenant
     id: str
 
     @property
     def folder(self) -> str:
-        """Ids go in base 32: `.` and `..` are ids, and some file systems take `Report` for `report`."""
-        return f"{_owner_folder(self.scope)}/{base64.b32hexencode(self.id.encode()).decode().rstrip('=').lower()}"
+        """Ids are written in base 32: `.` and `..` are ids, and some file systems take `Report` for `report`."""
+        return f"{_owner_folder(self.tenant)}/{base64.b32hexencode(self.id.encode()).decode().rstrip('=').lower()}"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Manifest:
-    """What is known of a version when it is put. Never changed afterwards."""
+    """The facts about a version, written when it is put and never changed."""
 
     id: str
     version: Annotated[str, Field(pattern="^[0-9a-f]{32}$")]
     sha256: str  # of the bytes, hex
-    kind: Literal["pdf", "image"]
+    kind: Kind
     bytes: int
     page_count: int
     is_paged: bool
@@ -71,16 +72,16 @@ class Manifest:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Failure:
-    """Why a version's pages could not all be processed."""
+    """The error for which a version's pages could not all be processed."""
 
     code: str
-    message: str
-    page: int | None
+    message: str  # without the page
+    page: int | None  # 1-based
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Outcome:
-    """How the processing of a version ended."""
+    """The end of a version's processing."""
 
     failure: Failure | None = None
 
@@ -91,6 +92,8 @@ class Outcome:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StoredDocument:
+    """A document's current version, and the state of its processing."""
+
     manifest: Manifest
     outcome: Outcome | None  # None: still to be processed
 
@@ -101,10 +104,15 @@ class StoredDocument:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Listing:
-    """A part of an owner's documents, sorted by id."""
+    """A page of a tenant's documents, sorted by id."""
 
     documents: tuple[StoredDocument, ...]
-    next: str | None  # the id after which the rest begins; None: there is no rest
+    next: str | None  # the id after which the next page begins; None: this is the last
+
+
+_MANIFESTS = TypeAdapter(Manifest)
+_OUTCOMES = TypeAdapter(Outcome)
+_Record = TypeVar("_Record")
 
 
 class DocumentStore:
@@ -135,7 +143,7 @@ class DocumentStore:
         return is_there
 
     def manifest(self, key: DocumentKey) -> Manifest | None:
-        """Of the current version; read anew every time, from an object store every 5 s. None: no such document.
+        """Of the current version, read from the file again each time, from an object store every 5 s. None: no such document.
 
         Raises: InternalError where it is damaged.
         """
@@ -145,7 +153,7 @@ class DocumentStore:
         return manifest
 
     def find(self, key: DocumentKey) -> StoredDocument | None:
-        """The manifest and how far its processing is. Raises: InternalError where one of them is damaged."""
+        """The manifest and the outcome of processing. Raises: InternalError where one of them is damaged."""
         manifest = self.manifest(key)
         if manifest is None:
             return None
@@ -164,23 +172,23 @@ class DocumentStore:
         raise _damaged(key)
 
     def finish(self, key: DocumentKey, version: str, outcome: Outcome) -> None:
-        """Note how the processing of a version ended."""
+        """Store the outcome of a version's processing."""
         self._files.write(_outcome_path(key, version), _OUTCOMES.dump_json(outcome))
 
-    def list(self, scope: bytes, *, after: str, limit: int) -> Listing:
-        """The owner's documents with ids above `after`, at most `limit`; fewer where some are damaged or vanish meanwhile."""
-        names = self._files.names(_owner_folder(scope))
+    def list(self, tenant: bytes, *, after: str, limit: int) -> Listing:
+        """The tenant's documents with ids above `after`, at most `limit`; fewer where some are damaged or deleted meanwhile."""
+        names = self._files.names(_owner_folder(tenant))
         ids = sorted(id for name in names if (id := _id_of(name)) is not None and id > after)
-        keys = [DocumentKey(scope=scope, id=id) for id in ids[:limit]]
+        keys = [DocumentKey(tenant=tenant, id=id) for id in ids[:limit]]
         return Listing(documents=tuple(self._find_intact(keys)), next=ids[limit - 1] if len(ids) > limit else None)
 
     def unfinished(self) -> Sequence[DocumentKey]:
-        """Every owner's documents whose processing has not ended; damaged ones are left out."""
+        """The documents of all tenants whose processing has not ended, without the damaged ones."""
         keys = [key for key, names in self._names_by_key().items() if _has_open_version(names)]
         return [key for key in keys if (document := self._intact(key)) and document.outcome is None]
 
     def sweep(self) -> None:
-        """Delete what kills left behind: files that are of no current version and over an hour old."""
+        """Delete files left by killed processes: those of no current version that are over an hour old."""
         for key, names in self._names_by_key().items():
             if not _is_tidy(names):
                 self._sweep(key, names)
@@ -188,7 +196,7 @@ class DocumentStore:
     def _sweep(self, key: DocumentKey, names: set[str]) -> None:
         try:
             manifest = self._read_manifest(key)
-        except InternalError:  # nobody knows which of its files count
+        except InternalError:  # without the manifest no file can be told from a leftover
             return
         current = {_MANIFEST, *(_version_names(manifest.version) if manifest else ())}
         for path in (f"{key.folder}/{name}" for name in names - current):
@@ -197,7 +205,7 @@ class DocumentStore:
         self._files.delete_if_empty(key.folder)
 
     def _names_by_key(self) -> dict[DocumentKey, set[str]]:
-        """The names of every document's files; files that are not ours are left out."""
+        """The file names of each document. Files that no store wrote are left out."""
         names: dict[DocumentKey, set[str]] = {}
         for path in self._files.paths():
             match path.split("/"):
@@ -212,7 +220,7 @@ class DocumentStore:
             return [document for document in threads.map(self._intact, keys) if document is not None]
 
     def _intact(self, key: DocumentKey) -> StoredDocument | None:
-        with suppress(InternalError):  # it is in the log
+        with suppress(InternalError):  # which is logged
             return self.find(key)
         return None
 
@@ -226,7 +234,7 @@ class DocumentStore:
         return manifest
 
     def _surviving_manifest(self, key: DocumentKey) -> Manifest | None:
-        """None also where it is damaged: that must not keep anybody from replacing or deleting the document."""
+        """None also where it is damaged, so that a damaged document can be replaced and deleted."""
         with suppress(InternalError):
             return self._read_manifest(key)
         return None
@@ -242,7 +250,7 @@ def new_version() -> str:
 
 
 class _RecentManifests:
-    """Manifests read in the last few seconds, so that a warm request does not wait for an object store. Thread-safe."""
+    """Manifests of the last few seconds, so that a warm request does not wait for an object store. Thread-safe."""
 
     def __init__(self, seconds: float, clock: Callable[[], float]) -> None:
         self._seconds = seconds
@@ -269,12 +277,7 @@ class _RecentManifests:
             self._manifests.pop(key, None)
 
 
-_MANIFESTS = TypeAdapter(Manifest)
-_OUTCOMES = TypeAdapter(Outcome)
-Record = TypeVar("Record")
-
-
-def _parse(records: TypeAdapter[Record], text: bytes, key: DocumentKey) -> Record:
+def _parse(records: TypeAdapter[_Record], text: bytes, key: DocumentKey) -> _Record:
     try:
         return records.validate_json(text)
     except ValidationError as error:
@@ -283,7 +286,7 @@ def _parse(records: TypeAdapter[Record], text: bytes, key: DocumentKey) -> Recor
 
 def _damaged(key: DocumentKey) -> InternalError:
     logger.error("the stored document in %s is damaged", key.folder)
-    message = f"The stored document {key.id!r} is damaged. Put it anew, or delete it."
+    message = f"The stored document {key.id!r} is damaged. Upload it again, or delete it."
     return InternalError("document_damaged", message)
 
 
@@ -304,31 +307,31 @@ def _version_names(version: str) -> tuple[str, str]:
 
 
 def _has_open_version(names: set[str]) -> bool:
-    """Whether bytes lie there without an outcome; the manifest tells whether they count."""
+    """Whether there are bytes without an outcome, of the current version or of a leftover."""
     versions = [name.removesuffix(".document") for name in names if name.endswith(".document")]
     return any(f"{version}.outcome.json" not in names for version in versions)
 
 
 def _is_tidy(names: set[str]) -> bool:
-    """Whether there is a manifest and nothing that is not one version's."""
+    """Whether there are a manifest and files of one version only."""
     return _MANIFEST in names and len({name.partition(".")[0] for name in names - {_MANIFEST}}) == 1
 
 
-def _owner_folder(scope: bytes) -> str:
-    return scope.hex() or _SHARED
+def _owner_folder(tenant: bytes) -> str:
+    return tenant.hex() or _SHARED
 
 
 def _key_of(owner_folder: str, folder: str) -> DocumentKey | None:
-    """The document that two folders' names stand for, None for names that are not ours."""
+    """The document that two folder names stand for, None for names that no store wrote."""
     id = _id_of(folder)
     with suppress(ValueError):
         if id is not None:
-            return DocumentKey(scope=bytes.fromhex("" if owner_folder == _SHARED else owner_folder), id=id)
+            return DocumentKey(tenant=bytes.fromhex("" if owner_folder == _SHARED else owner_folder), id=id)
     return None
 
 
 def _id_of(folder: str) -> str | None:
-    """The id that a folder stands for, None for a name that is not ours."""
+    """The id that a folder name stands for, None for a name that no store wrote."""
     padding = "=" * (-len(folder) % 8)
     with suppress(ValueError):
         return base64.b32hexdecode(folder.upper() + padding).decode()

@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from service.app import LoadModel, load_reranker
+from service.app import load_reranker
+from service.startup import LoadModel
 from tests.documents import make_pdf
 from tests.servers import RunningService, running_service, settings_for_tests
 

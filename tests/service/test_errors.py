@@ -42,7 +42,7 @@ def test_every_error_has_the_one_body(kind: type[ServiceError], code: str) -> No
 
 def test_detail_is_a_list_for_422_alone() -> None:
     body = orjson.loads(error_response(UnusableDocumentError("no_pages", "none", document_index=1), "r").body)
-    assert body["detail"] == [{"loc": ["body", "documents", 1], "msg": "none", "type": "no_pages"}]
+    assert body["detail"] == [{"loc": ["body", "documents", 1], "msg": "documents[1]: none", "type": "no_pages"}]
 
 
 def test_a_code_outside_the_closed_list_is_our_bug() -> None:

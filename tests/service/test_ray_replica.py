@@ -17,8 +17,9 @@ import httpx
 import pytest
 
 from model import PageScores, PreparedRequest, RankingModel, Reranker, score_in_input_order
-from service.app import LoadModel, build_app
+from service.app import build_app
 from service.settings import Settings
+from service.startup import LoadModel
 from tests.documents import make_image
 from tests.fake_ray import FakeAutoscalingConfig, FakeAutoscalingContext, FakeRay, fake_ray
 from tests.servers import PATIENCE_SECONDS, fake_loader
@@ -179,7 +180,7 @@ def test_the_first_check_waits_for_the_model_and_a_replica_that_fails_is_told_to
         may_load.set()
         await asyncio.wait_for(first, PATIENCE_SECONDS)
         assert (await client.get("/readyz")).status_code == 200
-        replica._app.state.components.lifecycle.fail()
+        replica._app.state.service.lifecycle.fail()
         with pytest.raises(ray.adapter.NotServingError, match="gpu_failed"):
             await replica.check_health()
 
@@ -223,9 +224,7 @@ def test_ray_is_told_how_long_the_work_takes_that_waits(
         assert wait() == 0
         gate.opened.clear()
         requests = [asyncio.create_task(rerank(client))]
-        await eventually(
-            lambda: replica._components.worker.running_entries == 1
-        )  # else it could share the others' batch
+        await eventually(lambda: replica._service.worker.running_entries == 1)  # else it could share the others' batch
         requests += [asyncio.create_task(rerank(client)) for _ in range(2)]
         await eventually(lambda: wait() > 0)
         gate.opened.set()
@@ -267,7 +266,7 @@ def test_each_replica_of_a_node_has_a_port_for_its_own_metrics_and_does_without_
     for ray.local_rank in (0, 1, 1):
         replicas.append(build(fake_loader(reranker)))
     assert list(ports) == [ray.adapter.METRICS_PORT, ray.adapter.METRICS_PORT + 1]
-    own = [replica._app.state.components.metrics.registry for replica in replicas]
+    own = [replica._app.state.service.metrics.registry for replica in replicas]
     assert list(ports.values()) == own[:2] and own[0] is not own[1]
     assert f"no metrics on port {ray.adapter.METRICS_PORT + 1}: Address already in use" in caplog.text
 

@@ -7,9 +7,9 @@ from pydantic import ValidationError
 from model import MAX_WINDOW_SIZE, RerankerConfig
 from model.attention import FAMILIES
 from model.attention_kernels import KERNELS
-from service.cli import main, read_settings
-from service.dialects.schemas import ZipRerankOptions
-from service.settings import Attention, Settings, unknown_variables
+from service.cli import main
+from service.dialects.ziprerank_request import ZipRerankOptions
+from service.settings import LIMITS, Attention, Settings, read_settings, unknown_variables
 
 
 @pytest.fixture(autouse=True)
@@ -118,3 +118,17 @@ def test_every_kernel_can_be_asked_for() -> None:
     names = {"auto", *FAMILIES, *KERNELS}
     assert set(get_args(Attention)) == names
     assert all(read_settings({"attention": name}).attention == name for name in names)
+
+
+def test_limits_are_the_settings_that_are_marked_as_such() -> None:
+    """Those of a machine, such as a port or a cache's size, are none."""
+    assert {"max_pages", "max_batch_tokens", "queue_seconds", "request_seconds", "rasterizer_processes"} <= set(LIMITS)
+    assert not {"port", "window_size", "page_cache_bytes", "drain_grace_seconds"} & set(LIMITS)
+    assert len(LIMITS) == 19
+
+
+def test_the_folder_of_documents_follows_the_environment_of_the_moment(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", "/somewhere")
+    assert Settings().document_store == "/somewhere/ziprerank/documents"
+    monkeypatch.delenv("XDG_CACHE_HOME")
+    assert Settings().document_store == "~/.cache/ziprerank/documents"

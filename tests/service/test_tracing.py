@@ -16,8 +16,8 @@ from prometheus_client.openmetrics.parser import text_string_to_metric_families
 
 from model import PageScores, PreparedRequest, Reranker, score_in_input_order
 from service import tracing
-from service.cli import read_settings
 from service.logs import configure_logging
+from service.settings import read_settings
 from tests.documents import make_image
 from tests.servers import (
     PATIENCE_SECONDS,

@@ -5,8 +5,7 @@ import threading
 import numpy as np
 
 from model import PreparedPage
-from service.documents.page_cache import CachedPage, ContentKey, PageCache
-from service.metrics import CacheCounts
+from service.documents.page_cache import CacheCounts, CachedPage, ContentKey, PageCache
 from service.raster.page import DocumentOutline
 
 REPORT = ContentKey(b"", "aa")
@@ -24,7 +23,7 @@ def room_for(pages: int) -> int:
     return pages * (PAGE_BYTES + ENTRY_BYTES)
 
 
-def test_page_is_found_again_by_scope_document_and_number() -> None:
+def test_page_is_found_again_by_tenant_document_and_number() -> None:
     cache = PageCache(room_for(10))
     cache.put_page(REPORT, 3, kept := page())
     assert cache.page(REPORT, 3) is kept

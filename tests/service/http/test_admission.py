@@ -1,62 +1,104 @@
-"""What the door lets through uncounted: only what is small and answered at once."""
+"""Permits: each takes a place and the bytes of its body, and gives them back once."""
 
-import threading
+import pytest
+from starlette.datastructures import Headers
 
-from fastapi.routing import iter_route_contexts
-
-from model import RankingModel, Reranker
-from service.app import build_app
-from service.http.route_table import find_route
-from service.settings import Settings
-from tests.servers import PATIENCE_SECONDS, fake_loader, running_service, settings_for_tests
-
-ANSWERED_AT_ONCE = {
-    "/livez", "/readyz", "/metrics", "/info", "/v1/models", "/openapi.json", "/docs", "/docs/oauth2-redirect"
-}  # fmt: skip
+from service.errors import OverloadedError, TooLargeError, UnavailableError
+from service.http.admission import Admission
+from service.lifecycle import Lifecycle
 
 
-def routes() -> list[tuple[str, str]]:
-    """Method and path of every route of the application, those without a description too."""
-    app = build_app(settings_for_tests())
-    found = [
-        (method, route.path)
-        for route in iter_route_contexts(app.routes)
-        for method in route.methods or ()
-        if route.path is not None
-    ]
-    assert {("POST", "/rerank"), ("PUT", "/v1/documents/{id}"), ("GET", "/livez")} <= set(found)
-    return found
+def admission_of(**limits: int) -> Admission:
+    lifecycle = Lifecycle()
+    lifecycle.become_ready()
+    defaults = {"max_body_bytes": 100, "max_concurrent_requests": 2, "max_in_flight_bytes": 150}
+    return Admission(lifecycle, **{**defaults, **limits})
 
 
-def asked(path: str) -> str:
-    """A path as a client sends it."""
-    return path.replace("{id}", "report-7")
+def body_of(size: int) -> Headers:
+    return Headers({"content-length": str(size)})
 
 
-def admitted_route(method: str, path: str) -> str | None:
-    """Under which name a request is admitted and counted; None for what is just answered."""
-    found = find_route(method, path)
-    return found.label if found is not None and found.route.door == "admitted" else None
+CHUNKED = Headers({"transfer-encoding": "chunked"})
 
 
-def test_every_route_is_admitted_under_its_own_name_but_for_what_is_answered_at_once() -> None:
-    for method, path in routes():
-        if path in ANSWERED_AT_ONCE:
-            assert method in ("GET", "HEAD") and admitted_route(method, asked(path)) is None, path
-        else:
-            assert admitted_route(method, asked(path)) == path, f"{method} {path}"
+def test_a_permit_takes_a_place_and_bytes_and_gives_both_back() -> None:
+    admission = admission_of()
+    permit = admission.admit(body_of(70))
+    assert (admission.requests, admission.body_bytes) == (1, 70)
+    permit.release()
+    assert (admission.requests, admission.body_bytes) == (0, 0)
 
 
-def test_whatever_takes_a_body_is_refused_while_the_model_loads(reranker: Reranker) -> None:
-    may_load = threading.Event()
+def test_a_permit_that_is_released_twice_gives_back_once() -> None:
+    admission = admission_of()
+    first, second = admission.admit(body_of(70)), admission.admit(body_of(30))
+    first.release()
+    first.release()
+    assert (admission.requests, admission.body_bytes) == (1, second.body_bytes) == (1, 30)
 
-    def slow_load(settings: Settings) -> RankingModel:
-        assert may_load.wait(PATIENCE_SECONDS)
-        return fake_loader(reranker)(settings)
 
-    with running_service(slow_load, wait=False) as service:
-        with_body = [(method, path) for method, path in routes() if method in ("POST", "PUT", "PATCH")]
-        for method, path in with_body:
-            refusal = service.client.request(method, asked(path), content=b"{}")
-            assert (refusal.status_code, refusal.json()["code"]) == (503, "not_ready"), f"{method} {path}"
-        may_load.set()
+def test_a_permit_is_released_where_the_request_fails() -> None:
+    admission = admission_of()
+    with pytest.raises(RuntimeError), admission.admit(body_of(70)):
+        raise RuntimeError
+    assert (admission.requests, admission.body_bytes) == (0, 0)
+
+
+def test_the_last_place_is_given_again_after_a_release() -> None:
+    admission = admission_of(max_concurrent_requests=1)
+    permit = admission.admit(body_of(1))
+    with pytest.raises(OverloadedError) as refusal:
+        admission.admit(body_of(1))
+    assert refusal.value.code == "overloaded" and refusal.value.retry_after_seconds
+    permit.release()
+    admission.admit(body_of(1))
+
+
+def test_bytes_in_flight_are_limited_and_a_refusal_takes_none() -> None:
+    admission = admission_of()
+    admission.admit(body_of(100))
+    with pytest.raises(OverloadedError, match="100 bytes are in flight and the limit is 150"):
+        admission.admit(body_of(51))
+    assert (admission.requests, admission.body_bytes) == (1, 100)
+    admission.admit(body_of(50))
+
+
+def test_a_body_of_undeclared_length_counts_as_the_largest() -> None:
+    assert admission_of().admit(CHUNKED).body_bytes == 100
+
+
+@pytest.mark.parametrize("length", ["-1", "1e3", "٣", "", "9" * 16])
+def test_a_length_that_cannot_be_read_counts_as_the_largest(length: str) -> None:
+    raw = [(b"content-length", length.encode("latin-1", "replace"))]
+    assert admission_of().admit(Headers(raw=raw)).body_bytes == 100
+
+
+def test_a_request_without_a_body_takes_no_bytes() -> None:
+    assert admission_of().admit(Headers()).body_bytes == 0
+
+
+def test_a_body_above_the_limit_is_refused_before_it_is_sent() -> None:
+    with pytest.raises(TooLargeError, match="101 bytes or more and the limit is 100"):
+        admission_of().admit(body_of(101))
+
+
+@pytest.mark.parametrize(
+    ("change", "code"),
+    [("refuse", "draining"), ("fail", "gpu_failed"), ("drain", None)],
+    ids=["refusing", "failed", "draining"],
+)
+def test_admission_follows_the_life_cycle(change: str, code: str | None) -> None:
+    lifecycle = Lifecycle()
+    admission = Admission(lifecycle, max_body_bytes=1, max_concurrent_requests=1, max_in_flight_bytes=1)
+    with pytest.raises(UnavailableError) as loading:
+        admission.admit(Headers())
+    assert loading.value.code == "not_ready" and admission.requests == 0
+    lifecycle.become_ready()
+    getattr(lifecycle, change)()
+    if code is None:
+        admission.admit(Headers())  # until load balancers have noticed
+        return
+    with pytest.raises(UnavailableError) as refusal:
+        admission.admit(Headers())
+    assert refusal.value.code == code

@@ -10,7 +10,9 @@ from pydantic import ValidationError
 from starlette.datastructures import Headers
 
 from model import Reranker
+from service.dialects import DIALECTS
 from service.http.affinity import affinity_mark
+from service.http.route_table import RouteTable
 from tests.documents import make_image
 from tests.servers import RunningService, fake_loader, running_service, settings_for_tests
 
@@ -39,7 +41,7 @@ def rerank(service: RunningService, path: str = "/rerank", **headers: str) -> ht
 def test_the_header_reaches_the_log_as_a_hash_prefix_beside_the_replicas_name(
     service: RunningService, caplog: pytest.LogCaptureFixture
 ) -> None:
-    with caplog.at_level("INFO", logger="service.http.admission"):
+    with caplog.at_level("INFO", logger="service.http.exchange"):
         answer = rerank(service, **{"X-ZipRerank-Affinity": KEY})
         line = request_line(service, caplog, answer)
     assert answer.status_code == 200 and answer.headers["x-ziprerank-replica"] == "gpu-0"
@@ -48,21 +50,22 @@ def test_the_header_reaches_the_log_as_a_hash_prefix_beside_the_replicas_name(
 
 
 def test_without_a_key_there_is_none_in_the_log(service: RunningService, caplog: pytest.LogCaptureFixture) -> None:
-    with caplog.at_level("INFO", logger="service.http.admission"):
+    with caplog.at_level("INFO", logger="service.http.exchange"):
         line = request_line(service, caplog, rerank(service))
     assert "replica=gpu-0" in line and "affinity=" not in line
 
 
 @pytest.mark.parametrize("path", [f"/v1/documents/{KEY}/rerank", f"/documents/{KEY}/rerank", f"/v1/documents/{KEY}"])
 def test_the_id_in_the_path_is_the_same_key_as_in_the_header(path: str) -> None:
-    assert affinity_mark(Headers(), path) == MARK
-    assert affinity_mark(Headers({"x-ziprerank-affinity": KEY}), "/rerank") == MARK
-    assert affinity_mark(Headers({"x-ziprerank-affinity": "another"}), path) != MARK  # the header wins
+    id_of_path = RouteTable.of_dialects(DIALECTS).document_id(path)
+    assert affinity_mark(Headers(), id_of_path) == MARK
+    assert affinity_mark(Headers({"x-ziprerank-affinity": KEY}), None) == MARK
+    assert affinity_mark(Headers({"x-ziprerank-affinity": "another"}), id_of_path) != MARK  # the header wins
 
 
 @pytest.mark.parametrize("path", ["/rerank", "/v1/documents", "/v1/documents/", "/v1/documents/a/b/rerank"])
 def test_other_paths_have_no_key(path: str) -> None:
-    assert affinity_mark(Headers(), path) is None
+    assert affinity_mark(Headers(), RouteTable.of_dialects(DIALECTS).document_id(path)) is None
 
 
 @pytest.mark.parametrize("path", ["/livez", "/readyz", "/info", "/no-such-route", "/documents/unknown"])

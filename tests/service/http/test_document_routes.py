@@ -12,9 +12,11 @@ from typing import Any
 
 import httpx
 import pytest
+from pydantic import TypeAdapter
 
 from model import FakeRankingModel, PreparedPage, Reranker
-from service.dialects.schemas import ErrorBody, RegisteredDocumentPages, RegisteredDocuments
+from service.dialects.ziprerank import ErrorBody
+from service.http.document_schemas import RegisteredDocumentPages, RegisteredDocuments
 from service.registered.store import DocumentKey
 from tests.documents import make_encrypted_pdf, make_image, make_pdf, make_raw_pdf, make_tiff
 from tests.servers import (
@@ -26,6 +28,7 @@ from tests.servers import (
 )
 
 PDF = {"content-type": "application/pdf"}
+ERROR_BODY = TypeAdapter(ErrorBody)
 THREE_PAGES, FIVE_PAGES = make_pdf(3, width=64, height=64), make_pdf(5, width=64, height=64)
 
 
@@ -67,7 +70,7 @@ def ranked_ids(answer: httpx.Response) -> list[str]:
 
 def refused(answer: httpx.Response, status: int, code: str, *mentions: str) -> dict[str, Any]:
     body = dict(answer.json())
-    ErrorBody.model_validate(body)
+    ERROR_BODY.validate_python(body)
     assert (answer.status_code, body["code"]) == (status, code), body
     for mention in mentions:
         assert mention in body["message"], body["message"]
@@ -441,7 +444,7 @@ def is_switched_off(logger: str) -> bool:
 def test_documents_are_counted_and_logged_by_route_and_never_by_id(
     service: RunningService, caplog: pytest.LogCaptureFixture
 ) -> None:
-    with caplog.at_level("INFO", logger="service.http.admission"), caplog.at_level("INFO", logger="uvicorn.access"):
+    with caplog.at_level("INFO", logger="service.http.exchange"), caplog.at_level("INFO", logger="uvicorn.access"):
         register(service, "confidential-name", THREE_PAGES)
         service.client.delete("/v1/documents/confidential-name")
         service.client.get("/documents")
@@ -467,7 +470,7 @@ def test_a_damaged_document_is_a_500_of_its_own_and_skipped_in_lists(reranker: R
     with running_service(fake_loader(reranker), document_store=str(tmp_path)) as service:
         register(service, "whole", THREE_PAGES)
         register(service, "broken", THREE_PAGES)
-        (tmp_path / DocumentKey(scope=b"", id="broken").folder / "manifest.json").write_bytes(b"{")
+        (tmp_path / DocumentKey(tenant=b"", id="broken").folder / "manifest.json").write_bytes(b"{")
         refused(service.client.get("/documents/broken"), 500, "document_damaged", "'broken'")
         refused(rerank(service, [{"id": "broken"}]), 500, "document_damaged")
         assert [document["id"] for document in service.client.get("/documents").json()["data"]] == ["whole"]
@@ -526,7 +529,7 @@ def test_the_path_form_says_what_is_wrong(
     register(service, "report", FIVE_PAGES)
     refusal = rank(service, id, **body)
     assert (refusal.status_code, refusal.json()["error"]["param"]) == (status, param), refusal.text
-    ErrorBody.model_validate(refusal.json())
+    ERROR_BODY.validate_python(refusal.json())
 
 
 @pytest.mark.parametrize(("field", "count"), [("id", 1), ("pages", 2)])

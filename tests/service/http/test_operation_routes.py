@@ -24,9 +24,10 @@ from model import (
     score_in_input_order,
 )
 from model.compressor import PageShare, select_tokens
-from service.app import EXIT_DEVICE_LOST, load_reranker
+from service.app import load_reranker
 from service.metrics import STAGES
 from service.settings import Settings
+from service.startup import EXIT_DEVICE_LOST
 from tests.compressors import SelectedBy
 from tests.documents import make_pdf
 from tests.servers import (
@@ -235,7 +236,7 @@ def test_the_estimated_wait_rises_with_the_queue_and_falls_to_nothing(reranker: 
 def test_one_log_line_a_request_with_sizes_and_times_and_without_content(
     service: RunningService, caplog: pytest.LogCaptureFixture
 ) -> None:
-    with caplog.at_level("INFO", logger="service.http.admission"):
+    with caplog.at_level("INFO", logger="service.http.exchange"):
         answer = rerank(service, query="secret plans")
         service.client.get("/livez")  # its answer comes after the line of the request before
     [line] = [message for message in caplog.messages if answer.json()["id"] in message]

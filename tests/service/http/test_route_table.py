@@ -1,59 +1,116 @@
-"""One table of routes: every route that is served is in it, and admission, labels, affinity and tracing follow from it."""
+"""One table of routes: every route that is served is in it, and admission, keys, labels and tracing follow from it."""
 
+import threading
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import pytest
-from fastapi import APIRouter, FastAPI
+from fastapi import APIRouter
+from fastapi.routing import iter_route_contexts
 
-from model import RankingModel
+from model import RankingModel, Reranker
 from service.app import build_app
+from service.dialects import DIALECTS
+from service.dialects.dialect import DialectRoute
+from service.dialects.ziprerank import ZipRerankDialect
 from service.http.route_registration import check_routes, serve
-from service.http.route_table import ROUTES, Route, find_document_id, find_route, is_open, is_traced
+from service.http.route_table import FIXED_ROUTES, Route, RouteTable
 from service.settings import Settings
+from tests.servers import PATIENCE_SECONDS, fake_loader, running_service, settings_for_tests
+
+TABLE = RouteTable.of_dialects(DIALECTS)
+OF_FASTAPI = {"/openapi.json", "/docs", "/docs/oauth2-redirect"}
 
 
-@pytest.fixture(scope="module")
-def app() -> FastAPI:
-    return build_app(Settings(), load=_load_nothing)
+def routes_of_the_application() -> list[tuple[str, str]]:
+    """Method and path of every route of a built application, undescribed ones too."""
+    app = build_app(settings_for_tests())
+    return [
+        (method, route.path)
+        for route in iter_route_contexts(app.routes)
+        for method in route.methods or ()
+        if route.path is not None
+    ]
 
 
-def _load_nothing(settings: Settings) -> RankingModel:
-    raise AssertionError("the application is not started")
+def as_sent(path: str) -> str:
+    """A path as a client sends it."""
+    return path.replace("{id}", "report-7")
 
 
-def test_the_application_serves_the_routes_of_the_table_and_no_others(app: FastAPI) -> None:
-    described = {(method.upper(), path) for path, methods in app.openapi()["paths"].items() for method in methods}
-    assert described == {(route.method, path) for route in ROUTES for path in route.paths}
-
-
-def test_every_route_that_takes_a_body_is_admitted() -> None:
-    assert {route.door for route in ROUTES if route.method not in ("GET", "HEAD")} == {"admitted"}
+def endpoint() -> None:
+    """Answers no request: these tests only register it."""
 
 
 def router_of(routes: Sequence[Route]) -> APIRouter:
     router = APIRouter()
     for route in routes:
-        serve(router, route)(lambda: None)
+        serve(router, route, endpoint)
     return router
 
 
+# The application against the table
+
+
+def test_the_application_serves_the_routes_of_the_table_and_those_of_the_description() -> None:
+    served = {(method, path) for method, path in routes_of_the_application() if path not in OF_FASTAPI}
+    assert served == {(route.method, path) for route in TABLE.routes for path in route.paths}
+
+
+def test_a_served_route_is_found_under_its_own_label() -> None:
+    for method, path in routes_of_the_application():
+        found = TABLE.find(method, as_sent(path))
+        assert (found.label if found else None) == (None if path in OF_FASTAPI else path), f"{method} {path}"
+
+
+def test_every_route_that_takes_a_body_or_belongs_to_documents_is_admitted() -> None:
+    others = {path for route in TABLE.routes if route.door != "admitted" for path in route.paths}
+    assert others == {"/livez", "/readyz", "/metrics", "/info", "/v1/models"}
+    assert {route.method for route in TABLE.routes if route.door != "admitted"} == {"GET"}
+
+
+def test_every_route_asks_for_key_and_admission_as_the_table_says(reranker: Reranker) -> None:
+    """Seen from outside: without a key, open routes answer; with the key, admitted ones are refused while the model loads."""
+    may_load = threading.Event()
+
+    def slow_load(settings: Settings) -> RankingModel:
+        assert may_load.wait(PATIENCE_SECONDS)
+        return fake_loader(reranker)(settings)
+
+    with running_service(slow_load, wait=False, api_key="right") as service:
+        key = {"authorization": "Bearer right"}
+        for method, path in routes_of_the_application():
+            found, name = TABLE.find(method, as_sent(path)), f"{method} {path}"
+            door = found.route.door if found else "keyed"
+            stranger = service.client.request(method, as_sent(path))
+            assert (stranger.status_code == 401) == (door != "open"), name
+            caller = service.client.request(method, as_sent(path), headers=key)
+            code = caller.json()["code"] if method != "HEAD" and caller.status_code == 503 else None
+            assert (code == "not_ready") == (door == "admitted" or path == "/readyz"), name
+        may_load.set()
+
+
 def test_a_route_that_is_missing_from_the_table_keeps_the_application_from_being_built() -> None:
-    """Else it would be served without admission, a log line and metrics."""
-    check_routes(router_of(ROUTES))
+    """It would be served without admission, a log line and metrics."""
+    check_routes(router_of(TABLE.routes), TABLE)
     forgotten = Route(method="POST", path="/v2/rerank", door="admitted")
     with pytest.raises(RuntimeError, match=r"not in it \[\('POST', '/v2/rerank'\)\], not served \[\]"):
-        check_routes(router_of([*ROUTES, forgotten]))
+        check_routes(router_of([*TABLE.routes, forgotten]), TABLE)
 
 
-def test_a_route_that_nobody_answers_keeps_the_application_from_being_built() -> None:
+def test_a_route_without_an_endpoint_keeps_the_application_from_being_built() -> None:
+    assert TABLE.routes[-1].path == "/info"
     with pytest.raises(RuntimeError, match=r"not in it \[\], not served \[\('GET', '/info'\)\]"):
-        check_routes(router_of(ROUTES[:-1]))
+        check_routes(router_of(TABLE.routes[:-1]), TABLE)
 
 
-@pytest.mark.parametrize("route", ROUTES, ids=lambda route: f"{route.method} {route.path}")
+# The table
+
+
+@pytest.mark.parametrize("route", TABLE.routes, ids=lambda route: f"{route.method} {route.path}")
 def test_a_request_finds_its_route_and_label(route: Route) -> None:
     for path in route.paths:
-        found = find_route(route.method, path.replace("{id}", "a%2Fb.pdf"))
+        found = TABLE.find(route.method, path.replace("{id}", "a%2Fb.pdf"))
         assert found is not None and found.route is route and found.label == path
         assert found.document_id == ("a%2Fb.pdf" if "{id}" in path else None)
 
@@ -63,24 +120,49 @@ def test_a_request_finds_its_route_and_label(route: Route) -> None:
     [("GET", "/rerank"), ("POST", "/reranks"), ("POST", "/v1/v1/rerank"), ("PUT", "/documents/"), ("GET", "/models")],
 )
 def test_other_requests_find_none(method: str, path: str) -> None:
-    assert find_route(method, path) is None
+    assert TABLE.find(method, path) is None
 
 
 def test_ids_are_found_whatever_the_method_and_stay_within_one_segment() -> None:
-    assert find_document_id("/v1/documents/a/rerank") == find_document_id("/documents/a") == "a"
-    assert find_document_id("/documents/a/b") is None
-    assert find_document_id("/rerank") is None
+    assert TABLE.document_id("/v1/documents/a/rerank") == TABLE.document_id("/documents/a") == "a"
+    assert TABLE.document_id("/documents/a/b") is None
+    assert TABLE.document_id("/rerank") is None
 
 
 def test_probes_alone_are_open_and_untraced() -> None:
-    assert [path for path in ("/livez", "/readyz", "/metrics", "/info", "/rerank") if is_open(path)] == [
-        "/livez",
-        "/readyz",
-    ]
-    assert not is_traced("/metrics") and is_traced("/info") and is_traced("/unknown")
+    paths = [path for route in TABLE.routes for path in route.paths]
+    assert [path for path in paths if TABLE.is_open(path)] == ["/livez", "/readyz"]
+    assert [path for path in paths if not TABLE.is_traced(path)] == ["/livez", "/readyz", "/metrics"]
+    assert TABLE.is_traced("/unknown") and not TABLE.is_open("/unknown")
+
+
+@dataclass(frozen=True)
+class Shelf(ZipRerankDialect):
+    """A dialect of two routes."""
+
+    name: str = "shelf"
+    routes: Sequence[DialectRoute] = (
+        DialectRoute(path="/shelf", prefixes=("", "/api"), name="shelf", description="…"),
+        DialectRoute(path="/shelves/{id}", name="one_shelf", description="…"),
+    )
+
+
+def test_each_route_of_a_dialect_is_an_admitted_route_of_the_table() -> None:
+    table = RouteTable.of_dialects([Shelf()])
+    for path in ("/shelf", "/api/shelf", "/shelves/{id}"):
+        found = table.find("POST", as_sent(path))
+        assert found is not None and (found.label, found.route.door) == (path, "admitted")
+        assert found.route.dialect.name == "shelf"
+    assert table.find("POST", "/rerank") is None
+    assert table.routes[3:] == FIXED_ROUTES[1:] or table.routes[2:] == FIXED_ROUTES
+
+
+def test_two_dialects_with_one_path_are_refused() -> None:
+    with pytest.raises(ValueError, match="'POST', '/shelf'"):
+        RouteTable.of_dialects([Shelf(), Shelf()])
 
 
 def test_a_new_route_is_registered_with_every_prefix() -> None:
     router, new = APIRouter(), Route(method="POST", path="/v2/rerank", prefixes=("", "/api"), door="admitted")
-    serve(router, new)(lambda: None)
+    serve(router, new, endpoint)
     assert [getattr(route, "path", None) for route in router.routes] == ["/v2/rerank", "/api/v2/rerank"]

@@ -4,6 +4,7 @@ import asyncio
 import hashlib
 import os
 import signal
+import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
@@ -13,8 +14,7 @@ from typing import Any
 from service.errors import (
     ServiceError,
 )
-from service.raster.pool import DocumentOutline, RasterDocument, Rasterizer, RasterLimits, RasterPage
-from service.raster.request import Deliver, Kind
+from service.raster.pool import DocumentOutline, Kind, RasterDocument, Rasterizer, RasterLimits, RasterPage
 
 TICK_SECONDS = 0.01
 PATIENCE_SECONDS = 60
@@ -34,42 +34,30 @@ class Wanted:
 
 
 class Pool:
-    """A rasterizer, and what it told its observers."""
+    """A rasterizer, and the calls of its observers."""
 
     def __init__(self, **limits: Any) -> None:
         self.stages: list[str] = []
+        self.threads: list[str] = []  # names of the supervising threads, page by page
         self.deaths: list[str] = []
         self.rasterizer = Rasterizer(
             RasterLimits(**{"processes": 1} | limits),
-            observe=lambda stage, seconds: self.stages.append(stage),
+            observe=self._observe,
             on_worker_death=self.deaths.append,
         )
         self._calls_when_stopped = 0
 
+    def _observe(self, stage: str, seconds: float) -> None:
+        self.stages.append(stage)
+        self.threads.append(threading.current_thread().name)
+
     async def rasterize(self, *documents: Wanted, background: bool = False) -> list[RasterPage]:
         """The pages in document order, then in the order asked for."""
-        pages: dict[tuple[int, int], RasterPage] = {}
-
-        def deliver(page: RasterPage) -> None:
-            pages[page.document_index, page.number] = page
-
-        outlines = await self.deliver_to(deliver, *documents, background=background)
-        planned = zip(documents, outlines, strict=True)
-        return [
-            pages[index, number]
-            for index, (wanted, outline) in enumerate(planned)
-            for number in wanted.numbers_of(outline)
-        ]
-
-    async def deliver_to(self, deliver: Deliver, *documents: Wanted, background: bool = False) -> list[DocumentOutline]:
-        return await self.rasterizer.rasterize(
-            [raster_document(wanted, index=index) for index, wanted in enumerate(documents)],
-            plan=lambda outlines: [
-                wanted.numbers_of(outline) for wanted, outline in zip(documents, outlines, strict=True)
-            ],
-            deliver=deliver,
-            background=background,
-        )
+        raster_documents = [raster_document(wanted, index=index) for index, wanted in enumerate(documents)]
+        async with self.rasterizer.request(raster_documents, background=background) as request:
+            opened = zip(documents, await request.opened(), strict=True)
+            rendered = request.render([wanted.numbers_of(outline) for wanted, outline in opened])
+            return [await page for page in rendered]
 
     def ask(self, *documents: Wanted) -> list[RasterPage]:
         return asyncio.run(self.rasterize(*documents))
@@ -118,14 +106,14 @@ async def until(is_true: Callable[[], bool]) -> None:
 
 
 def pdf(data: bytes, *numbers: int) -> Wanted:
-    return Wanted(data=data, kind="pdf", numbers=numbers)
+    return Wanted(data=data, kind=Kind.PDF, numbers=numbers)
 
 
 def image(data: bytes, *numbers: int) -> Wanted:
-    return Wanted(data=data, kind="image", numbers=numbers)
+    return Wanted(data=data, kind=Kind.IMAGE, numbers=numbers)
 
 
-def raster_document(wanted: Wanted, *, index: int = 0) -> RasterDocument:
+def raster_document(wanted: Wanted, *, index: int | None = 0) -> RasterDocument:
     sha256 = hashlib.sha256(wanted.data).hexdigest()
     return RasterDocument(index=index, data=wanted.data, sha256=sha256, kind=wanted.kind)
 

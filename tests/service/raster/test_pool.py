@@ -4,9 +4,9 @@ import asyncio
 import json
 import os
 import signal
-import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,9 +19,11 @@ from service.errors import (
     UnavailableError,
     UnusableDocumentError,
 )
-from service.raster.pool import DocumentOutline, RasterPage
+from service.raster.page import SINGLE_PAGE_OUTLINE
+from service.raster.pool import DocumentOutline
 from tests.documents import (
     make_encrypted_pdf,
+    make_endless_pdf,
     make_image,
     make_pdf,
     make_pdf_with_truncated_image,
@@ -63,10 +65,10 @@ def test_real_document_gets_an_accepted_answer(entry: dict[str, Any], pool: Pool
     assert answer(pool, [pdf(data) if entry["file"].endswith(".pdf") else image(data)]) in entry["accept"]
 
 
-def test_every_planned_page_is_delivered(pool: Pool) -> None:
+def test_pages_come_in_the_order_asked_for(pool: Pool) -> None:
     data = make_pdf(4)
-    pages = pool.ask(pdf(data, 3, 1, 2), image(make_image()), image(make_tiff([(9, 9), (9, 9)]), 2, 1))
-    assert [(page.document_index, page.number) for page in pages] == [(0, 3), (0, 1), (0, 2), (1, 1), (2, 2), (2, 1)]
+    pages = pool.ask(pdf(data, 3, 1, 2), image(make_image(20, 30)), image(make_tiff([(9, 9), (9, 9)]), 2, 1))
+    assert [page.pixels.shape[0] for page in pages] == [1024] * 3 + [30] + [9] * 2
     darkness = [255 - page.pixels.mean() for page in pages[:3]]
     assert darkness[1] < darkness[2] < darkness[0]
     assert [page.pixels[0, 0, 0] for page in pages[4:]] == [20, 10]
@@ -97,43 +99,109 @@ def test_stages_are_observed_once_a_page() -> None:
         assert sorted(pool.stages) == ["decode", "render", "render", "render"]
 
 
-def test_plan_sees_every_document_opened_and_its_error_is_the_request_s(pool: Pool) -> None:
-    seen: list[DocumentOutline] = []
+def test_outlines_of_all_documents_come_before_the_first_page_is_rendered() -> None:
+    async def scenario(pool: Pool) -> None:
+        documents = [raster_document(pdf(make_pdf(3))), raster_document(image(make_image()), index=1)]
+        async with pool.rasterizer.request(documents) as request:
+            outlines = await request.opened()
+            assert [(outline.page_count, outline.is_paged) for outline in outlines] == [(3, True), (1, False)]
+            assert pool.stages == []
 
-    def plan(outlines: Sequence[DocumentOutline]) -> list[tuple[int, ...]]:
-        seen.extend(outlines)
-        raise TooLargeError("too_many_pages", "no")
-
-    documents = [raster_document(pdf(make_pdf(3))), raster_document(image(make_image()), index=1)]
-    with pytest.raises(TooLargeError):
-        asyncio.run(pool.rasterizer.rasterize(documents, plan=plan, deliver=lambda page: None))
-    assert [(outline.page_count, outline.is_paged) for outline in seen] == [(3, True), (1, False)]
-
-
-def test_outline_opens_and_renders_nothing() -> None:
     with running_pool() as pool:
-        outline = asyncio.run(pool.rasterizer.outline(raster_document(pdf(make_pdf(7)))))
-        assert (outline.page_count, outline.is_paged) == (7, True)
-        assert pool.stages == []
-        with pytest.raises(UnusableDocumentError):
-            asyncio.run(pool.rasterizer.outline(raster_document(pdf(b"bad"))))
+        asyncio.run(scenario(pool))
 
 
-def test_pages_are_delivered_one_by_one_in_the_threads_that_got_them(pool: Pool) -> None:
-    threads: list[str] = []
-    asyncio.run(pool.deliver_to(lambda page: threads.append(threading.current_thread().name), pdf(make_pdf(6))))
-    assert len(threads) == 6 and set(threads) <= {"raster-0", "raster-1"}
+def test_request_without_anything_to_open_or_to_render_does_not_enter_the_pool() -> None:
+    async def scenario(pool: Pool) -> None:
+        known = replace(raster_document(pdf(make_pdf(3))), outline=DocumentOutline(page_count=3, is_paged=True))
+        for documents in ([], [known]):
+            async with pool.rasterizer.request(documents) as request:
+                assert len(await request.opened()) == len(documents)
+                assert request.render([()] * len(documents)) == []
+
+    asyncio.run(scenario(Pool()))  # never started: it refuses every request that enters
 
 
-def test_page_that_is_not_accepted_is_a_failure_like_any_other(pool: Pool) -> None:
-    def deliver(page: RasterPage) -> None:
-        if page.number > 1:
-            raise UnusableDocumentError("bad_page_box", "no", page=page.number)
+def test_known_document_is_rendered_without_being_opened_first(pool: Pool) -> None:
+    async def scenario() -> None:
+        known = replace(raster_document(pdf(make_pdf(3))), outline=DocumentOutline(page_count=77, is_paged=True))
+        async with pool.rasterizer.request([known]) as request:
+            assert (await request.opened())[0].page_count == 77
+            [page] = request.render([[2]])
+            assert (await page).pixels.shape[0] == 1024
 
-    for _ in range(5):
-        with pytest.raises(UnusableDocumentError) as caught:
-            asyncio.run(pool.deliver_to(deliver, pdf(make_pdf(9))))
-        assert caught.value.page == 2
+    asyncio.run(scenario())
+
+
+def test_page_is_there_while_an_earlier_one_is_still_being_rendered() -> None:
+    """Both workers are stopped until each has one of the first two pages; then only the second one goes on."""
+
+    async def scenario(pool: Pool) -> None:
+        async with pool.rasterizer.request([raster_document(pdf(make_pdf(3)))]) as request:
+            await request.opened()
+            other = pool.rasterizer.worker_pids[1]
+            os.kill(other, signal.SIGSTOP)
+            pool.stop_worker()
+            pages = request.render([[1, 2, 3]])
+            await pool.until_busy()
+            os.kill(other, signal.SIGCONT)
+            await pages[2]
+            assert [page.done() for page in pages].count(False) == 1
+            os.kill(pool.pid, signal.SIGCONT)
+            assert len({(await page).pixels.tobytes() for page in pages}) == 3
+
+    patient = dict.fromkeys(("open_seconds", "page_seconds", "document_seconds"), 2 * PATIENCE_SECONDS)
+    with running_pool(processes=2, **patient) as pool:
+        asyncio.run(scenario(pool))
+
+
+def test_first_page_at_fault_is_reported_whichever_fails_first() -> None:
+    """The second document is refused at once, the first one when its time is over."""
+
+    async def scenario(pool: Pool) -> None:
+        endless = replace(
+            raster_document(pdf(make_endless_pdf())), outline=DocumentOutline(page_count=1, is_paged=True)
+        )
+        sliver = replace(raster_document(image(make_image(900, 2)), index=1), outline=SINGLE_PAGE_OUTLINE)
+        async with pool.rasterizer.request([endless, sliver]) as request:
+            await request.opened()
+            pages = request.render([[1], [1]])
+            await asyncio.wait([pages[1]])
+            with pytest.raises(UnusableDocumentError) as caught:
+                for page in pages:
+                    await page
+        assert (caught.value.code, caught.value.document_index) == ("page_timeout", 0)
+
+    with running_pool(processes=2, page_seconds=1.5) as pool:
+        asyncio.run(scenario(pool))
+
+
+def test_leaving_a_request_drops_the_pages_that_have_not_begun() -> None:
+    async def scenario(pool: Pool) -> None:
+        async with pool.rasterizer.request([raster_document(pdf(make_pdf(100)))]) as request:
+            await request.opened()
+            pages = request.render([range(1, 101)])
+            await pages[0]
+        rendered = len(pool.stages)
+        assert pages[-1].cancelled()
+        await pool.rasterize(pdf(make_pdf(1)))
+        assert len(pool.stages) <= rendered + 2
+
+    with running_pool() as pool:
+        asyncio.run(scenario(pool))
+
+
+def test_pool_that_closes_between_the_phases_fails_the_second_one() -> None:
+    async def scenario(pool: Pool) -> None:
+        async with pool.rasterizer.request([raster_document(pdf(make_pdf(3)))]) as request:
+            await request.opened()
+            pool.rasterizer.close()
+            with pytest.raises(UnavailableError) as caught:
+                request.render([[1]])
+        assert caught.value.code == "draining"
+
+    with running_pool() as pool:
+        asyncio.run(scenario(pool))
 
 
 def test_live_request_overtakes_a_background_one() -> None:
@@ -161,9 +229,19 @@ def test_bad_document_with_the_lowest_index_is_reported(pool: Pool) -> None:
 
 
 def test_bad_page_is_named(pool: Pool) -> None:
-    with pytest.raises(UnusableDocumentError, match=r"documents\[1\], page 1: the size of 1000 x 1 ") as caught:
+    with pytest.raises(UnusableDocumentError, match=r"^the size of 1000 x 1 ") as caught:
         pool.ask(image(make_image()), pdf(make_raw_pdf(media_box="[0 0 1000 1]")))
-    assert (caught.value.code, caught.value.page) == ("bad_page_box", 1)
+    assert (caught.value.code, caught.value.document_index, caught.value.page) == ("bad_page_box", 1, 1)
+
+
+def test_document_that_is_in_no_query_has_no_index_in_its_error(pool: Pool) -> None:
+    async def scenario() -> None:
+        async with pool.rasterizer.request([raster_document(pdf(b"bad"), index=None)]) as request:
+            with pytest.raises(UnusableDocumentError) as caught:
+                await request.opened()
+        assert (caught.value.code, caught.value.document_index) == ("corrupt_document", None)
+
+    asyncio.run(scenario())
 
 
 HOSTILE = {
@@ -188,7 +266,8 @@ def test_message_is_ours_and_no_library_s(document: Wanted, pool: Pool) -> None:
         pool.ask(document)
     message = caught.value.message
     assert 400 <= caught.value.status < 500
-    assert message.startswith("documents[0]") and message.endswith(".")
+    assert caught.value.document_index == 0
+    assert "documents" not in message and message.endswith(".")
     for leak in ("0x", "code=", "Error", "mupdf", "Fz", "PIL", "/", "hello", "Traceback"):
         assert leak not in message
 
@@ -223,10 +302,9 @@ def test_cancelled_request_stops_before_the_next_page() -> None:
         task.cancel()
         with pytest.raises(asyncio.CancelledError):
             await task
-        await until(lambda: pool.rasterizer._schedule.running_tasks == 0)
         rendered = len(pool.stages)
         await pool.rasterize(pdf(make_pdf(1)))
-        assert len(pool.stages) <= rendered + 2 < 100
+        assert len(pool.stages) <= rendered + 2 < 100  # the page in hand, and the other document's
 
     with running_pool() as pool:
         asyncio.run(scenario(pool))
@@ -267,12 +345,8 @@ def test_workers_share_one_long_document() -> None:
     async def scenario(pool: Pool) -> None:
         task = asyncio.create_task(pool.rasterize(pdf(make_pdf(100))))
         await until(lambda: len(pool.stages) > 2)
-        most = 0
-        while not task.done():
-            most = max(most, pool.rasterizer._schedule.running_tasks)
-            await asyncio.sleep(0)
-        assert len(task.result()) == 100
-        assert most == 2
+        assert len(await task) == 100
+        assert set(pool.threads) == {"raster-0", "raster-1"}
 
     with running_pool(processes=2) as pool:
         asyncio.run(scenario(pool))

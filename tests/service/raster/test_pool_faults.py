@@ -154,7 +154,7 @@ def test_crash_storm_goes_on_serving() -> None:
                 kill_idle(pid)
             assert len(pool.ask(pdf(make_pdf(2)))) == 2
         assert len(pool.deaths) > 10
-        assert pool.rasterizer._deaths.is_storm
+        assert pool.rasterizer._crashes.is_storm
         assert pool.rasterizer.is_alive
         assert len(pool.ask(pdf(make_pdf(5)))) == 5
 

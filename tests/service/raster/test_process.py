@@ -12,20 +12,20 @@ from typing import Any
 import pytest
 
 from service.raster import process as process_module
-from service.raster.page import RasterFailure
-from service.raster.process import ProcessDied, ProcessSettings, RasterProcess
+from service.raster.page import Kind, RasterFailure, WorkerSettings
+from service.raster.process import ProcessDied, RasterProcess
 from tests.documents import make_image, make_pdf
 from tests.service.raster.pools import PATIENCE_SECONDS
 
 linux = pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
 
 
-def settings(*, memory_bytes: int = 1 << 30) -> ProcessSettings:
-    return ProcessSettings(memory_bytes=memory_bytes, cpu_seconds=60, max_image_pixels=10_000_000, max_image_edge=5_000)
+def settings(*, memory_bytes: int = 1 << 30) -> WorkerSettings:
+    return WorkerSettings(memory_bytes=memory_bytes, cpu_seconds=60, max_image_pixels=10_000_000, max_image_edge=5_000)
 
 
 @contextmanager
-def started(settings: ProcessSettings) -> Iterator[RasterProcess]:
+def started(settings: WorkerSettings) -> Iterator[RasterProcess]:
     with closing(RasterProcess(settings)) as process:
         process.await_hello(seconds=PATIENCE_SECONDS)
         yield process
@@ -38,7 +38,7 @@ def process() -> Iterator[RasterProcess]:
 
 
 def test_page_comes_back_as_an_owned_array(process: RasterProcess) -> None:
-    process.open(1, make_pdf(2), kind="pdf", seconds=PATIENCE_SECONDS)
+    process.open(1, make_pdf(2), kind=Kind.PDF, seconds=PATIENCE_SECONDS)
     first = process.render(1, 1, seconds=PATIENCE_SECONDS)
     before = first.pixels.copy()
     process.render(1, 2, seconds=PATIENCE_SECONDS)
@@ -47,34 +47,34 @@ def test_page_comes_back_as_an_owned_array(process: RasterProcess) -> None:
 
 
 def test_only_page_of_a_document_comes_in_one_call_that_leaves_nothing_open(process: RasterProcess) -> None:
-    page = process.render_only_page(make_image(50, 30), kind="image", seconds=PATIENCE_SECONDS)
+    page = process.render_only_page(make_image(50, 30), kind=Kind.IMAGE, seconds=PATIENCE_SECONDS)
     assert page.pixels.shape == (30, 50, 3) and process.open_documents == ()
     with pytest.raises(RasterFailure, match="corrupt_image"):
-        process.render_only_page(make_image(50, 30)[:60], kind="image", seconds=PATIENCE_SECONDS)
+        process.render_only_page(make_image(50, 30)[:60], kind=Kind.IMAGE, seconds=PATIENCE_SECONDS)
     assert process.is_running and process.documents_opened == 2
 
 
 def test_large_document_passes_the_socket(process: RasterProcess) -> None:
-    opened = process.open(1, make_pdf(1) + bytes(20 << 20), kind="pdf", seconds=PATIENCE_SECONDS)
+    opened = process.open(1, make_pdf(1) + bytes(20 << 20), kind=Kind.PDF, seconds=PATIENCE_SECONDS)
     assert opened.page_count == 1
 
 
 def test_failure_leaves_the_process_usable(process: RasterProcess) -> None:
     with pytest.raises(RasterFailure, match="corrupt_document"):
-        process.open(1, b"%PDF-1.7 nonsense", kind="pdf", seconds=PATIENCE_SECONDS)
-    assert process.open(2, make_image(), kind="image", seconds=PATIENCE_SECONDS).page_count == 1
+        process.open(1, b"%PDF-1.7 nonsense", kind=Kind.PDF, seconds=PATIENCE_SECONDS)
+    assert process.open(2, make_image(), kind=Kind.IMAGE, seconds=PATIENCE_SECONDS).page_count == 1
 
 
 def test_open_documents_are_bounded(process: RasterProcess) -> None:
     for key in range(1, 31):
-        process.open(key, make_image(), kind="image", seconds=PATIENCE_SECONDS)
+        process.open(key, make_image(), kind=Kind.IMAGE, seconds=PATIENCE_SECONDS)
     assert len(process.open_documents) == 16
     assert 30 in process.open_documents and 1 in process.open_documents
 
 
 def test_bytes_of_open_documents_are_bounded(process: RasterProcess) -> None:
     for key in range(1, 5):
-        process.open(key, make_image() + bytes(30 << 20), kind="image", seconds=PATIENCE_SECONDS)
+        process.open(key, make_image() + bytes(30 << 20), kind=Kind.IMAGE, seconds=PATIENCE_SECONDS)
     assert process.open_documents == (1, 4)
 
 
@@ -154,23 +154,25 @@ def is_running(pid: int) -> bool:
 def test_deadline_kills(process: RasterProcess) -> None:
     os.kill(process.pid, signal.SIGSTOP)
     with pytest.raises(ProcessDied, match="timeout"):
-        process.open(1, make_pdf(1) + bytes(8 << 20), kind="pdf", seconds=0.1)
+        process.open(1, make_pdf(1) + bytes(8 << 20), kind=Kind.PDF, seconds=0.1)
     assert not process.is_running
 
 
 @pytest.mark.parametrize(
     ("number", "cause"), [(signal.SIGSEGV, "crash"), (signal.SIGABRT, "crash"), (signal.SIGXCPU, "cpu")]
 )
-def test_cause_is_read_off_the_corpse(process: RasterProcess, number: signal.Signals, cause: str) -> None:
+def test_cause_of_death_is_derived_from_the_exit_status(
+    process: RasterProcess, number: signal.Signals, cause: str
+) -> None:
     os.kill(process.pid, number)
     with pytest.raises(ProcessDied, match=cause):
-        process.open(1, make_pdf(1), kind="pdf", seconds=PATIENCE_SECONDS)
+        process.open(1, make_pdf(1), kind=Kind.PDF, seconds=PATIENCE_SECONDS)
 
 
 @linux
 def test_document_larger_than_the_memory_limit_is_a_memory_death() -> None:
     with started(settings(memory_bytes=200 << 20)) as process, pytest.raises(ProcessDied, match="memory"):
-        process.open(1, bytes(300 << 20), kind="pdf", seconds=PATIENCE_SECONDS)
+        process.open(1, bytes(300 << 20), kind=Kind.PDF, seconds=PATIENCE_SECONDS)
 
 
 HOSTILE_REPLIES = {
@@ -195,14 +197,14 @@ HOSTILE_REPLIES = {
 def test_hostile_worker_is_killed_and_not_believed(reply: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
     """A real process in the worker's place, that says what a taken-over worker might."""
 
-    def start(settings: ProcessSettings, *, control_fd: int, slot_fd: int) -> Any:
+    def start(settings: WorkerSettings, *, control_fd: int, slot_fd: int) -> Any:
         code = f"import socket, time; s = socket.socket(fileno={control_fd}); s.sendall({reply!r}); time.sleep(60)"
         return subprocess.Popen([sys.executable, "-S", "-E", "-c", code], pass_fds=(control_fd,))
 
     monkeypatch.setattr(process_module, "_start", start)
     process = RasterProcess(settings())
     with pytest.raises(ProcessDied, match="protocol"):
-        process.open(1, b"", kind="pdf", seconds=PATIENCE_SECONDS)
+        process.open(1, b"", kind=Kind.PDF, seconds=PATIENCE_SECONDS)
     assert not process.is_running
     process.close()
 
@@ -211,20 +213,20 @@ def test_a_worker_cannot_claim_to_have_worked_outside_of_the_call(monkeypatch: p
     claims = b'"began_ns": 1, "ended_ns": 9000000000000000000'
     reply = b'{"ticket": 1, "rss_bytes": 1, "width": 1, "height": 1, "degraded": false, ' + claims + b"}\n"
 
-    def start(settings: ProcessSettings, *, control_fd: int, slot_fd: int) -> Any:
+    def start(settings: WorkerSettings, *, control_fd: int, slot_fd: int) -> Any:
         code = f"import socket, time; s = socket.socket(fileno={control_fd}); s.sendall({reply!r}); time.sleep(60)"
         return subprocess.Popen([sys.executable, "-S", "-E", "-c", code], pass_fds=(control_fd,))
 
     monkeypatch.setattr(process_module, "_start", start)
     process = RasterProcess(settings())
     before = time.time_ns()
-    page = process.render_only_page(b"", kind="image", seconds=PATIENCE_SECONDS)
+    page = process.render_only_page(b"", kind=Kind.IMAGE, seconds=PATIENCE_SECONDS)
     assert before <= page.began_ns <= page.ended_ns <= time.time_ns()
     process.close()
 
 
 def test_a_page_tells_when_it_was_rendered(process: RasterProcess) -> None:
-    process.open(1, make_pdf(1), kind="pdf", seconds=PATIENCE_SECONDS)
+    process.open(1, make_pdf(1), kind=Kind.PDF, seconds=PATIENCE_SECONDS)
     before = time.time_ns()
     page = process.render(1, 1, seconds=PATIENCE_SECONDS)
     assert before <= page.began_ns < page.ended_ns <= time.time_ns()
@@ -241,11 +243,6 @@ def test_slot_cannot_be_cut_short(process: RasterProcess) -> None:
 
 
 def test_settings_in_the_argument_are_all_the_worker_gets(process: RasterProcess) -> None:
-    assert set(json.loads(process._popen.args[-1])) == {  # type: ignore[index]
-        "control_fd",
-        "slot_fd",
-        "memory_bytes",
-        "cpu_seconds",
-        "max_image_pixels",
-        "max_image_edge",
-    }
+    argument = json.loads(process._popen.args[-1])  # type: ignore[index]
+    assert set(argument) == {"control_fd", "slot_fd", "settings"}
+    assert WorkerSettings(**argument["settings"]) == settings()

@@ -1,5 +1,4 @@
 import threading
-from collections.abc import Sequence
 
 import numpy as np
 import pytest
@@ -7,39 +6,34 @@ import pytest
 from service.errors import (
     OverloadedError,
     ServiceError,
-    TooLargeError,
     UnavailableError,
     UnusableDocumentError,
 )
-from service.raster.page import DocumentOutline
-from service.raster.request import Deliver, RasterDocument, RasterPage, RasterRequest, RasterTask
+from service.raster.page import DocumentOutline, Kind
+from service.raster.process import RasterPage
+from service.raster.request import RasterDocument, RasterRequest, RasterTask
 from service.raster.schedule import RasterSchedule
 from tests.service.raster.pools import PATIENCE_SECONDS
 
+PAGE = RasterPage(pixels=np.zeros((1, 1, 3), np.uint8), degraded=False, seconds=0.0, began_ns=0, ended_ns=0)
 
-def make_request(
-    page_counts: list[int],
-    *,
-    deliver: Deliver = lambda page: None,
-    known: bool = False,
-    is_background: bool = False,
-) -> RasterRequest:
+
+def make_request(page_counts: list[int], *, known: bool = False, is_background: bool = False) -> RasterRequest:
     """A request for all pages of documents that will turn out to have these page counts, or are known to."""
-    documents = [
-        RasterDocument(
-            index=index,
-            data=b"%d" % count,
-            sha256="",
-            kind="pdf",
-            outline=DocumentOutline(page_count=count, is_paged=True) if known else None,
-        )
-        for index, count in enumerate(page_counts)
-    ]
-    return RasterRequest(documents, plan=all_pages, deliver=deliver, is_background=is_background)
+    documents = [make_document(count, index=index, known=known) for index, count in enumerate(page_counts)]
+    request = RasterRequest(documents, is_background=is_background)
+    if known:
+        request.add_pages(all_pages(request))
+    return request
 
 
-def all_pages(outlines: Sequence[DocumentOutline]) -> list[range]:
-    return [range(1, outline.page_count + 1) for outline in outlines]
+def make_document(page_count: int, *, index: int = 0, known: bool = False) -> RasterDocument:
+    outline = DocumentOutline(page_count=page_count, is_paged=True) if known else None
+    return RasterDocument(index=index, data=b"%d" % page_count, sha256="", kind=Kind.PDF, outline=outline)
+
+
+def all_pages(request: RasterRequest) -> list[range]:
+    return [range(1, state.outline.page_count + 1) for state in request.states if state.outline]
 
 
 def make_schedule(
@@ -57,40 +51,26 @@ def take(schedule: RasterSchedule) -> RasterTask:
 
 
 def finish(schedule: RasterSchedule, task: RasterTask) -> None:
-    if task.number is None:
-        task.state.outline = DocumentOutline(page_count=int(task.state.document.data), is_paged=True)
-        schedule.opened(task)
-    else:
-        task.request.deliver(make_page(task))
-        schedule.delivered(task)
+    """Do the task. When the last document is opened, ask for all pages."""
+    if task.number is not None:
+        schedule.finished(task, PAGE)
+        return
+    schedule.finished(task, DocumentOutline(page_count=int(task.state.document.data), is_paged=True))
+    if all(opening.done() for opening in task.request.openings) and not task.request.is_over:
+        schedule.add_pages(task.request, all_pages(task.request))
 
 
-def make_page(task: RasterTask) -> RasterPage:
-    assert task.number
-    pixels = np.zeros((1, 1, 3), np.uint8)
-    return RasterPage(
-        document_index=task.state.document.index,
-        number=task.number,
-        pixels=pixels,
-        degraded=False,
-        seconds=0.0,
-        began_ns=0,
-        ended_ns=0,
-    )
-
-
-def run(page_counts: list[int], *, known: bool = False) -> list[tuple[int, int]]:
-    """Document and number of every page that one worker delivers, in its order."""
-    delivered: list[tuple[int, int]] = []
+def run(page_counts: list[int], *, known: bool = False) -> list[tuple[int | None, int]]:
+    """Document and number of every page that one worker renders, in its order."""
+    rendered = []
     schedule = make_schedule(workers=1)
-    request = make_request(
-        page_counts, deliver=lambda page: delivered.append((page.document_index, page.number)), known=known
-    )
-    schedule.admit(request)
+    schedule.admit(request := make_request(page_counts, known=known))
     while not request.is_over:
-        finish(schedule, take(schedule))
-    assert [outline.page_count for outline in request.future.result()] == page_counts
-    return delivered
+        finish(schedule, task := take(schedule))
+        if task.number is not None:
+            assert task.result.result() is PAGE
+            rendered.append((task.state.document.index, task.number))
+    return rendered
 
 
 def unusable(index: int) -> ServiceError:
@@ -107,12 +87,8 @@ def test_known_documents_are_not_opened_first() -> None:
 
 
 def test_only_unknown_documents_are_opened() -> None:
-    documents = [
-        RasterDocument(index=0, data=b"4", sha256="", kind="pdf"),
-        RasterDocument(index=1, data=b"2", sha256="", kind="pdf", outline=DocumentOutline(page_count=2, is_paged=True)),
-    ]
     schedule = make_schedule(workers=1)
-    schedule.admit(request := RasterRequest(documents, plan=all_pages, deliver=lambda page: None))
+    schedule.admit(request := RasterRequest([make_document(4), make_document(2, index=1, known=True)]))
     opened = take(schedule)
     assert opened.number is None and opened.state.document.index == 0
     finish(schedule, opened)
@@ -123,20 +99,62 @@ def test_only_unknown_documents_are_opened() -> None:
     assert numbers == [1, 2, 3, 4, 1, 2]
 
 
-def test_request_with_nothing_to_do_is_over_at_once() -> None:
-    assert make_request([], known=True).future.result() == []
+def test_request_with_no_pages_to_render_is_over_at_once() -> None:
+    assert make_request([], known=True).is_over
+    schedule = make_schedule(workers=1, queue_requests=0)
+    schedule.admit(request := make_request([7]))
+    schedule.finished(take(schedule), DocumentOutline(page_count=7, is_paged=True))
+    assert not request.is_over
+    assert schedule.add_pages(request, [()]) == [] and request.is_over
+    schedule.admit(make_request([7]))
 
 
-def test_error_of_the_plan_is_the_request_s() -> None:
-    def refuse(outlines: Sequence[DocumentOutline]) -> list[range]:
-        raise TooLargeError("too_many_pages", f"{outlines[0].page_count} pages")
+def test_opened_request_keeps_its_place_until_its_pages_are_chosen() -> None:
+    schedule = make_schedule(workers=1, queue_requests=0)
+    schedule.admit(request := make_request([7]))
+    schedule.finished(take(schedule), DocumentOutline(page_count=7, is_paged=True))
+    with pytest.raises(OverloadedError):
+        schedule.admit(make_request([7]))
+    [page] = schedule.add_pages(request, [[3]])
+    assert take(schedule).number == 3 and not page.done()
 
+
+def test_request_that_is_closed_between_the_phases_gets_no_pages() -> None:
     schedule = make_schedule()
-    document = RasterDocument(index=0, data=b"7", sha256="", kind="pdf")
-    schedule.admit(request := RasterRequest([document], plan=refuse, deliver=lambda page: None))
-    finish(schedule, take(schedule))
-    with pytest.raises(TooLargeError, match="7 pages"):
-        request.future.result()
+    schedule.admit(request := make_request([7]))
+    schedule.finished(take(schedule), DocumentOutline(page_count=7, is_paged=True))
+    schedule.close()
+    with pytest.raises(UnavailableError):
+        schedule.add_pages(request, [[1]])
+
+
+def test_failed_page_drops_the_pages_that_have_not_begun_and_no_others() -> None:
+    schedule = make_schedule(workers=3)
+    request = RasterRequest([make_document(4, known=True)])
+    first, second, third, fourth = request.add_pages(all_pages(request))
+    schedule.admit(request)
+    tasks = [take(schedule) for _ in range(3)]
+    schedule.failed(tasks[2], unusable(2))
+    schedule.failed(tasks[1], unusable(1))
+    assert not request.is_over
+    finish(schedule, tasks[0])
+    assert request.is_over and fourth.cancelled()
+    assert first.result() is PAGE
+    for index, page in ((1, second), (2, third)):
+        assert page.exception() is not None
+        assert page.exception().document_index == index  # type: ignore[union-attr]
+
+
+def test_page_that_is_finished_after_its_sender_has_gone_changes_nothing() -> None:
+    schedule = make_schedule(workers=2)
+    request = RasterRequest([make_document(3, known=True)])
+    pages = request.add_pages(all_pages(request))
+    schedule.admit(request)
+    finished, failed = take(schedule), take(schedule)
+    schedule.withdraw(request)
+    finish(schedule, finished)
+    schedule.failed(failed, unusable(0))
+    assert all(page.cancelled() for page in pages)
 
 
 def test_all_documents_are_counted_before_the_first_page() -> None:
@@ -158,19 +176,20 @@ def test_requests_take_turns_page_by_page() -> None:
     assert short.is_over and not long.is_over
 
 
-def test_lowest_failure_is_reported_whichever_comes_first() -> None:
+def test_lowest_failure_is_the_first_one_in_order_whichever_comes_first() -> None:
     schedule = make_schedule(workers=3)
     request = make_request([1, 1, 1, 1])
     schedule.admit(request)
     first, second, third = (take(schedule) for _ in range(3))
     schedule.failed(third, unusable(2))
     schedule.failed(second, unusable(1))
-    assert not request.future.done()
+    assert not request.is_over
     finish(schedule, first)
+    assert request.is_over and request.openings[3].cancelled()
     with pytest.raises(UnusableDocumentError) as caught:
-        request.future.result()
+        for opening in request.openings:
+            opening.result()
     assert caught.value.document_index == 1
-    assert schedule.running_tasks == 0
 
 
 def test_failure_drops_the_tasks_that_have_not_begun() -> None:
@@ -223,7 +242,7 @@ def test_request_without_a_started_task_expires() -> None:
     schedule.expire(waiting)
     assert not started.is_over
     with pytest.raises(UnavailableError) as caught:
-        waiting.future.result()
+        waiting.openings[0].result()
     assert caught.value.code == "queue_timeout"
 
 
@@ -296,7 +315,7 @@ def test_closing_fails_background_requests_too() -> None:
     schedule.admit(request := make_request([1], is_background=True))
     schedule.close()
     with pytest.raises(UnavailableError):
-        request.future.result()
+        request.openings[0].result()
 
 
 def test_closing_fails_what_waits_and_ends_the_workers() -> None:
@@ -304,7 +323,7 @@ def test_closing_fails_what_waits_and_ends_the_workers() -> None:
     schedule.admit(request := make_request([1]))
     schedule.close()
     with pytest.raises(UnavailableError) as caught:
-        request.future.result()
+        request.openings[0].result()
     assert caught.value.code == "draining"
     assert schedule.take(()) is None
     with pytest.raises(UnavailableError):

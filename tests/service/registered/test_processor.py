@@ -10,17 +10,16 @@ from typing import Any
 import numpy as np
 import pytest
 
-from model import PageImage, PreparedPage
-from service.documents.loader import LoadedPage
-from service.documents.sources import PageSource
+from model import PageImage, PreparedPage, RankingModel
+from service.documents.loader import Loaded, LoadedPage
+from service.documents.sources import Source
 from service.errors import OverloadedError, UnavailableError, UnusableDocumentError
 from service.registered.files import DocumentFiles
 from service.registered.processor import DocumentProcessor
 from service.registered.store import DocumentKey, DocumentStore, Manifest, StoredDocument
-from tests.service.registered.test_store import manifest_of
+from tests.service.registered.stores import REPORT, manifest_of
 
-REPORT = DocumentKey(scope=b"", id="report")
-OTHER = DocumentKey(scope=b"\x05" * 32, id="other")
+OTHER = DocumentKey(tenant=b"\x05" * 32, id="other")
 
 
 class FakePages:
@@ -32,35 +31,32 @@ class FakePages:
         self.encoded: list[int] = []
 
     async def load(
-        self,
-        find_sources: Callable[[], Sequence[PageSource]],
-        prepare: Callable[[np.ndarray], PreparedPage],
-        *,
-        scope: bytes,
-        background: bool = False,
-    ) -> list[LoadedPage]:
-        [source] = find_sources()
+        self, sources: Sequence[Source], model: RankingModel, *, tenant: bytes, background: bool = False
+    ) -> Loaded:
+        [source] = sources
         assert source.pages is not None and source.outline is not None
-        numbers = list(source.pages.resolve(source.outline.page_count))
+        numbers = [number for span in source.pages.spans(source.outline.page_count) for number in span]
         if self.before:
             await self.before(numbers)
-        self.loaded.append((bytes(source.read()), numbers, scope, background))
-        return [self._page(number, source, prepare) for number in numbers]
+        self.loaded.append((bytes(source.read().data), numbers, tenant, background))
+        pages = tuple(self._page(number, source, model, tenant) for number in numbers)
+        return Loaded(pages=pages, stage_seconds={})
 
-    def _page(self, number: int, source: PageSource, prepare: Callable[[np.ndarray], PreparedPage]) -> LoadedPage:
+    def _page(self, number: int, source: Source, model: RankingModel, tenant: bytes) -> LoadedPage:
+        pixels = np.full((1, 1, 3), number, np.uint8)
         return LoadedPage(
             document_index=0,
             number=number,
             label=f"{source.label}#page={number}",
-            prepared=prepare(np.full((1, 1, 3), number, np.uint8)),
+            prepared=model.prepare_page(PageImage(pixels=pixels), tenant=tenant),
             degraded=False,
-            document_sha256=source.sha256,
+            document_sha256=source.sha256 or "",
         )
 
     def prepare_page(self, page: PageImage, *, tenant: bytes) -> PreparedPage:
         return PreparedPage(pixels=page.pixels, rows=1, columns=1, content_hash=tenant)
 
-    def encode(self, pages: Sequence[PreparedPage]) -> "Future[None]":
+    def submit_background(self, pages: Sequence[PreparedPage]) -> "Future[None]":
         self.encoded += [int(page.pixels[0, 0, 0]) for page in pages]
         done: Future[None] = Future()
         done.set_result(None)
@@ -82,7 +78,7 @@ class Workshop:
         return DocumentProcessor(
             self.store,
             self.pages,
-            self.pages.encode,
+            self.pages.submit_background,
             threads=self.threads,
             queue_limit=queue_limit,
             on_processed=self.ends.put_nowait,
@@ -126,13 +122,13 @@ def test_all_pages_are_encoded_a_few_at_a_time_and_then_it_is_ready() -> None:
     run(test())
 
 
-def test_a_documents_pages_are_cached_in_its_owners_scope() -> None:
+def test_a_documents_pages_are_cached_for_its_tenant() -> None:
     async def test() -> None:
         shop = Workshop(FakePages())
         shop.put(b"mine", key=OTHER)
         shop.processor.start(shop.pages)
         await shop.end()
-        assert [scope for _, _, scope, _ in shop.pages.loaded] == [OTHER.scope]
+        assert [tenant for _, _, tenant, _ in shop.pages.loaded] == [OTHER.tenant]
         await shop.processor.close()
 
     run(test())
@@ -141,8 +137,7 @@ def test_a_documents_pages_are_cached_in_its_owners_scope() -> None:
 def test_a_page_that_cannot_be_rendered_fails_the_document_and_is_named() -> None:
     async def refuse_page_6(numbers: list[int]) -> None:
         if 6 in numbers:
-            message = "documents[0], page 6: the page cannot be read."
-            raise UnusableDocumentError("page_unreadable", message, document_index=0, page=6)
+            raise UnusableDocumentError("page_unreadable", "the page cannot be read.", document_index=0, page=6)
 
     async def test() -> None:
         shop = Workshop(FakePages(refuse_page_6))
@@ -152,7 +147,7 @@ def test_a_page_that_cannot_be_rendered_fails_the_document_and_is_named() -> Non
         outcome = shop.found().outcome
         assert outcome and outcome.failure
         assert (outcome.failure.code, outcome.failure.page) == ("page_unreadable", 6)
-        assert outcome.failure.message == "page 6: the page cannot be read."
+        assert outcome.failure.message == "the page cannot be read."
         assert shop.pages.encoded == [1, 2, 3, 4]
         await shop.processor.close()
 

@@ -1,59 +1,29 @@
 """What survives: versions and manifests in a folder and in an object store, under kills, races and damage."""
 
-import hashlib
 import os
 import signal
 import subprocess
 import sys
 import time
 import uuid
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from service.errors import InternalError, UnavailableError
-from service.registered.files import DocumentFiles
 from service.registered.store import (
     DocumentKey,
     DocumentReplaced,
-    DocumentStore,
     Failure,
-    Manifest,
     Outcome,
     new_version,
 )
-
-REPORT = DocumentKey(scope=b"", id="report")
-OLD, NEW = b"old bytes", b"new bytes"
+from tests.service.registered.stores import NEW, OLD, REPORT, manifest_of, open_store, put
 
 
 @pytest.fixture(params=["folder", "memory"])
 def url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
     return str(tmp_path / "store") if request.param == "folder" else f"memory://{uuid.uuid4().hex}"
-
-
-def open_store(url: str, clock: Callable[[], float] = time.monotonic) -> DocumentStore:
-    return DocumentStore(DocumentFiles(url), clock=clock)
-
-
-def manifest_of(data: bytes, id: str = "report") -> Manifest:
-    return Manifest(
-        id=id,
-        version=new_version(),
-        sha256=hashlib.sha256(data).hexdigest(),
-        kind="pdf",
-        bytes=len(data),
-        page_count=3,
-        is_paged=True,
-        created=1_700_000_000,
-    )
-
-
-def put(store: DocumentStore, data: bytes, key: DocumentKey = REPORT) -> Manifest:
-    manifest = manifest_of(data, key.id)
-    store.put(key, manifest, data)
-    return manifest
 
 
 def files_below(folder: Path) -> set[Path]:
@@ -77,7 +47,7 @@ def test_a_document_is_in_processing_until_its_outcome_is_noted(url: str) -> Non
     manifest = put(store, OLD)
     found = store.find(REPORT)
     assert found and found.state == "processing" and store.unfinished() == [REPORT]
-    failure = Failure(code="page_unreadable", message="page 2: it cannot be read.", page=2)
+    failure = Failure(code="page_unreadable", message="it cannot be read.", page=2)
     store.finish(REPORT, manifest.version, Outcome(failure=failure))
     found = open_store(url).find(REPORT)
     assert found and found.state == "failed" and found.outcome == Outcome(failure=failure)
@@ -126,7 +96,7 @@ def test_a_deleted_document_leaves_nothing(tmp_path: Path) -> None:
 @pytest.mark.parametrize("id", [".", "..", "...", "a" * 128, "A", "a", "-", "%2e%2e"])
 def test_no_id_leads_out_of_its_folder(tmp_path: Path, id: str) -> None:
     store = open_store(str(tmp_path / "store"))
-    key = DocumentKey(scope=b"", id=id)
+    key = DocumentKey(tenant=b"", id=id)
     manifest = put(store, OLD, key)
     folders = {path.parent.parent for path in files_below(tmp_path)}
     assert folders == {tmp_path / "store" / "shared"}
@@ -135,27 +105,27 @@ def test_no_id_leads_out_of_its_folder(tmp_path: Path, id: str) -> None:
 
 
 def test_ids_that_differ_in_case_alone_lie_in_different_folders() -> None:
-    folders = {DocumentKey(scope=b"", id=id).folder.lower() for id in ("Report", "report", "REPORT")}
+    folders = {DocumentKey(tenant=b"", id=id).folder.lower() for id in ("Report", "report", "REPORT")}
     assert len(folders) == 3
 
 
-def test_a_scope_sees_its_own_documents_only(url: str) -> None:
+def test_a_tenant_sees_its_own_documents_only(url: str) -> None:
     store = open_store(url)
-    mine, yours = DocumentKey(scope=b"\x01" * 32, id="report"), DocumentKey(scope=b"\x02" * 32, id="report")
+    mine, yours = DocumentKey(tenant=b"\x01" * 32, id="report"), DocumentKey(tenant=b"\x02" * 32, id="report")
     put(store, OLD, mine)
     assert store.manifest(yours) is None and store.manifest(REPORT) is None
     assert not store.delete(yours)
     put(store, NEW, yours)
     assert store.read(mine, store.manifest(mine) or manifest_of(b"")) == OLD
-    assert len(store.list(mine.scope, after="", limit=9).documents) == 1
-    assert sorted(store.unfinished(), key=lambda key: key.scope) == [mine, yours]
+    assert len(store.list(mine.tenant, after="", limit=9).documents) == 1
+    assert sorted(store.unfinished(), key=lambda key: key.tenant) == [mine, yours]
 
 
 def test_a_listing_is_sorted_by_id_and_goes_on_after_the_last_one(url: str) -> None:
     store = open_store(url)
     ids = [".", "A", "B", "a", "a1", "z"]
     for id in reversed(ids):
-        put(store, OLD, DocumentKey(scope=b"", id=id))
+        put(store, OLD, DocumentKey(tenant=b"", id=id))
     listed, after = [], ""
     for size in (4, 2):
         listing = store.list(b"", after=after, limit=4)
@@ -170,7 +140,7 @@ def test_a_listing_is_sorted_by_id_and_goes_on_after_the_last_one(url: str) -> N
 def test_a_damaged_manifest_is_told_and_can_be_replaced_or_deleted(tmp_path: Path, text: bytes) -> None:
     store = open_store(str(tmp_path))
     put(store, OLD)
-    other = DocumentKey(scope=b"", id="other")
+    other = DocumentKey(tenant=b"", id="other")
     put(store, OLD, other)
     damaged = tmp_path / REPORT.folder / "manifest.json"
     damaged.write_bytes(text)
@@ -217,7 +187,7 @@ def test_what_a_kill_left_is_swept_when_it_is_an_hour_old(tmp_path: Path) -> Non
     put(store, OLD)
     kept = files_below(tmp_path)
     folder = tmp_path / REPORT.folder
-    never_committed = DocumentKey(scope=b"", id="never-committed")
+    never_committed = DocumentKey(tenant=b"", id="never-committed")
     orphans = [
         folder / f"{new_version()}.document",
         folder / ".manifest.json.0123.tmp",
@@ -271,7 +241,7 @@ def test_two_stores_on_one_folder_see_each_others_changes_at_once(tmp_path: Path
 
 _PUTS_FOR_EVER = """
 import sys
-from tests.service.registered.test_store import NEW, OLD, open_store, put
+from tests.service.registered.stores import NEW, OLD, open_store, put
 store = open_store(sys.argv[1])
 print("begun", flush=True)
 while True:

@@ -1,0 +1,123 @@
+"""The documents of a query to sources of pages: base64, size, kind, hash and page selection; registered ones by their ids.
+
+Checks go from cheap to expensive, so that a bad request costs little. No document is opened here. Errors carry the document's
+index and the field that they are about.
+"""
+
+import asyncio
+import base64
+import binascii
+import hashlib
+import re
+from collections.abc import Sequence
+from concurrent.futures import Executor
+from typing import Protocol
+
+from service.documents.selection import PageSelection, parse_page_selection
+from service.documents.sources import Content, MemorySource, Source, is_single_image, require_kind
+from service.errors import ServiceError, TooLargeError, UnsupportedMediaTypeError, UnusableDocumentError
+from service.raster.page import SINGLE_PAGE_OUTLINE, Kind
+from service.records import DocumentReference, QueryDocument, Upload
+
+_URL = re.compile(r"https?://|file://|ftp://", re.IGNORECASE)
+_DATA_URI = re.compile(r"data:(?:[a-zA-Z0-9.+/-]{1,50}(?:;[a-zA-Z0-9=.+-]{1,20})?)?;base64,")
+_LONGEST_DATA_URI_PREFIX = 96
+_DECODE_STEP = 1 << 20  # characters: a step holds the interpreter for about 3 ms
+_WITH_ARTICLE = {Kind.PDF: "a PDF", Kind.IMAGE: "an image"}
+
+
+class RegisteredDocuments(Protocol):
+    """The registered documents of all tenants."""
+
+    def find_source(self, id: str, pages: PageSelection | None, *, tenant: bytes) -> Source:
+        """A document of the tenant. Blocks. Raises: DocumentNotFoundError, InternalError, UnavailableError."""
+        ...
+
+
+async def gather(
+    documents: Sequence[QueryDocument],
+    *,
+    tenant: bytes,
+    registered: RegisteredDocuments,
+    max_file_bytes: int,
+    threads: Executor,
+) -> list[Source]:
+    """One source per document, in their order. `threads` decode, hash and look up.
+
+    Raises: UnusableDocumentError, UnsupportedMediaTypeError, TooLargeError, InvalidRequestError, PageOutOfRangeError about
+    the first document at fault; the errors of `registered`.
+    """
+    return await asyncio.get_running_loop().run_in_executor(
+        threads, _find_sources, documents, tenant, registered, max_file_bytes
+    )
+
+
+def _find_sources(
+    documents: Sequence[QueryDocument], tenant: bytes, registered: RegisteredDocuments, max_file_bytes: int
+) -> list[Source]:
+    sources: list[Source] = []
+    for index, document in enumerate(documents):
+        try:
+            pages = None if document.pages is None else parse_page_selection(document.pages)
+            match document:
+                case DocumentReference():
+                    sources.append(registered.find_source(document.id, pages, tenant=tenant))
+                case Upload():
+                    content = _read_upload(document, max_file_bytes)
+                    sources.append(MemorySource(label=document.label, pages=pages, content=content))
+        except ServiceError as error:
+            raise error.at(document_index=index) from error
+    return sources
+
+
+def _read_upload(upload: Upload, max_file_bytes: int) -> Content:
+    is_base64 = isinstance(upload.content, str)
+    declared = None if upload.kind is None else Kind(upload.kind)
+    data = _decode_base64(upload.content, max_file_bytes) if isinstance(upload.content, str) else upload.content
+    _require_size(len(data), max_file_bytes)
+    if not data:
+        code, noun = ("corrupt_image", "image") if declared is Kind.IMAGE else ("corrupt_document", "document")
+        raise UnusableDocumentError(code, f"the {noun} is empty.", field="content")
+    try:
+        kind = require_kind(data)
+    except UnsupportedMediaTypeError as error:
+        raise error.at(field="content") from error
+    # The kind of a file part is derived from its media type, which many clients get wrong.
+    if is_base64 and declared not in (None, kind):
+        message = f"the data is {_WITH_ARTICLE[kind]}; send it as '{kind}'."
+        raise UnsupportedMediaTypeError("unsupported_media_type", message, field="content")
+    return Content(
+        data=data,
+        sha256=hashlib.sha256(data).hexdigest(),
+        kind=kind,
+        outline=SINGLE_PAGE_OUTLINE if is_single_image(data) else None,
+    )
+
+
+def _decode_base64(text: str, max_file_bytes: int) -> bytearray:
+    """Strictly, and in steps, so that decoding 30 MB in a thread does not hold the interpreter for 80 ms at a stretch."""
+    if _URL.match(text):
+        message = "URLs are not fetched. Send the document itself."
+        raise UnusableDocumentError("url_not_supported", message, field="content")
+    if prefix := _DATA_URI.match(text[:_LONGEST_DATA_URI_PREFIX]):
+        text = text[prefix.end() :]
+    _require_size(len(text) // 4 * 3 - text[-2:].count("="), max_file_bytes)
+    decoded = bytearray()
+    try:
+        if len(text) % 4:
+            raise binascii.Error
+        for start in range(0, len(text), _DECODE_STEP):
+            piece = text[start : start + _DECODE_STEP]
+            if "=" in piece and start + _DECODE_STEP < len(text):
+                raise binascii.Error
+            decoded += base64.b64decode(piece, validate=True)
+    except (binascii.Error, ValueError):
+        message = "not standard base64 (alphabet A-Z a-z 0-9 + /, padded, no line breaks)."
+        raise UnusableDocumentError("invalid_base64", message, field="content") from None
+    return decoded
+
+
+def _require_size(size: int, limit: int) -> None:
+    if size > limit:
+        message = f"{size} bytes and the limit is {limit}. Send fewer pages or smaller images."
+        raise TooLargeError("file_too_large", message, field="content")

@@ -1,0 +1,21 @@
+"""Every route of the service in one router."""
+
+from fastapi import APIRouter
+
+from service.http.document_routes import DocumentRoutes
+from service.http.operation_routes import OperationRoutes
+from service.http.rerank_routes import RerankRoutes
+from service.http.route_registration import check_routes
+from service.http.route_table import RouteTable
+
+
+def build_router(
+    table: RouteTable, *, rerank: RerankRoutes, documents: DocumentRoutes, operation: OperationRoutes
+) -> APIRouter:
+    """Raises RuntimeError where the routes are not those of the table."""
+    router = APIRouter()
+    rerank.add_to(router, table)
+    documents.add_to(router)
+    operation.add_to(router)
+    check_routes(router, table)
+    return router

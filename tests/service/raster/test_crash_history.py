@@ -1,0 +1,55 @@
+from service.raster.crash_history import CrashHistory
+
+
+class Clock:
+    def __init__(self) -> None:
+        self.now = 1000.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+def make_history() -> tuple[CrashHistory, Clock, list[str]]:
+    clock = Clock()
+    causes: list[str] = []
+    return CrashHistory(on_worker_death=causes.append, clock=clock), clock, causes
+
+
+def test_document_is_in_quarantine_after_its_second_crash() -> None:
+    history, _, _ = make_history()
+    history.record_crash("a", code="page_timeout")
+    assert history.quarantine_code("a") is None
+    history.record_crash("a", code="page_crashed")
+    assert history.quarantine_code("a") == "page_crashed"
+    assert history.quarantine_code("b") is None
+
+
+def test_quarantine_ends_after_ten_minutes() -> None:
+    history, clock, _ = make_history()
+    history.record_crash("a", code="page_timeout")
+    history.record_crash("a", code="page_timeout")
+    clock.now += 601
+    assert history.quarantine_code("a") is None
+    history.record_crash("a", code="page_timeout")
+    assert history.quarantine_code("a") is None
+
+
+def test_memory_for_documents_in_quarantine_is_bounded() -> None:
+    history, _, _ = make_history()
+    for number in range(1_001):
+        history.record_crash(str(number), code="page_timeout")
+        history.record_crash(str(number), code="page_timeout")
+    assert history.quarantine_code("0") is None
+    assert history.quarantine_code("1") == history.quarantine_code("1000") == "page_timeout"
+
+
+def test_more_than_ten_deaths_in_a_minute_are_a_storm_until_the_minute_is_over() -> None:
+    history, clock, causes = make_history()
+    for _ in range(10):
+        history.record_death("crash")
+    assert not history.is_storm
+    history.record_death("timeout")
+    assert history.is_storm
+    clock.now += 61
+    assert not history.is_storm
+    assert causes == ["crash"] * 10 + ["timeout"]
