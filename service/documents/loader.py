@@ -1,12 +1,14 @@
 """Sources of documents to pages as the model takes them: from the cache where it has them, from the raster pool otherwise."""
 
 import asyncio
+import threading
 import time
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
-from concurrent.futures import Executor, Future, wait
+from concurrent.futures import Executor, Future
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 
 from model import PageImage, PageImageError, PreparedPage, RankingModel
 from service.documents.page_cache import CachedPage, ContentKey, PageCache
@@ -193,6 +195,29 @@ class _Document:
                 self.pages[number] = page
 
 
+class _Preparation:
+    """The jobs that prepare one request's pages: counted down in their threads, awaited on the event loop."""
+
+    def __init__(self, pages: int) -> None:
+        self._loop = asyncio.get_running_loop()
+        self._lock = threading.Lock()
+        self._pages_left = pages
+        self.ended: asyncio.Future[None] = self._loop.create_future()
+        self.errors: dict[int, Exception] = {}  # by the page's position
+        self.is_wanted = True  # False: jobs that have not begun do nothing
+
+    def end_page(self) -> None:
+        with self._lock:
+            self._pages_left -= 1
+            is_last = not self._pages_left
+        if is_last and self.is_wanted:
+            self._loop.call_soon_threadsafe(self._end)
+
+    def _end(self) -> None:
+        if not self.ended.done():
+            self.ended.set_result(None)
+
+
 class _Loading:
     """One call of `PageLoader.load`, stage by stage."""
 
@@ -209,6 +234,7 @@ class _Loading:
     ) -> None:
         self._started = time.perf_counter()
         self._work_seconds: dict[str, float] = defaultdict(float)  # by stage, summed over threads and processes
+        self._lock = threading.Lock()  # of the seconds
         self._model = model
         self._threads = threads
         self._tenant = tenant
@@ -245,31 +271,25 @@ class _Loading:
             )
 
     async def make_pages(self, request: PendingRaster) -> None:
-        """Render and prepare the missing pages. Raises: ServiceError, of the first page at fault."""
+        """Render and prepare the missing pages. Raises: ServiceError, of the first page at fault.
+
+        A rendered page goes straight from the raster pool to a job in the prepare threads; the event loop waits for the end.
+        """
         wanted = [(document, number) for document in self._incomplete for number in document.missing]
-        preparing: dict[int, Future[float]] = {}  # seconds, by position among the wanted pages
-        failures: dict[int, BaseException] = {}
+        if not wanted:
+            return
+        preparation = _Preparation(len(wanted))
+        rendering = request.render([document.missing for document in self._incomplete])
+        for position, (document, number) in enumerate(wanted):
+            job = partial(self._prepare, preparation, position, document, number)
+            rendering[position].add_done_callback(partial(self._threads.submit, job))
+        rendering.clear()  # each job has its page alone, and frees the pixels
         try:
-            async for position, rendered in request.render([document.missing for document in self._incomplete]):
-                if isinstance(rendered, ServiceError):
-                    failures[position] = rendered
-                    continue
-                document, number = wanted[position]
-                self._work_seconds[_stage(document)] += rendered.seconds
-                preparing[position] = self._threads.submit(self._prepare, document, number, rendered)
-            if preparing:
-                # In one job, which begins after theirs: a page costs the event loop no second turn.
-                await asyncio.get_running_loop().run_in_executor(self._threads, wait, preparing.values())
+            await preparation.ended
         finally:
-            for page in preparing.values():
-                page.cancel()
-        for position, page in preparing.items():
-            if error := page.exception():
-                failures[position] = error
-            else:
-                self._work_seconds["prepare"] += page.result()
-        if failures:
-            raise failures[min(failures)]
+            preparation.is_wanted = False
+        if preparation.errors:
+            raise preparation.errors[min(preparation.errors)]
 
     def loaded(self) -> Loaded:
         return Loaded(
@@ -287,8 +307,25 @@ class _Loading:
                 if self._trace is not None:
                     self._trace.stage_ended("fetch", seconds, {"ziprerank.document": document.index})
 
-    def _prepare(self, document: _Document, number: int, page: RasterPage) -> float:
-        """Seconds that it took. Raises: UnusableDocumentError."""
+    def _prepare(
+        self,
+        preparation: "_Preparation",
+        position: int,
+        document: _Document,
+        number: int,
+        rendering: Future[RasterPage],
+    ) -> None:
+        """The job of one page, in a thread. rendering: done."""
+        try:
+            if preparation.is_wanted and not rendering.cancelled():
+                self._prepare_page(document, number, rendering.result())
+        except Exception as error:  # noqa: BLE001 (raised by `make_pages`)
+            preparation.errors[position] = error
+        finally:
+            preparation.end_page()
+
+    def _prepare_page(self, document: _Document, number: int, page: RasterPage) -> None:
+        """Raises: UnusableDocumentError."""
         started = time.perf_counter()
         try:
             prepared = self._model.prepare_page(PageImage(pixels=page.pixels), tenant=self._tenant)
@@ -299,11 +336,13 @@ class _Loading:
             ) from error
         document.put_page(number, CachedPage(prepared=prepared, degraded=page.degraded))
         seconds = time.perf_counter() - started
+        with self._lock:
+            self._work_seconds[_stage(document)] += page.seconds
+            self._work_seconds["prepare"] += seconds
         if self._trace is not None:
             of_page = {"ziprerank.document": document.index, "ziprerank.page": number}
             self._trace.stage(_stage(document), began_ns=page.began_ns, ended_ns=page.ended_ns, attributes=of_page)
             self._trace.stage_ended("prepare", seconds, of_page)
-        return seconds
 
     def _share_out(self) -> dict[str, float]:
         """The wall time by stage, in proportion to the work: pages are rendered and prepared side by side."""

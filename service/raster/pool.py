@@ -11,8 +11,7 @@ The event loop only awaits results here: the supervising threads talk to the chi
 import asyncio
 import threading
 import time
-from collections import deque
-from collections.abc import AsyncIterator, Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from types import TracebackType
 from typing import Self
@@ -155,77 +154,27 @@ class PendingRaster:
             await asyncio.wrap_future(opening)
         return [state.outline for state in self._request.states if state.outline is not None]
 
-    async def render(
-        self, numbers_by_document: Sequence[Sequence[int]]
-    ) -> AsyncIterator[tuple[int, RasterPage | ServiceError]]:
-        """Render the pages of these numbers (1-based), document by document. Called once, after `opened`.
+    def render(self, numbers_by_document: Sequence[Sequence[int]]) -> list[Future[RasterPage]]:
+        """Begin to render the pages of these numbers (1-based), document by document. Called once, after `opened`.
 
-        Each page comes as soon as it is rendered, with its position among all numbers. In place of a page that fails comes
-        its error: UnusableDocumentError, TooLargeError, or UnavailableError about the pool. After a failure the pages that
-        have not begun do not come; their positions are higher. So of several errors the one with the lowest position is
-        always the same. Without a number the pool is not asked.
+        One future a number, in their order. Each is done in a supervising thread, as soon as its page is rendered or fails:
+        UnusableDocumentError, TooLargeError, or UnavailableError about the pool. After a failure the pages that have not begun
+        are cancelled; their positions are higher, so of several errors the one with the lowest position is always the same.
+        Whoever drops a future frees the pixels of its page. Without a number the pool is not asked.
 
-        Raises: OverloadedError, UnavailableError, before the first page.
+        Raises: OverloadedError, UnavailableError.
         """
         if self._expiry is not None:
-            pages = self._rasterizer._schedule.add_pages(self._request, numbers_by_document)
-        else:
-            pages = self._request.add_pages(numbers_by_document)
-            if pages:
-                self._expiry = self._rasterizer._admit(self._request)
-        positions = {page: position for position, page in enumerate(pages)}
-        pages.clear()  # the sender alone holds a page, so that it can free the pixels
-        arrivals = _Arrivals(positions)
-        while positions:
-            arrival = await arrivals.next()
-            position = positions.pop(arrival)
-            if not arrival.cancelled():
-                yield position, _outcome(arrival)
-
-    async def render_all(self, numbers_by_document: Sequence[Sequence[int]]) -> list[RasterPage]:
-        """`render`, in the order of the numbers. Raises: the error with the lowest position, and see `render`."""
-        outcomes = {position: outcome async for position, outcome in self.render(numbers_by_document)}
-        pages = []
-        for _, outcome in sorted(outcomes.items(), key=lambda item: item[0]):
-            if isinstance(outcome, ServiceError):
-                raise outcome
-            pages.append(outcome)
+            return self._rasterizer._schedule.add_pages(self._request, numbers_by_document)
+        pages = self._request.add_pages(numbers_by_document)
+        if pages:
+            self._expiry = self._rasterizer._admit(self._request)
         return pages
 
-
-class _Arrivals:
-    """Futures as they are done, from any thread to a coroutine. Those that arrive together wake the event loop once."""
-
-    def __init__(self, futures: Iterable[Future[RasterPage]]) -> None:
-        self._loop = asyncio.get_running_loop()
-        self._lock = threading.Lock()
-        self._arrived: deque[Future[RasterPage]] = deque()
-        self._waiter: asyncio.Future[None] | None = None
-        for future in futures:
-            future.add_done_callback(self._put)
-
-    async def next(self) -> Future[RasterPage]:
-        while True:
-            with self._lock:
-                if self._arrived:
-                    return self._arrived.popleft()
-                self._waiter = self._loop.create_future()
-            await self._waiter
-
-    def _put(self, future: Future[RasterPage]) -> None:
-        with self._lock:
-            self._arrived.append(future)
-            waiter, self._waiter = self._waiter, None
-        if waiter is not None:
-            self._loop.call_soon_threadsafe(_wake, waiter)
-
-
-def _wake(waiter: "asyncio.Future[None]") -> None:
-    if not waiter.done():
-        waiter.set_result(None)
-
-
-def _outcome(page: Future[RasterPage]) -> RasterPage | ServiceError:
-    error = page.exception()
-    assert error is None or isinstance(error, ServiceError), "tasks fail with nothing else"
-    return page.result() if error is None else error
+    async def render_all(self, numbers_by_document: Sequence[Sequence[int]]) -> list[RasterPage]:
+        """The pages of `render`. Raises: the error with the lowest position, and see `render`."""
+        pages = [asyncio.wrap_future(page) for page in self.render(numbers_by_document)]
+        outcomes = await asyncio.gather(*pages, return_exceptions=True)
+        if errors := [outcome for outcome in outcomes if isinstance(outcome, ServiceError)]:
+            raise errors[0]
+        return [page.result() for page in pages]
