@@ -144,7 +144,7 @@ def test_open_loop_counts_from_the_due_time_while_the_service_stands_still() -> 
 
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(client, "time", time)
-            patch.setattr(client.asyncio, "sleep", time.sleep)
+            patch.setattr(asyncio, "sleep", time.sleep)
             return await open_loop(send, iter([REQUEST] * 5), arrivals=[10.0] * 5, on_done=lambda: None)
 
     outcomes = asyncio.run(run())

@@ -49,7 +49,7 @@ def test_the_id_in_the_path_is_the_same_key(fleet: Fleet) -> None:
 
 
 def test_a_client_cannot_set_the_balancers_own_header(fleet: Fleet) -> None:
-    servers = {fleet.ask(**{"X-Affinity-Key": KEYS[0]}).headers[SERVED_BY] for _ in range(8)}
+    servers = {fleet.ask(headers={"X-Affinity-Key": KEYS[0]}).headers[SERVED_BY] for _ in range(8)}
     assert len(servers) > 1
 
 

@@ -91,7 +91,7 @@ def test_scores_are_bit_identical_with_all_caches_on_and_off(
     service: RunningService, remembers_as_set: LoadModel
 ) -> None:
     pages = make_pages(6, seed=2, height=448, width=320)
-    off = {"feature_cache_gpu_bytes": 0, "feature_cache_host_bytes": 0, "page_cache_bytes": 0}
+    off: dict[str, Any] = {"feature_cache_gpu_bytes": 0, "feature_cache_host_bytes": 0, "page_cache_bytes": 0}
     with running_service(remembers_as_set, **off) as plain:
         for fields in ({}, {"ziprerank": '{"keep_ratio": 0.1}'}):
             answers = [rerank(run, "which page?", pages, **fields) for run in (plain, service, service, plain)]
@@ -113,7 +113,7 @@ def test_a_pdf_that_is_sent_again_is_not_rendered_again_whatever_pages_are_asked
 
 
 def test_caches_stay_within_their_bytes(service: RunningService) -> None:
-    limits = {
+    limits: dict[str, Any] = {
         "feature_cache_gpu_bytes": 2_000_000,
         "feature_cache_host_bytes": 1_000_000,
         "page_cache_bytes": 3_000_000,

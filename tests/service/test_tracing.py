@@ -8,6 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from typing import Any
 
 import httpx
 import pytest
@@ -40,7 +41,7 @@ def rerank(service: RunningService, headers: dict[str, str] | None = None) -> ht
 
 
 def spans_after(
-    reranker: Reranker, file: Path, use: Callable[[RunningService], object], **settings: object
+    reranker: Reranker, file: Path, use: Callable[[RunningService], object], **settings: Any
 ) -> list[ReadSpan]:
     """What a service has written when it has ended."""
     with running_service(fake_loader(reranker), tracing=f"file:{file}", **settings) as service:

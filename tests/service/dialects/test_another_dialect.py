@@ -53,7 +53,7 @@ def spans(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def service(reranker: Reranker, spans: Path) -> Iterator[RunningService]:
-    settings = {"api_key": "secret", "max_body_bytes": 100_000, "tracing": f"file:{spans}"}
+    settings: dict[str, Any] = {"api_key": "secret", "max_body_bytes": 100_000, "tracing": f"file:{spans}"}
     with running_service(fake_loader(reranker), dialects=[Librarian()], **settings) as running:
         running.client.headers["Authorization"] = "Bearer secret"
         yield running

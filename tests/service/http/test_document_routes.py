@@ -34,7 +34,7 @@ THREE_PAGES, FIVE_PAGES = make_pdf(3, width=64, height=64), make_pdf(5, width=64
 
 @pytest.fixture(scope="module")
 def service(reranker: Reranker) -> Iterator[RunningService]:
-    limits = {"max_body_bytes": 300_000, "max_file_bytes": 200_000, "max_document_pages": 6}
+    limits: dict[str, Any] = {"max_body_bytes": 300_000, "max_file_bytes": 200_000, "max_document_pages": 6}
     with running_service(fake_loader(reranker), **limits) as running:
         yield running
 

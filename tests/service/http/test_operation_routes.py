@@ -6,7 +6,7 @@ import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
-from typing import NoReturn
+from typing import Any, NoReturn
 
 import httpx
 import pytest
@@ -263,7 +263,7 @@ def test_what_waits_becomes_one_batch_and_the_gauges_see_it(reranker: Reranker) 
 
 def test_a_full_house_refuses_with_retry_after(reranker: Reranker) -> None:
     gate = Gate()
-    limits = {"max_concurrent_requests": 1}
+    limits: dict[str, Any] = {"max_concurrent_requests": 1}
     with running_service(fake_loader(reranker, gate), **limits) as service, ThreadPoolExecutor(1) as threads:
         first = threads.submit(rerank, service)
         assert gate.entered.wait(PATIENCE_SECONDS)

@@ -23,7 +23,7 @@ ANSWER, ERROR_BODY = TypeAdapter(RerankResponse), TypeAdapter(ErrorBody)
 
 @pytest.fixture(scope="module")
 def service(reranker: Reranker) -> Iterator[RunningService]:
-    limits = {"max_body_bytes": 3_000_000, "max_file_bytes": 2_000_000, "max_files": 6, "max_pages": 40}
+    limits: dict[str, Any] = {"max_body_bytes": 3_000_000, "max_file_bytes": 2_000_000, "max_files": 6, "max_pages": 40}
     with running_service(fake_loader(reranker), **limits, max_query_characters=300) as running:
         yield running
 
@@ -49,7 +49,8 @@ def results(response: httpx.Response) -> list[dict[str, Any]]:
 
 def fitting_its_schema(answer: dict[str, Any]) -> dict[str, Any]:
     """The answer, which has every required field of the published schema, and no field that is not in it."""
-    assert ANSWER.validate_python(answer, extra="forbid") == answer
+    as_published: object = ANSWER.validate_python(answer, extra="forbid")
+    assert as_published == answer
     return answer
 
 

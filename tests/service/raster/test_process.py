@@ -243,6 +243,8 @@ def test_slot_cannot_be_cut_short(process: RasterProcess) -> None:
 
 
 def test_settings_in_the_argument_are_all_the_worker_gets(process: RasterProcess) -> None:
-    argument = json.loads(process._popen.args[-1])  # type: ignore[index]
+    command = process._popen.args
+    assert isinstance(command, list)
+    argument = json.loads(command[-1])
     assert set(argument) == {"control_fd", "slot_fd", "settings"}
     assert WorkerSettings(**argument["settings"]) == settings()
