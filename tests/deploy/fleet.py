@@ -12,17 +12,10 @@ from typing import Any
 
 import httpx
 
-from tests.deploy.processes import (
-    PATIENCE_SECONDS,
-    answers,
-    eventually,
-    free_port,
-    metric,
-    replica,
-    request_of_one_page,
-    tool_process,
-)
+from tests.deploy.processes import answers, metric, replica, request_of_one_page, tool_process
 from tests.deploy.tools import HAPROXY
+from tests.patience import PATIENCE_SECONDS, eventually
+from tests.processes import free_port
 
 REPLICAS = 3
 MAX_REQUESTS = 16

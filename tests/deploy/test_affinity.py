@@ -9,7 +9,8 @@ from dataclasses import dataclass
 import httpx
 
 from tests.deploy.fleet import MAX_REQUESTS, REPLICAS, SERVED_BY, Fleet
-from tests.deploy.processes import PATIENCE_SECONDS, eventually, repeating
+from tests.deploy.processes import repeating
+from tests.patience import PATIENCE_SECONDS, eventually
 
 KEYS = [f"document-{number}" for number in range(12)]
 LOAD_CLIENTS = 3

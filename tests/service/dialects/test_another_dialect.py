@@ -15,7 +15,8 @@ from service.dialects.dialect import DialectRoute, RequestHead
 from service.errors import InvalidRequestError, ServiceError
 from service.records import RerankAnswer, RerankQuery, Upload
 from tests.documents import make_pdf
-from tests.servers import RunningService, eventually, fake_loader, running_service
+from tests.patience import eventually
+from tests.servers import RunningService, fake_loader, running_service
 from tests.spans import read_spans
 
 

@@ -28,7 +28,8 @@ from service.errors import (
 )
 from service.raster.page import SINGLE_PAGE_OUTLINE, DocumentOutline, Kind
 from tests.documents import make_encrypted_pdf, make_image, make_pdf, make_pdf_with_truncated_image, make_tiff
-from tests.service.raster.pools import PATIENCE_SECONDS, TICK_SECONDS, Pool, running_pool, until
+from tests.patience import PATIENCE_SECONDS, TICK_SECONDS, until
+from tests.service.raster.pools import Pool, running_pool
 
 THREE_PAGES, FIVE_PAGES = make_pdf(3), make_pdf(5)
 

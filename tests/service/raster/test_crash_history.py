@@ -1,16 +1,9 @@
 from service.raster.crash_history import CrashHistory
-
-
-class Clock:
-    def __init__(self) -> None:
-        self.now = 1000.0
-
-    def __call__(self) -> float:
-        return self.now
+from tests.clocks import Clock
 
 
 def make_history() -> tuple[CrashHistory, Clock, list[str]]:
-    clock = Clock()
+    clock = Clock(1000.0)
     causes: list[str] = []
     return CrashHistory(on_worker_death=causes.append, clock=clock), clock, causes
 

@@ -13,7 +13,7 @@ from service.raster.page import DocumentOutline, Kind
 from service.raster.process import RasterPage
 from service.raster.request import RasterDocument, RasterRequest, RasterTask
 from service.raster.schedule import RasterSchedule, Turn
-from tests.service.raster.pools import PATIENCE_SECONDS
+from tests.patience import PATIENCE_SECONDS
 
 PAGE = RasterPage(pixels=np.zeros((1, 1, 3), np.uint8), degraded=False, seconds=0.0, began_ns=0, ended_ns=0)
 
