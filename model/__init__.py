@@ -4,8 +4,8 @@
     reranker = Reranker.from_checkpoint("mtri-admin/ZipRerank")
     ranking = reranker.rank("revenue of the third quarter", page_images)
 
-Plain PyTorch; knows no web server, no environment variables, no threads. A name is imported when it is first asked for, so
-that processes which need `model.pages` alone start without torch.
+Plain PyTorch: no web server, no environment variables, no threads. Each name is imported on first access, so processes that
+need `model.pages` alone start without torch.
 """
 
 from importlib import import_module
@@ -198,12 +198,12 @@ _HOMES = {
     "score_in_input_order": "model.fake_ranking_model",
     "usable_fonts": "model.diagnosis",
 }
-"""The module of each exported name. The imports above say the same to type checkers; a test compares the two."""
+"""The module that defines each exported name. Must match the imports above, which serve type checkers; a test compares them."""
 
 if not TYPE_CHECKING:  # a type checker that saw `__getattr__` would accept misspelt names
 
     def __getattr__(name: str) -> object:
-        """Import an exported name from its module, and keep it. Raises: AttributeError."""
+        """Import an exported name from its module and store it in this one. Raises: AttributeError."""
         if name not in _HOMES:
             raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
         value = globals()[name] = getattr(import_module(_HOMES[name]), name)

@@ -1,7 +1,7 @@
-"""Memory plans for cards that are not there: what each size of card has room for, and what `auto` takes on it.
+"""Memory plans for cards that are not installed, so that a card can be chosen before it is bought.
 
-Arithmetic over the sizes of a checkpoint alone, so that a card can be chosen before it is bought. No card, no weights, no
-tokenizer are needed.
+For each card size the plans list every quantisation scheme and the one that `auto` would choose. They follow from the sizes of
+a checkpoint: no card, weights or tokenizer are needed.
 """
 
 from collections.abc import Mapping, Sequence
@@ -28,26 +28,26 @@ from model.qwen3_vl.weights import build_network, expected_shapes
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CheckpointSizes:
-    """The sizes that a plan is made from, and whose they are."""
+    """The sizes that plans are computed from, and the checkpoint they belong to."""
 
     model_config: ModelConfig
     checkpoint: str  # its name
-    is_published: bool  # True: the numbers in `published`, because the configured checkpoint is not on this machine
+    is_published: bool  # True: the sizes in `published`, because the configured checkpoint is not on this machine
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AbsentCardPlan:
-    """One scheme on one card."""
+    """One quantisation scheme on one card size."""
 
     card_bytes: int
     plan: MemoryPlan
-    a4_pages: int  # whose features the card holds
-    is_auto_with_fp8: bool  # `auto` takes this scheme on a card that multiplies 8-bit floats
-    is_auto_without_fp8: bool  # and on one that does not
+    a4_pages: int  # capacity of the feature cache in A4 pages
+    is_auto_with_fp8: bool  # `auto` chooses this scheme on a card with fp8 support
+    is_auto_without_fp8: bool  # `auto` chooses this scheme on a card without it
 
 
 def local_sizes(name: str, *, revision: str | None = None) -> CheckpointSizes:
-    """Those of the checkpoint called `name` where its small files are on this machine, else the published ones."""
+    """The sizes of the checkpoint called `name` if its JSON files are on this machine, else the published ones."""
     try:
         checkpoint = find_local_checkpoint(name, revision=revision)
         model_config = read_model_config(checkpoint.folder)
@@ -59,12 +59,12 @@ def local_sizes(name: str, *, revision: str | None = None) -> CheckpointSizes:
 def plan_absent_cards(
     config: RerankerConfig, model_config: ModelConfig, card_bytes: Sequence[int]
 ) -> list[AbsentCardPlan]:
-    """Every scheme on every card, in this order; with dtype `auto` as on cards that have bfloat16.
+    """The plans for every card size, each with every scheme. dtype `auto` counts as bfloat16.
 
-    Products of 8-bit floats give bfloat16, so with another dtype there is no fp8.
+    fp8 products are returned in bfloat16, so fp8 is left out for other dtypes.
     Raises: ConfigurationError for an unknown dtype.
     """
-    dtype = _dtype(config)
+    dtype = _planned_dtype(config)
     shapes = expected_shapes(build_network(model_config))
     schemes = [scheme for scheme in SCHEMES if scheme != "fp8" or dtype == torch.bfloat16]
     return [row for card in card_bytes for row in _plan_card(config, model_config, shapes, dtype, schemes, card)]
@@ -81,12 +81,12 @@ def _plan_card(
     largest = max_window_cost_without_tokenizer(model_config, config.max_query_characters)
     plans = [
         plan_absent_card(
-            config, model_config, shapes, dtype=dtype, quantise=scheme, card_bytes=card_bytes, longest=largest
+            config, model_config, shapes, dtype=dtype, quantise=scheme, card_bytes=card_bytes, largest_window=largest
         )
         for scheme in schemes
     ]
-    with_fp8 = _auto(plans, config)
-    without_fp8 = _auto([plan for plan in plans if plan.quantise != "fp8"], config)
+    with_fp8 = _auto_choice(plans, config)
+    without_fp8 = _auto_choice([plan for plan in plans if plan.quantise != "fp8"], config)
     page_bytes = A4_TOKENS * feature_shape(model_config, dtype).token_bytes
     return [
         AbsentCardPlan(
@@ -100,7 +100,7 @@ def _plan_card(
     ]
 
 
-def _dtype(config: RerankerConfig) -> torch.dtype:
+def _planned_dtype(config: RerankerConfig) -> torch.dtype:
     if config.dtype == "auto":
         return torch.bfloat16
     if config.dtype not in DTYPES:
@@ -108,8 +108,8 @@ def _dtype(config: RerankerConfig) -> torch.dtype:
     return DTYPES[config.dtype]
 
 
-def _auto(plans: Sequence[MemoryPlan], config: RerankerConfig) -> MemoryPlan | None:
-    """The plan that `auto` takes; None where none fits."""
+def _auto_choice(plans: Sequence[MemoryPlan], config: RerankerConfig) -> MemoryPlan | None:
+    """The plan that `auto` chooses; None if none fits."""
     try:
         return choose_plan(plans, least_cache_bytes=least_cache_bytes(config))[0]
     except ConfigurationError:

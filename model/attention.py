@@ -1,7 +1,7 @@
-"""Attention over packed sequences of different lengths: which kernel, chosen once with the reason, over which sequences.
+"""Attention over packed sequences of different lengths, and the choice of its kernel.
 
-What a layer is handed is a `PackedAttention`: a kernel and the boundaries of queries and keys, so that it need not know them.
-Knows no model.
+A layer receives a `PackedAttention`, which holds the kernel and the boundaries of queries and keys. The kernel is chosen once,
+and the reason is recorded.
 """
 
 from collections.abc import Callable, Sequence
@@ -14,7 +14,7 @@ import torch
 from model.attention_kernels import (
     KERNELS,
     LENGTH_BUCKET,
-    MOST_AT_ONCE,
+    MAX_SEQUENCES_PER_CALL,
     Attend,
     build,
     built,
@@ -27,7 +27,7 @@ from model.device import Compute, seconds_of, upload
 from model.errors import ConfigurationError
 
 FAMILIES = {"flash-attn": ("flash-attn-3", "flash-attn-2")}
-"""Names that stand for the first of several kernels that runs."""
+"""Names for groups of kernels; a name selects the first kernel of its group that runs."""
 
 _TIMED_CALLS = 5
 _WARM_UP_CALLS = 2
@@ -36,7 +36,7 @@ _TRIAL_LENGTHS = (64, 32)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AttentionKernel:
-    """A kernel and where it reads its sequence boundaries: on the device, or (a Python loop) on the host."""
+    """A kernel, and whether it reads the sequence boundaries on the host (in a Python loop) or on the device."""
 
     name: str
     attend: Attend
@@ -44,14 +44,14 @@ class AttentionKernel:
     reason: str  # for the log and /info
 
     def place(self, cu_seqlens: torch.Tensor, max_seqlen: int, device: torch.device) -> "Sequences":
-        """Host boundaries, int32 (sequences + 1,), put where the kernel reads them, so that no call ever waits for them."""
+        """Put host boundaries, int32 (sequences + 1,), where the kernel reads them, so that no call waits for a copy."""
         placed = cu_seqlens if self.boundaries_on_host else upload(cu_seqlens, device)
         return Sequences(cu_seqlens=placed, max_seqlen=max_seqlen)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Sequences:
-    """Where packed sequences end, placed for a kernel."""
+    """Boundaries of packed sequences, placed for a kernel."""
 
     cu_seqlens: torch.Tensor  # int32 (sequences + 1,)
     max_seqlen: int
@@ -59,7 +59,7 @@ class Sequences:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PackedAttention:
-    """A kernel over given sequences: all that a layer needs, without knowing where its tokens' sequences end."""
+    """Attention by one kernel over given sequences, as layers call it."""
 
     kernel: AttentionKernel
     queries: Sequences
@@ -67,7 +67,10 @@ class PackedAttention:
     causal: bool
 
     def __call__(self, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
-        """(tokens_q, heads, head_dim) in and out, scaled by the square root of head_dim."""
+        """Scaled dot-product attention, scale 1 / sqrt(head_dim).
+
+        q: (tokens_q, heads, head_dim), as is the result. k, v: (tokens_k, key_value_heads, head_dim).
+        """
         attend = partial(_attend_opaquely, self.kernel.name) if torch.compiler.is_compiling() else self.kernel.attend
         return attend(
             q,
@@ -95,7 +98,7 @@ def _attend_opaquely(
     causal: bool,
     scale: float,
 ) -> torch.Tensor:
-    """One node of a compiled graph, whatever the kernel does inside."""
+    """The kernel as a single node of a compiled graph, so that torch.compile does not trace into it."""
     attend = built(kernel_name)
     return attend(q, k, v, cu_seqlens_q, cu_seqlens_k, max_seqlen_q, max_seqlen_k, causal=causal, scale=scale)
 
@@ -113,7 +116,7 @@ def _(
     causal: bool,
     scale: float,
 ) -> torch.Tensor:
-    return q.new_empty(q.shape)
+    return q.new_empty(q.shape)  # (tokens_q, heads, head_dim)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -125,17 +128,17 @@ class AttentionWorkload:
     head_dim: int
     lengths: tuple[int, ...]  # of the packed sequences
     causal: bool
-    is_fused: bool = False  # values are a slice of one projection of queries, keys and values: three times the stride
+    is_fused: bool = False  # q, k and v come from one projection, so v has three times the stride
 
 
 def choose_attention(name: str, workload: AttentionWorkload, compute: Compute) -> AttentionKernel:
-    """The kernel called `name`, or for `auto` the one that does the workload fastest here.
+    """The kernel called `name`, or for `auto` the fastest one for this workload on this device.
 
-    Raises: ConfigurationError for an unknown name and for a kernel that was asked for and cannot run: never a silent
-    fallback.
+    A named kernel that cannot run is an error, never replaced silently.
+    Raises: ConfigurationError for an unknown name, and for a named kernel that cannot run.
     """
     if name == "auto":
-        return _fastest(workload, compute)
+        return _fastest_kernel(workload, compute)
     if name not in KERNELS and name not in FAMILIES:
         raise ConfigurationError(f"attention is {name!r}; it must be auto, {', '.join((*FAMILIES, *KERNELS))}.")
     obstacles: dict[str, str] = {}
@@ -144,80 +147,83 @@ def choose_attention(name: str, workload: AttentionWorkload, compute: Compute) -
             candidate, workload, compute
         )
         if obstacle is None:
-            return make_kernel(candidate, "; ".join(["as asked", *_reasons(obstacles)]))
+            return make_kernel(candidate, "; ".join(["as asked", *_obstacle_texts(obstacles)]))
         obstacles[candidate] = obstacle
     same = len(set(obstacles.values())) == 1
-    told = (
+    reason = (
         obstacles[candidate] if same else "; ".join(f"{kernel}: {obstacle}" for kernel, obstacle in obstacles.items())
     )
-    raise ConfigurationError(f"attention is {name!r}, but {told}. Choose auto or sdpa.")
+    raise ConfigurationError(f"attention is {name!r}, but {reason}. Choose auto or sdpa.")
 
 
 def _trial_failure(name: str, workload: AttentionWorkload, compute: Compute) -> str | None:
-    """The reason why one small call failed, or None. SDPA is torch's own and needs no trial."""
+    """Call the kernel once on a small input; the reason of its failure, or None. SDPA is part of torch and needs no trial."""
     if name == "sdpa":
         return None
     try:
-        seconds_of(_prepare(make_kernel(name), replace(workload, lengths=_TRIAL_LENGTHS), compute), compute.device)
-    except Exception as error:  # noqa: BLE001 (of a package of others; told as a ConfigurationError)
+        seconds_of(
+            _call_on_random_values(make_kernel(name), replace(workload, lengths=_TRIAL_LENGTHS), compute),
+            compute.device,
+        )
+    except Exception as error:  # noqa: BLE001 (a third-party package may raise anything)
         return f"it failed when tried ({first_line(error)})"
     return None
 
 
-def _fastest(workload: AttentionWorkload, compute: Compute) -> AttentionKernel:
-    """The candidates are timed where there are several: each warm, in turns. One that cannot be called is left out."""
+def _fastest_kernel(workload: AttentionWorkload, compute: Compute) -> AttentionKernel:
+    """If several kernels can run here, time them in turns and take the fastest. A kernel whose call fails is left out."""
     obstacles: dict[str, str] = {}
     calls: dict[str, Callable[[], torch.Tensor]] = {}
     for name in KERNELS:
         if obstacle := unavailable_reason(name, compute, workload.head_dim):
             obstacles[name] = obstacle
         else:
-            calls[name] = _prepare(make_kernel(name), workload, compute)
+            calls[name] = _call_on_random_values(make_kernel(name), workload, compute)
     if len(calls) == 1:
         [name] = calls
-        return make_kernel(name, "; ".join(_reasons(obstacles)))
+        return make_kernel(name, "; ".join(_obstacle_texts(obstacles)))
     seconds = _time_in_turns(calls, obstacles, compute)
     if not seconds:
-        raise ConfigurationError(f"No attention kernel runs here. {'; '.join(_reasons(obstacles))}.")
+        raise ConfigurationError(f"No attention kernel runs on this device: {'; '.join(_obstacle_texts(obstacles))}.")
     measured = ", ".join(f"{name} {value * 1000:.2f} ms" for name, value in seconds.items())
     fastest = min(seconds, key=seconds.__getitem__)
-    return make_kernel(fastest, "; ".join([f"the fastest of {measured}", *_reasons(obstacles)]))
+    return make_kernel(fastest, "; ".join([f"the fastest of {measured}", *_obstacle_texts(obstacles)]))
 
 
 def _time_in_turns(
     calls: dict[str, Callable[[], torch.Tensor]], obstacles: dict[str, str], compute: Compute
 ) -> dict[str, float]:
-    """Best seconds of each call; those that fail go to `obstacles`."""
+    """The best time of each call in seconds. Calls that fail are added to `obstacles` with the reason instead."""
     rounds: dict[str, list[float]] = {name: [] for name in calls}
     with making_plans():
         for turn in range(_WARM_UP_CALLS + _TIMED_CALLS):
             for name in [name for name in calls if name not in obstacles]:
                 try:
                     seconds = seconds_of(calls[name], compute.device)
-                except Exception as error:  # noqa: BLE001 (a kernel that fails is no reason to end the start)
+                except Exception as error:  # noqa: BLE001 (one failing kernel must not stop the service)
                     obstacles[name] = f"it failed when tried ({first_line(error)})"
                 else:
                     rounds[name] += [seconds] if turn >= _WARM_UP_CALLS else []
     return {name: min(seconds) for name, seconds in rounds.items() if name not in obstacles}
 
 
-def _reasons(obstacles: dict[str, str]) -> list[str]:
+def _obstacle_texts(obstacles: dict[str, str]) -> list[str]:
     return [f"not {name}: {obstacle}" for name, obstacle in obstacles.items()]
 
 
 def time_attention(kernel: AttentionKernel, workload: AttentionWorkload, compute: Compute) -> float:
-    """Seconds for one layer's attention, the best of a few calls after a warm-up."""
+    """Seconds for one layer's attention: the best of a few calls after a warm-up. Raises: RuntimeError if a call fails."""
     obstacles: dict[str, str] = {}
-    seconds = _time_in_turns({kernel.name: _prepare(kernel, workload, compute)}, obstacles, compute)
+    seconds = _time_in_turns({kernel.name: _call_on_random_values(kernel, workload, compute)}, obstacles, compute)
     if obstacles:
         raise RuntimeError(f"{kernel.name}: {obstacles[kernel.name]}")
     return seconds[kernel.name]
 
 
 def make_text_plans(kernel: AttentionKernel, workload: AttentionWorkload, compute: Compute, longest: int) -> int:
-    """Make cuDNN's plans for prompts of up to `longest` tokens, in this thread, where the kernel needs plans.
+    """Make cuDNN's plans for prompts of up to `longest` tokens in this thread, if the kernel needs plans.
 
-    Returns how many there are now.
+    Returns the number of plans made.
     """
     lengths = range(LENGTH_BUCKET, longest + LENGTH_BUCKET, LENGTH_BUCKET)
     return _make_plans(kernel, workload, compute, [(length,) for length in lengths])
@@ -226,11 +232,11 @@ def make_text_plans(kernel: AttentionKernel, workload: AttentionWorkload, comput
 def make_page_plans(
     kernel: AttentionKernel, workload: AttentionWorkload, compute: Compute, lengths: Sequence[int]
 ) -> int:
-    """Make cuDNN's plans for batches of pages of the usual `lengths` (patches), in this thread, where the kernel needs plans.
+    """Make cuDNN's plans for batches of pages with these `lengths` (patches) in this thread, if the kernel needs plans.
 
-    Returns how many there are now.
+    Returns the number of plans made.
     """
-    counts = [1 << power for power in range(MOST_AT_ONCE.bit_length())]
+    counts = [1 << power for power in range(MAX_SEQUENCES_PER_CALL.bit_length())]
     return _make_plans(kernel, workload, compute, [(length,) * count for length in lengths for count in counts])
 
 
@@ -241,26 +247,28 @@ def _make_plans(
         return 0
     with making_plans():
         for lengths in batches:
-            _prepare(kernel, replace(workload, lengths=lengths), compute)()
+            _call_on_random_values(kernel, replace(workload, lengths=lengths), compute)()
     return len(batches)
 
 
-def _prepare(kernel: AttentionKernel, workload: AttentionWorkload, compute: Compute) -> Callable[[], torch.Tensor]:
-    """A call of one layer's attention on random values, which lie in memory as the tower's layers hand them over."""
+def _call_on_random_values(
+    kernel: AttentionKernel, workload: AttentionWorkload, compute: Compute
+) -> Callable[[], torch.Tensor]:
+    """A call of one layer's attention on random values with the memory layout of the tower's own."""
     tokens, device = sum(workload.lengths), compute.device
     q, k = (
         torch.randn(tokens, heads, workload.head_dim, device=device, dtype=compute.dtype)
         for heads in (workload.heads, workload.key_value_heads)
-    )
+    )  # each (tokens, heads, head_dim)
     projections = 3 if workload.is_fused else 1
     v = torch.randn(
         tokens, projections, workload.key_value_heads, workload.head_dim, device=device, dtype=compute.dtype
-    )[:, -1]
+    )[:, -1]  # (tokens, key_value_heads, head_dim), a slice
     boundaries = torch.tensor([0, *accumulate(workload.lengths)], dtype=torch.int32)
     sequences = kernel.place(boundaries, max(workload.lengths), device)
     return partial(PackedAttention(kernel=kernel, queries=sequences, keys=sequences, causal=workload.causal), q, k, v)
 
 
 def make_kernel(name: str, reason: str = "") -> AttentionKernel:
-    """The kernel called `name`, which `unavailable_reason` has cleared."""
+    """The kernel called `name`, for which `unavailable_reason` returned None."""
     return AttentionKernel(name=name, attend=build(name), boundaries_on_host=name == "sdpa", reason=reason)

@@ -2,10 +2,10 @@
 
     attend(q, k, v, cu_seqlens_q, cu_seqlens_k, max_seqlen_q, max_seqlen_k, causal, scale) -> (tokens_q, heads, head_dim)
 
-q is (tokens_q, heads, head_dim); k and v are (tokens_k, key_value_heads, head_dim), grouped heads allowed; sequence i is
-rows cu_seqlens[i] to cu_seqlens[i + 1]. Causal masks are aligned at the bottom right: the last query sees every key, also
-where there are fewer queries than keys (never none). The output is contiguous. Only this module imports flash-attn. It knows
-no model.
+q is (tokens_q, heads, head_dim); k and v are (tokens_k, key_value_heads, head_dim), where key_value_heads divides heads.
+Sequence i is rows cu_seqlens[i] to cu_seqlens[i + 1]. Causal masks are aligned at the bottom right: the last query sees every
+key, even if a sequence has fewer queries than keys (it has at least one). The output is contiguous. Only this module imports
+flash-attn.
 """
 
 import importlib
@@ -26,15 +26,17 @@ from model.device import Compute
 
 KERNELS = ("flash-attn-3", "flash-attn-2", "torch-varlen", "sdpa")
 LENGTH_BUCKET = 256
-MOST_AT_ONCE = 16
-"""Sequences in one call of SDPA. Runs have 16, 8, 4, 2 or 1: kernels that plan by shape see few different counts."""
+"""Causal sequences are padded to a multiple of this many tokens for cuDNN, to need few plans."""
+
+MAX_SEQUENCES_PER_CALL = 16
+"""In one call of SDPA. Calls take 16, 8, 4, 2 or 1 sequences, so that kernels which plan by shape need few plans."""
 
 _FUNCTIONS = {
     "flash-attn-3": ("flash_attn_interface", "flash_attn_varlen_func"),
     "flash-attn-2": ("flash_attn", "flash_attn_varlen_func"),
     "torch-varlen": ("torch.nn.attention.varlen", "varlen_attn"),
 }
-"""Module and function of each kernel that has to be imported."""
+"""Module and function of each kernel that is imported."""
 
 _NOT_INSTALLED = {
     "flash-attn-3": "it is not installed (no wheel on PyPI; build it from the hopper folder of flash-attention)",
@@ -45,6 +47,8 @@ _WITHOUT_PLANS = [SDPBackend.FLASH_ATTENTION, SDPBackend.EFFICIENT_ATTENTION, SD
 
 
 class Attend(Protocol):
+    """The signature of all kernels; see the module's docstring for the shapes."""
+
     def __call__(
         self,
         q: torch.Tensor,
@@ -60,7 +64,7 @@ class Attend(Protocol):
 
 
 def unavailable_reason(name: str, compute: Compute, head_dim: int) -> str | None:
-    """The reason why the kernel cannot run here, or None. Whether it runs on this very card, only a call shows."""
+    """The reason why the kernel cannot run here, or None. A None is not final: the first call may still fail on this card."""
     device, dtype = compute.device, compute.dtype
     if name == "sdpa":
         return None
@@ -71,16 +75,13 @@ def unavailable_reason(name: str, compute: Compute, head_dim: int) -> str | None
     if head_dim > 256:
         return f"it takes heads of up to 256 and these are {head_dim}"
     if torch.cuda.get_device_capability(device) < (8, 0):
-        return "it needs compute capability 8.0"
+        return "it needs compute capability 8.0 or higher"
     found = _find_function(name)
     return found if isinstance(found, str) else None
 
 
 def _find_function(name: str) -> Callable[..., Any] | str:
-    """The kernel's function, or the reason why it cannot be imported.
-
-    An extension that was built for another torch or lacks a library raises anything from ImportError to OSError.
-    """
+    """The kernel's function, or the reason why it cannot be imported."""
     module_name, function_name = _FUNCTIONS[name]
     try:
         module = importlib.import_module(module_name)
@@ -88,7 +89,8 @@ def _find_function(name: str) -> Callable[..., Any] | str:
         if error.name and module_name.startswith(error.name):
             return _NOT_INSTALLED[name]
         return f"it cannot be imported: {first_line(error)}"
-    except Exception as error:  # noqa: BLE001 (a package of others must not end the start)
+    # An extension built for another torch, or without its libraries, may raise anything from ImportError to OSError.
+    except Exception as error:  # noqa: BLE001 (a broken package must not stop the service)
         return f"it cannot be imported: {first_line(error)}"
     function = getattr(module, function_name, None)
     if not callable(function):
@@ -98,7 +100,7 @@ def _find_function(name: str) -> Callable[..., Any] | str:
 
 
 def first_line(error: Exception) -> str:
-    """An error's type and the first line of its text, for a reason in the log."""
+    """An error's type and the first line of its text, for logged reasons."""
     text = str(error).strip().partition("\n")[0]
     return f"{type(error).__name__}: {text}" if text else type(error).__name__
 
@@ -107,15 +109,18 @@ _built: dict[str, Attend] = {}
 
 
 def build(name: str) -> Attend:
-    """Make the kernel called `name`, which `unavailable_reason` has cleared, and remember it for `built`."""
+    """Make the kernel called `name` and store it for `built`.
+
+    Raises: RuntimeError for a kernel that cannot be imported; call `unavailable_reason` first.
+    """
     if name == "sdpa":
-        _built[name] = _sdpa
-        return _sdpa
+        _built[name] = _attend_by_sdpa
+        return _attend_by_sdpa
     function = _find_function(name)
     if isinstance(function, str):
         raise RuntimeError(f"{name}: {function}")
     if name == "torch-varlen":
-        # Since torch 2.13, and required there.
+        # torch has this parameter since 2.13, and requires it for grouped heads.
         takes_enable_gqa = "enable_gqa" in inspect.signature(function).parameters
         _built[name] = _with_padded_heads(partial(_call_torch_varlen, function, takes_enable_gqa))
     else:
@@ -124,7 +129,7 @@ def build(name: str) -> Attend:
 
 
 def built(name: str) -> Attend:
-    """The kernel that `build` made last under that name. A compiled graph refers to kernels by name."""
+    """The kernel that `build` made last under that name. Compiled graphs refer to kernels by name."""
     return _built[name] if name in _built else build(name)
 
 
@@ -141,7 +146,7 @@ def _call_flash_attention(
     scale: float,
 ) -> torch.Tensor:
     out = function(q, k, v, cu_seqlens_q, cu_seqlens_k, max_seqlen_q, max_seqlen_k, softmax_scale=scale, causal=causal)
-    result: torch.Tensor = out[0] if isinstance(out, tuple) else out  # some builds also return the log-sum-exp
+    result: torch.Tensor = out[0] if isinstance(out, tuple) else out  # some builds return (out, log-sum-exp)
     return result
 
 
@@ -159,7 +164,7 @@ def _call_torch_varlen(
     scale: float,
 ) -> torch.Tensor:
     grouped = {"enable_gqa": q.shape[1] != k.shape[1]} if takes_enable_gqa else {}
-    window = (-1, 0) if causal else (-1, -1)  # keys to the left and right of the diagonal, which ends bottom right
+    window = (-1, 0) if causal else (-1, -1)  # keys left and right of the bottom-right diagonal; -1: all
     out: torch.Tensor = function(
         q, k, v, cu_seqlens_q, cu_seqlens_k, max_seqlen_q, max_seqlen_k, scale=scale, window_size=window, **grouped
     )
@@ -167,20 +172,20 @@ def _call_torch_varlen(
 
 
 def _with_padded_heads(attend: Attend) -> Attend:
-    """FlashAttention takes heads in multiples of 8: pad with zeros, which change no product, and cut them off."""
+    """Pad heads with zeros to a multiple of 8, which FlashAttention requires, and cut the padding off the result."""
 
     def padded(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, *args: Any, **kwargs: Any) -> torch.Tensor:
         missing = -q.shape[-1] % 8
         if missing == 0:
             return attend(q, k, v, *args, **kwargs)
-        q, k, v = (F.pad(x, (0, missing)) for x in (q, k, v))
-        # Compiled graphs are promised dense outputs: a slice would have the strides of the padded heads.
+        q, k, v = (F.pad(x, (0, missing)) for x in (q, k, v))  # (tokens, heads, head_dim + missing)
+        # Compiled graphs expect a dense output; a slice alone would keep the strides of the padded heads.
         return attend(q, k, v, *args, **kwargs)[..., :-missing].contiguous()
 
     return padded
 
 
-def _sdpa(
+def _attend_by_sdpa(
     q: torch.Tensor,
     k: torch.Tensor,
     v: torch.Tensor,
@@ -191,20 +196,20 @@ def _sdpa(
     causal: bool,
     scale: float,
 ) -> torch.Tensor:
-    """One call a run of equally long sequences. The boundaries are host tensors here: reading them waits for nothing."""
-    out = q.new_empty(q.shape)
-    # Causal sequences are padded on a card; one at a time, so that each padded length has one plan.
-    most = 1 if causal and needs_plans(q) else MOST_AT_ONCE
+    """One SDPA call for each run of equally long sequences. The boundaries must be host tensors, because they are read here."""
+    out = q.new_empty(q.shape)  # (tokens_q, heads, head_dim)
+    # On CUDA causal sequences are padded; one per call, so that each padded length needs a single plan.
+    most = 1 if causal and needs_plans(q) else MAX_SEQUENCES_PER_CALL
     for run in equal_runs(cu_seqlens_q.tolist(), cu_seqlens_k.tolist(), most=most):
         queries = _batched(q, run.start_q, run.count, run.length_q)  # (count, length_q, heads, head_dim)
-        keys, values = (_batched(x, run.start_k, run.count, run.length_k) for x in (k, v))
+        keys, values = (_batched(x, run.start_k, run.count, run.length_k) for x in (k, v))  # (count, length_k, …)
         _batched(out, run.start_q, run.count, run.length_q).copy_(attend_run(queries, keys, values, causal, scale))
     return out
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Run:
-    """Sequences of equal lengths, one after another."""
+    """Consecutive sequences of equal lengths. Starts and lengths are in tokens."""
 
     start_q: int
     start_k: int
@@ -213,8 +218,10 @@ class Run:
     count: int
 
 
-def equal_runs(bounds_q: Sequence[int], bounds_k: Sequence[int], *, most: int = MOST_AT_ONCE) -> Iterator[Run]:
-    """Runs of a power of two of sequences, at most `most` (itself a power of two)."""
+def equal_runs(
+    bounds_q: Sequence[int], bounds_k: Sequence[int], *, most: int = MAX_SEQUENCES_PER_CALL
+) -> Iterator[Run]:
+    """Split packed sequences into runs. The count of each run is a power of two up to `most`, itself a power of two."""
     lengths = [
         (end_q - start_q, end_k - start_k)
         for (start_q, end_q), (start_k, end_k) in zip(pairwise(bounds_q), pairwise(bounds_k), strict=True)
@@ -231,33 +238,37 @@ def equal_runs(bounds_q: Sequence[int], bounds_k: Sequence[int], *, most: int = 
 
 
 def _batched(x: torch.Tensor, start: int, count: int, length: int) -> torch.Tensor:
-    """(count, length, heads, head_dim), a view."""
+    """Rows of x (tokens, heads, head_dim) as a view (count, length, heads, head_dim)."""
     return x[start : start + count * length].view(count, length, *x.shape[1:])
 
 
 def needs_plans(q: torch.Tensor) -> bool:
-    """Whether SDPA may run q by cuDNN, which makes a plan for every combination of sizes and strides."""
+    """Whether SDPA may run q by cuDNN, which needs a plan for every combination of sizes and strides."""
     return q.device.type == "cuda" and q.dtype != torch.float32
 
 
 def attend_run(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, causal: bool, scale: float) -> torch.Tensor:
-    """q (sequences, length, heads, head_dim), k and v alike with their own heads and length; the result like q."""
+    """Attention of equally long sequences.
+
+    q: (sequences, length_q, heads, head_dim), as is the result. k, v: (sequences, length_k, key_value_heads, head_dim).
+    """
     if needs_plans(q):
         return attend_run_in_plans(q, k, v, causal, scale)
     q, k, v = (x.transpose(1, 2) for x in (q, k, v))  # (sequences, heads, length, head_dim)
     group = q.shape[1] // k.shape[1]
-    if group > 1:  # grouped heads written out: the fused kernels for float32 take equal counts only
-        k, v = k.repeat_interleave(group, dim=1), v.repeat_interleave(group, dim=1)
-    mask = _mask(q.shape[2], k.shape[2], causal, q.device)
-    return F.scaled_dot_product_attention(q, k, v, scale=scale, **mask).transpose(1, 2)
+    if group > 1:  # the fused kernels for float32 need equal head counts
+        k, v = (x.repeat_interleave(group, dim=1) for x in (k, v))  # (sequences, heads, length_k, head_dim)
+    mask = _mask_arguments(q.shape[2], k.shape[2], causal, q.device)
+    out = F.scaled_dot_product_attention(q, k, v, scale=scale, **mask)  # (sequences, heads, length_q, head_dim)
+    return out.transpose(1, 2)
 
 
 def attend_run_in_plans(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, causal: bool, scale: float) -> torch.Tensor:
-    """`attend_run` for cuDNN, which takes tens of milliseconds for a plan and finds plans by sizes and strides.
+    """`attend_run` by cuDNN, which takes tens of milliseconds to make a plan and looks plans up by sizes and strides.
 
     Causal sequences are padded to a multiple of `LENGTH_BUCKET` tokens in their packed layout, so that padded and exact
-    lengths have the same strides; nothing attends to the padding. Pages cannot be padded without a mask: those whose size has
-    no plan in this thread go to a kernel that needs none. A single query needs no plan either.
+    lengths have the same strides; the causal mask hides the padding. Pages cannot be padded without a mask, so a page size
+    without a plan in this thread runs on a kernel that needs none, and so does a single query.
     """
     length_q, length_k = q.shape[1], k.shape[1]
     backends: AbstractContextManager[None] = nullcontext()
@@ -271,20 +282,22 @@ def attend_run_in_plans(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, causa
         backends = sdpa_kernel(_WITHOUT_PLANS)
     q, k, v = (x.transpose(1, 2) for x in (q, k, v))  # (sequences, heads, length, head_dim)
     is_grouped = q.shape[1] != k.shape[1]
-    mask = _mask(q.shape[2], k.shape[2], causal, q.device)
+    mask = _mask_arguments(q.shape[2], k.shape[2], causal, q.device)
     with backends:
+        # (sequences, heads, length, head_dim)
         out = F.scaled_dot_product_attention(q, k, v, scale=scale, enable_gqa=is_grouped, **mask)
     return out.transpose(1, 2)[:, :length_q]  # (sequences, length_q, heads, head_dim)
 
 
 class _Plans(threading.local):
-    """Sizes of page batches that cuDNN has plans for. It keeps its plans by thread, and so does this."""
+    """Sizes of page batches for which cuDNN has a plan in this thread; cuDNN keeps its plans per thread."""
 
     def __init__(self) -> None:
         self.sizes: set[torch.Size] = set()
         self.is_open = False
 
     def covers(self, q: torch.Tensor) -> bool:
+        """Whether q's size has a plan. Inside `making_plans` its size is added first."""
         if self.is_open:
             self.sizes.add(q.shape)
         return q.shape in self.sizes
@@ -295,7 +308,7 @@ _plans = _Plans()
 
 @contextmanager
 def making_plans() -> Iterator[None]:
-    """Let cuDNN make a plan for every size that is attended to inside, in this thread."""
+    """Inside this context, cuDNN makes a plan for every new page size of this thread."""
     _plans.is_open = True
     try:
         yield
@@ -303,11 +316,11 @@ def making_plans() -> Iterator[None]:
         _plans.is_open = False
 
 
-def _mask(length_q: int, length_k: int, causal: bool, device: torch.device) -> dict[str, Any]:
-    """SDPA's own `is_causal` is aligned at the top left: right for equal lengths only."""
+def _mask_arguments(length_q: int, length_k: int, causal: bool, device: torch.device) -> dict[str, Any]:
+    """SDPA's arguments for the mask. Its own `is_causal` aligns at the top left, which is right for equal lengths only."""
     if not causal or length_q == 1:
         return {}
     if length_q == length_k:
         return {"is_causal": True}
-    allowed = torch.ones(length_q, length_k, dtype=torch.bool, device=device).tril(diagonal=length_k - length_q)
-    return {"attn_mask": allowed}
+    is_allowed = torch.ones(length_q, length_k, dtype=torch.bool, device=device).tril(diagonal=length_k - length_q)
+    return {"attn_mask": is_allowed}  # (length_q, length_k)

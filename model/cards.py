@@ -1,6 +1,6 @@
-"""NVIDIA cards of this machine that CUDA cannot use, with the reason: so that nobody runs an 8B model on the CPU by accident.
+"""Finds NVIDIA cards that CUDA cannot use, and the reason, to prevent running an 8B model on the CPU by accident.
 
-Reads the PCI bus as Linux shows it, also inside a container that was started without its cards. Knows no models.
+It reads the PCI bus from Linux's sysfs, which lists the cards even in a container without access to them.
 """
 
 from pathlib import Path
@@ -13,7 +13,7 @@ _DISPLAY_CLASSES = ("0x0300", "0x0302")  # VGA and 3D controllers: a card also h
 
 
 def nvidia_cards(pci_devices: Path | None = None) -> tuple[str, ...]:
-    """PCI addresses of NVIDIA cards, ascending; none where the bus cannot be read (other systems than Linux)."""
+    """PCI addresses of NVIDIA cards, ascending; empty if the bus cannot be read (on systems other than Linux)."""
     folder = pci_devices or _PCI_DEVICES
     try:
         devices = sorted(folder.iterdir())
@@ -32,7 +32,7 @@ def _is_card(device: Path) -> bool:
 
 
 def card_without_cuda() -> str | None:
-    """Why the cards that this machine has are out of reach for torch; None without a card, and where CUDA works."""
+    """The reason why torch cannot use the cards of this machine; None without a card, or if CUDA works."""
     cards = nvidia_cards()
     if not cards or torch.cuda.is_available():
         return None

@@ -1,6 +1,6 @@
-"""Find a checkpoint (a folder, a hub id, or the bundled one) and read what its small files say.
+"""Finds a checkpoint (a folder, a hub id, or the bundled one) and reads its JSON files and its tokenizer.
 
-Every complaint is a CheckpointError that names the file and the key. Weights are `weights`' business.
+Every failure is a CheckpointError that names the file and the key. `qwen3_vl.weights` reads the weights.
 """
 
 import json
@@ -15,7 +15,7 @@ from model.prompt import ChatTokenizer
 
 ARCHITECTURE = "Qwen3VLForConditionalGeneration"
 BUNDLED = {"demo": Path(__file__).parent / "demo"}
-"""Checkpoints inside the package, asked for by these names. A folder of the same name is reached as `./demo`."""
+"""Checkpoints inside the package, by name. They take precedence over a folder: write `./demo` for a folder of that name."""
 
 _TEXT_SIZES = (
     "vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads", "num_key_value_heads",
@@ -30,7 +30,7 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Checkpoint:
-    """A folder on this machine, and what it was asked for as."""
+    """A checkpoint's folder on this machine, and the name it was found by."""
 
     name: str
     folder: Path
@@ -38,7 +38,7 @@ class Checkpoint:
 
 
 def find_checkpoint(name: str, *, revision: str | None = None) -> Checkpoint:
-    """A bundled name, a folder, or a hub id such as `mtri-admin/ZipRerank` (downloaded into the hub's usual cache).
+    """Find a bundled name, a folder, or a hub id such as `mtri-admin/ZipRerank` (downloaded into the hub's cache).
 
     Raises: CheckpointError.
     """
@@ -48,22 +48,25 @@ def find_checkpoint(name: str, *, revision: str | None = None) -> Checkpoint:
     if folder.is_dir():
         return Checkpoint(name=name, folder=folder, revision=None)
     if name.count("/") != 1 or name.startswith((".", "/", "~")):
-        raise CheckpointError(f"{name!r} is neither a folder nor a hub id of the form owner/name, nor {_bundled()}.")
+        raise CheckpointError(
+            f"{name!r} is neither a folder nor a hub id of the form owner/name, nor {_bundled_names()}. "
+            "Check the path or the id."
+        )
     return _download(name, revision)
 
 
 def find_local_checkpoint(name: str, *, revision: str | None = None) -> Checkpoint:
-    """Like `find_checkpoint`, but a hub id is looked for in the hub's cache alone. Raises: CheckpointError."""
+    """Like `find_checkpoint`, but never downloads: looks a hub id up in the hub's cache. Raises: CheckpointError."""
     if not is_hub_id(name):
         return find_checkpoint(name, revision=revision)
-    folder = _cached(name, revision, None)
+    folder = _cached_folder(name, revision, None)
     return Checkpoint(name=name, folder=Path(folder), revision=Path(folder).name)
 
 
 def bytes_to_download(hub_id: str, *, revision: str | None = None) -> int:
-    """What a start of the service would download of a hub checkpoint. Downloads nothing, but asks the hub.
+    """The bytes that a start of the service would download from the hub. Queries the hub, without downloading.
 
-    Raises: CheckpointError where the hub refuses or cannot be reached.
+    Raises: CheckpointError if the hub refuses or cannot be reached.
     """
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HfHubHTTPError
@@ -74,22 +77,22 @@ def bytes_to_download(hub_id: str, *, revision: str | None = None) -> int:
         obstacle = error.__cause__ if isinstance(error.__cause__, Exception) else error
         if isinstance(obstacle, HfHubHTTPError):
             raise _refused(hub_id, revision, obstacle) from error
-        raise _not_here(hub_id, revision, obstacle) from error
+        raise _not_found(hub_id, revision, obstacle) from error
     return sum(file.file_size or 0 for file in files if file.will_download)
 
 
 def is_hub_id(name: str) -> bool:
-    """Whether a name that is of the form owner/name names neither a folder nor a bundled checkpoint."""
+    """Whether the name has the form owner/name and is neither a folder nor a bundled checkpoint."""
     is_local = name in BUNDLED or Path(name).expanduser().is_dir()
     return not is_local and name.count("/") == 1 and not name.startswith((".", "/", "~"))
 
 
-def _bundled() -> str:
+def _bundled_names() -> str:
     return " or ".join(repr(name) for name in BUNDLED)
 
 
 def _download(hub_id: str, revision: str | None) -> Checkpoint:
-    """From the hub into its cache; where the hub cannot be reached, what the cache holds."""
+    """Download from the hub into its cache. If the hub cannot be reached, use the cached files."""
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HFValidationError
 
@@ -97,14 +100,14 @@ def _download(hub_id: str, revision: str | None) -> Checkpoint:
     try:
         folder = snapshot_download(hub_id, revision=revision, allow_patterns=_FILES)
     except HFValidationError as error:
-        raise CheckpointError(f"{hub_id!r} is not a valid hub id (owner/name).") from error
-    except OSError as error:  # the hub's errors are among them, those of its answers too
-        folder = _cached(hub_id, revision, error)
+        raise CheckpointError(f"{hub_id!r} is not a valid hub id; it must have the form owner/name.") from error
+    except OSError as error:  # includes huggingface_hub's errors, also those for HTTP status codes
+        folder = _cached_folder(hub_id, revision, error)
     return Checkpoint(name=hub_id, folder=Path(folder), revision=Path(folder).name)
 
 
-def _cached(hub_id: str, revision: str | None, obstacle: Exception | None) -> str:
-    """The cached folder. obstacle: why it was not downloaded, None where that was not tried. Raises: CheckpointError."""
+def _cached_folder(hub_id: str, revision: str | None, obstacle: Exception | None) -> str:
+    """The folder in the hub's cache. obstacle: the failure of the download; None if none was tried. Raises: CheckpointError."""
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HfHubHTTPError
 
@@ -114,24 +117,25 @@ def _cached(hub_id: str, revision: str | None, obstacle: Exception | None) -> st
         refusal = obstacle.__cause__ if obstacle and isinstance(obstacle.__cause__, HfHubHTTPError) else obstacle
         if isinstance(refusal, HfHubHTTPError):
             raise _refused(hub_id, revision, refusal) from error
-        raise _not_here(hub_id, revision, obstacle) from error
+        raise _not_found(hub_id, revision, obstacle) from error
 
 
-def _not_here(hub_id: str, revision: str | None, obstacle: Exception | None) -> CheckpointError:
+def _not_found(hub_id: str, revision: str | None, obstacle: Exception | None) -> CheckpointError:
     tried = f" and could not be downloaded ({type(obstacle).__name__})" if obstacle else ""
     return CheckpointError(
-        f"{hub_id!r}{_at(revision)} is not in the hub's cache on this machine{tried}. "
-        "Give a folder, or download it where the network allows."
+        f"{hub_id!r}{_revision_suffix(revision)} is not in the hub's cache on this machine{tried}. "
+        "Name a folder, or download the checkpoint on a machine with access to the hub."
     )
 
 
 def _refused(hub_id: str, revision: str | None, error: Exception) -> CheckpointError:
     return CheckpointError(
-        f"The hub refused {hub_id!r}{_at(revision)}: {_hub_status(error)}. Check the id, the revision and your token."
+        f"The hub refused {hub_id!r}{_revision_suffix(revision)}: {_hub_status(error)}. "
+        "Check the id, the revision and your token."
     )
 
 
-def _at(revision: str | None) -> str:
+def _revision_suffix(revision: str | None) -> str:
     return f" at revision {revision!r}" if revision else ""
 
 
@@ -141,7 +145,7 @@ def _hub_status(error: Any) -> str:
 
 
 def read_model_config(folder: Path) -> ModelConfig:
-    """The architecture's sizes from config.json and preprocessor_config.json. Raises: CheckpointError."""
+    """Read the sizes from config.json and preprocessor_config.json. Raises: CheckpointError."""
     config = _read_json(folder / "config.json")
     _require(config, "config.json", architectures=[ARCHITECTURE], model_type="qwen3_vl")
     vision, text = _section(config, "vision_config"), _section(config, "text_config")
@@ -171,7 +175,7 @@ def _read_vision_config(section: dict[str, Any]) -> VisionConfig:
 
 def _read_text_config(section: dict[str, Any]) -> TextConfig:
     place = "config.json: text_config"
-    # Newer configurations keep theta inside `rope_parameters`, older ones beside `rope_scaling`.
+    # Newer configurations have rope_theta inside `rope_parameters`, older ones beside `rope_scaling`.
     rope = section.get("rope_parameters") or section.get("rope_scaling") or {}
     sections = rope.get("mrope_section")
     if not isinstance(sections, list) or len(sections) != 3:
@@ -201,7 +205,7 @@ def _read_image_config(raw: dict[str, Any]) -> ImageConfig:
 
 
 def _check_sizes(config: ModelConfig) -> None:
-    """Relations between the sizes that the network's code relies on."""
+    """Check the relations between sizes that the network's code assumes. Raises: CheckpointError."""
     vision, text, image = config.vision, config.text, config.image
     indexes = vision.deepstack_visual_indexes
     relations = {
@@ -223,11 +227,13 @@ def _check_sizes(config: ModelConfig) -> None:
     }
     for relation, holds in relations.items():
         if not holds:
-            raise CheckpointError(f"The checkpoint's configuration does not fit together; required: {relation}.")
+            raise CheckpointError(
+                f"The sizes in the checkpoint's configuration are inconsistent; required: {relation}."
+            )
 
 
 def load_tokenizer(folder: Path) -> ChatTokenizer:
-    """The checkpoint's tokenizer with its chat template. Raises: CheckpointError."""
+    """Load the checkpoint's tokenizer with its chat template. Raises: CheckpointError."""
     from transformers import AutoTokenizer
 
     try:
@@ -235,7 +241,7 @@ def load_tokenizer(folder: Path) -> ChatTokenizer:
     except (OSError, ValueError, KeyError) as error:
         raise CheckpointError(f"The tokenizer in {folder} could not be loaded: {error}") from error
     if not getattr(tokenizer, "is_fast", False):
-        raise CheckpointError(f"The tokenizer in {folder} has no fast form (tokenizer.json).")
+        raise CheckpointError(f"The tokenizer in {folder} has no tokenizer.json; a fast tokenizer is required.")
     return cast(ChatTokenizer, tokenizer)
 
 

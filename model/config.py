@@ -1,6 +1,6 @@
-"""The sizes of a checkpoint and the choices of a caller, as frozen records.
+"""Frozen records: the caller's configuration, and the sizes of a checkpoint.
 
-Knows no files, no tensors and no environment: `checkpoint` fills the first kind, the caller the second.
+The caller builds the first, `checkpoint` reads the second from JSON files.
 """
 
 from dataclasses import dataclass
@@ -9,34 +9,32 @@ from typing import Literal
 from model.errors import ConfigurationError, KeepRatioError, WindowError
 
 MAX_WINDOW_SIZE = 20
-"""Pages in one prompt: the published model was trained with the identifiers A to T."""
+"""Maximum number of pages in one prompt: the published model was trained with the identifiers A to T."""
 
 QUANTISE_CHOICES = ("none", "fp8", "int8", "auto")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RerankerConfig:
-    """What a caller may choose. `auto` is resolved once, when the checkpoint is loaded, and the reason is logged.
+    """The caller's settings. Each `auto` is resolved once, when the checkpoint is loaded, and the reason is logged.
 
     Raises: KeepRatioError, WindowError, ConfigurationError.
     """
 
     device: str = "auto"  # auto, cpu, cuda, cuda:N
     dtype: str = "auto"  # auto (float32 on the CPU, bfloat16 on CUDA), float32, bfloat16, float16
-    attention: str = "auto"  # auto, flash-attn (3 or 2), flash-attn-3, flash-attn-2, torch-varlen, sdpa: both towers
-    vision_attention: str | None = None  # the same names: overrides the vision tower alone
+    attention: str = "auto"  # of both towers: auto, flash-attn (3 or 2), flash-attn-3, flash-attn-2, torch-varlen, sdpa
+    vision_attention: str | None = None  # same names; overrides `attention` for the vision tower
     keep_ratio: float = 0.5  # share of each page's visual tokens that the language model sees
     window_size: int = MAX_WINDOW_SIZE
     stride: int = 10
-    compile: bool | Literal["auto"] = (
-        "auto"  # fuse layers by torch.compile: slower start, faster forward; auto: on a card
-    )
-    quantise: str = "auto"  # the decoder's weights: none, fp8 (Ada, Hopper and newer cards), int8 (any card), auto
+    compile: bool | Literal["auto"] = "auto"  # torch.compile: slower start, faster forward; auto: on CUDA
+    quantise: str = "auto"  # the decoder's weights: none, fp8 (Ada, Hopper and newer cards), int8 (any device), auto
     max_batch_tokens: int | None = None  # language tokens in one batch; None: 40,960, fewer on a small card
     max_batch_patches: int | None = None  # vision patches in one batch; None: 131,072, fewer on a small card
-    max_query_characters: int = 4096  # of the longest query that a batch has room for beside a full window
-    feature_cache_gpu_bytes: int | None = None  # page features on the device; None: by what is free; 0: off
-    feature_cache_host_bytes: int | None = None  # behind it in host memory; None: 8 GiB beside a card; 0: off
+    max_query_characters: int = 4096  # longest query that must fit in a batch with a full window
+    feature_cache_gpu_bytes: int | None = None  # page features on the device; None: sized by free memory; 0: off
+    feature_cache_host_bytes: int | None = None  # second tier, in host memory; None: 8 GiB with a card, else 0; 0: off
 
     def __post_init__(self) -> None:
         check_keep_ratio(self.keep_ratio)
@@ -44,17 +42,20 @@ class RerankerConfig:
         if self.quantise not in QUANTISE_CHOICES:
             raise ConfigurationError(f"quantise is {self.quantise!r}; it must be one of {', '.join(QUANTISE_CHOICES)}.")
         if min(self.feature_cache_gpu_bytes or 0, self.feature_cache_host_bytes or 0) < 0:
-            raise ConfigurationError("A size of the feature cache is negative; 0 turns a tier off.")
+            raise ConfigurationError(
+                f"feature_cache_gpu_bytes is {self.feature_cache_gpu_bytes} and feature_cache_host_bytes is "
+                f"{self.feature_cache_host_bytes}; neither may be negative (0 turns a tier off)."
+            )
 
 
 def check_keep_ratio(keep_ratio: float) -> None:
-    """Raises KeepRatioError unless 0 < keep_ratio <= 1 (NaN is refused too)."""
+    """Raises: KeepRatioError unless 0 < keep_ratio <= 1 (which excludes NaN)."""
     if not 0 < keep_ratio <= 1:
         raise KeepRatioError(f"keep_ratio is {keep_ratio}; it must be above 0 and at most 1 (1 keeps every token).")
 
 
 def check_window(window_size: int, stride: int) -> None:
-    """Raises WindowError unless 1 <= stride <= window_size <= 20."""
+    """Raises: WindowError unless 1 <= stride <= window_size <= 20."""
     if not 1 <= stride <= window_size <= MAX_WINDOW_SIZE:
         raise WindowError(
             f"window_size is {window_size} and stride is {stride}; "
@@ -64,7 +65,7 @@ def check_window(window_size: int, stride: int) -> None:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class VisionConfig:
-    """`vision_config` of a checkpoint's config.json, under the names used there."""
+    """`vision_config` of a checkpoint's config.json, with the same field names."""
 
     depth: int
     hidden_size: int
@@ -84,18 +85,18 @@ class VisionConfig:
 
     @property
     def patch_values(self) -> int:
-        """Numbers in one flattened patch: channels x temporal x height x width (1536 in the published model)."""
+        """Values in one flattened patch: channels x time x height x width (1536 in the published model)."""
         return self.in_channels * self.temporal_patch_size * self.patch_size**2
 
     @property
     def merge_unit(self) -> int:
-        """Patches that become one visual token."""
+        """Patches merged into one visual token."""
         return self.spatial_merge_size**2
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TextConfig:
-    """`text_config` of a checkpoint's config.json, under the names used there."""
+    """`text_config` of a checkpoint's config.json, with the same field names."""
 
     vocab_size: int
     hidden_size: int
@@ -111,7 +112,7 @@ class TextConfig:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ImageConfig:
-    """What `preprocessor_config.json` says about the size of a page image. Both limits are counts of pixels."""
+    """Image sizes of a checkpoint's preprocessor_config.json. Both limits are pixel counts."""
 
     patch_size: int
     merge_size: int
@@ -121,13 +122,13 @@ class ImageConfig:
 
     @property
     def grid_unit(self) -> int:
-        """Pixels per side of one visual token (32): page sides are multiples of it."""
+        """Pixels per side of one visual token (32). Page sides are multiples of it."""
         return self.patch_size * self.merge_size
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ModelConfig:
-    """Everything that a checkpoint's JSON files say about its architecture."""
+    """The architecture of a checkpoint, from its JSON files."""
 
     vision: VisionConfig
     text: TextConfig

@@ -1,7 +1,7 @@
-"""The records that pass between the stages, with the shape of every array.
+"""The records that the stages exchange, with the shape of every array.
 
-Symbols: P patches, V visual tokens (V = P / 4), K kept visual tokens, T text tokens, S = T + K packed tokens, each summed
-over all pages and requests of a batch; B requests; R positions that are read, R = B in inference; D the text width.
+Symbols: B requests in a batch; P patches, V visual tokens (V = P / 4), K kept visual tokens, T text tokens and S = T + K packed
+tokens, each summed over the batch; R positions whose hidden states are read (R = B in inference); D, the text width.
 """
 
 import math
@@ -13,11 +13,11 @@ import numpy as np
 import torch
 
 Observe = Callable[[str], AbstractContextManager[None]]
-"""`with observe(stage): …` runs around every stage. Measuring is the caller's business."""
+"""Each stage runs inside `with observe(stage): …`, where the caller may measure it."""
 
 
 def no_observation(stage: str) -> AbstractContextManager[None]:
-    """The default `observe`: measures nothing."""
+    """The default `observe`, without any measurement."""
     return nullcontext()
 
 
@@ -35,12 +35,12 @@ class PreparedPage:
     pixels: np.ndarray  # uint8 (height, width, 3), RGB, contiguous
     rows: int  # visual tokens from top to bottom: height / 32
     columns: int  # visual tokens from left to right: width / 32
-    content_hash: bytes  # SHA-256 of tenant, grid and pixels: pages with equal hashes have equal features
-    staged: torch.Tensor | None = None  # the pixels once more, in page-locked memory, while a request waits for a card
+    content_hash: bytes  # SHA-256 of tenant, size and pixels; pages with equal hashes have equal features
+    staged: torch.Tensor | None = None  # the pixels in page-locked memory, for a fast upload
 
     @property
     def host_pixels(self) -> torch.Tensor:
-        """uint8 (height, width, 3), from where a card reads them with the least work."""
+        """uint8 (height, width, 3), in page-locked memory if there is such a copy."""
         return torch.from_numpy(self.pixels) if self.staged is None else self.staged
 
     @property
@@ -50,10 +50,10 @@ class PreparedPage:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Prompt:
-    """The token ids around the page images. `segments[i]` stands before image i, the last one after all images."""
+    """The token ids around the page images. `segments[i]` precedes image i, and the last one follows all images."""
 
-    segments: tuple[np.ndarray, ...]  # int64, one more than there are pages
-    context_length: int  # leading text tokens that the compressor compares with: all before the first vision marker
+    segments: tuple[np.ndarray, ...]  # each int64 (tokens,); one more than there are pages
+    context_length: int  # leading text tokens, before the first vision marker: the compressor's context
 
     @property
     def token_count(self) -> int:
@@ -62,12 +62,12 @@ class Prompt:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PreparedRequest:
-    """One query with at most one window of pages: everything that the CPU can know, nothing left to fail."""
+    """One query with the pages of one window, fully validated and planned on the CPU."""
 
     prompt: Prompt
     pages: tuple[PreparedPage, ...]
     kept_counts: tuple[int, ...]  # visual tokens that each page keeps
-    patch_count: int  # cost of the vision pass
+    patch_count: int  # cost of the vision pass without the feature cache
 
     @property
     def visual_token_count(self) -> int:
@@ -87,10 +87,10 @@ class PreparedRequest:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class VisualTokens:
-    """Page features in page order, all pages of a batch end to end."""
+    """Page features of a batch, all pages end to end."""
 
     main: torch.Tensor  # (V, D): merger output
-    deepstack: tuple[torch.Tensor, ...]  # each (V, D), or (V, 4 * hidden) until merged; for the first decoder layers
+    deepstack: tuple[torch.Tensor, ...]  # for the first decoder layers, each (V, D); before merging (V, 4 * hidden)
 
     def gather(self, indices: torch.Tensor) -> "VisualTokens":
         """The tokens at `indices`, int64 (K,) on the same device."""
@@ -100,14 +100,14 @@ class VisualTokens:
         )
 
     def to(self, device: torch.device) -> "VisualTokens":
-        """The same on `device`, without waiting for the copies."""
+        """Copies on `device`. Does not wait for them."""
         return VisualTokens(
             main=self.main.to(device, non_blocking=True),
             deepstack=tuple(features.to(device, non_blocking=True) for features in self.deepstack),
         )
 
     def split(self, counts: Sequence[int]) -> "list[VisualTokens]":
-        """One record a page, of `counts` tokens each. Views, no copies."""
+        """One record per page, as views. counts: tokens of each page."""
         levels = [torch.split(features, list(counts)) for features in (self.main, *self.deepstack)]
         return [VisualTokens(main=main, deepstack=tuple(deepstack)) for main, *deepstack in zip(*levels, strict=True)]
 
@@ -124,13 +124,13 @@ class PackedSequences:
 
     embeddings: torch.Tensor  # (S, D)
     positions: torch.Tensor  # int64 (3, S): time, height, width
-    visual_slots: torch.Tensor  # int64 (K,): where the visual tokens lie
+    visual_slots: torch.Tensor  # int64 (K,): positions of the visual tokens among the S tokens
     deepstack: tuple[torch.Tensor, ...]  # each (K, D)
-    cu_seqlens: torch.Tensor  # int32 (B + 1,), on the host: the language model places it where its kernel reads it
+    cu_seqlens: torch.Tensor  # int32 (B + 1,), on the host; the language model places it for its kernel
     max_seqlen: int
-    read_slots: torch.Tensor  # int64 (R,): the positions that are read, the last ones of each prompt
+    read_slots: torch.Tensor  # int64 (R,): positions to read, the last ones of each prompt
     read_cu_seqlens: torch.Tensor  # int32 (B + 1,), on the host: boundaries of the prompts among the read positions
-    max_read_len: int  # the most positions that are read of one prompt
+    max_read_len: int  # the largest number of positions read in one prompt
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -142,7 +142,7 @@ class PageScores:
     visual_tokens: int  # before pruning
     kept_tokens: int  # after pruning
     prompt_tokens: int  # length of the packed sequence
-    cached_pages: int = 0  # pages whose features were known
+    cached_pages: int = 0  # pages whose features came from the cache
 
     @property
     def is_finite(self) -> bool:
@@ -154,6 +154,6 @@ class Ranking:
     """The answer to one query over any number of pages."""
 
     order: tuple[int, ...]  # page indices, best first
-    logits: tuple[float, ...] | None  # by page; None over several windows, whose logits do not compare
-    scores: tuple[float, ...]  # by page, in [0, 1]: softmax of the logits, or falling evenly with rank
+    logits: tuple[float, ...] | None  # of each page; None for several windows, whose logits are not comparable
+    scores: tuple[float, ...]  # of each page, in [0, 1]: softmax of the logits, else (n - rank) / n
     windows: tuple[PageScores, ...]  # in the order in which they were scored

@@ -1,6 +1,6 @@
-"""Where the model runs: device and dtype, chosen once with the reason, and what depends on the device alone.
+"""The choice of device and dtype, and all operations that differ by device: copies, memory, faults, clocks.
 
-Knows nothing of models. The rest of the package never asks "is this CUDA?".
+Independent of the model. Other modules call these operations instead of testing for CUDA where they can.
 """
 
 import math
@@ -29,7 +29,7 @@ class Compute:
     device: torch.device
     dtype: torch.dtype
     reason: str  # for the log and /info
-    unused_card: str | None = None  # why `auto` chose the CPU on a machine that has a card
+    unused_card: str | None = None  # why `auto` chose the CPU although the machine has a card
 
     @property
     def dtype_name(self) -> str:
@@ -42,7 +42,7 @@ class Compute:
 
 
 def choose_compute(device: str, dtype: str) -> Compute:
-    """Resolve `auto`. Raises ConfigurationError for a name that is unknown or a device that is not there."""
+    """Resolve `auto`. Raises: ConfigurationError for an unknown name or a missing device."""
     chosen_device, device_reason = _choose_device(device)
     unused_card = card_without_cuda() if device == "auto" and chosen_device.type == "cpu" else None
     chosen_dtype, dtype_reason = _choose_dtype(dtype, chosen_device)
@@ -71,7 +71,7 @@ def _existing_card(name: str, index: int) -> torch.device:
     if index >= count:
         obstacle = f" ({card_without_cuda()})" if count == 0 and card_without_cuda() else ""
         raise ConfigurationError(
-            f"device is {name!r}, but {count} CUDA devices are visible{obstacle}. Choose cpu or auto."
+            f"device is {name!r}, but {count} CUDA devices are visible{obstacle}. Choose cpu, auto or a visible device."
         )
     return torch.device("cuda", index)
 
@@ -98,88 +98,90 @@ def upload(tensor: torch.Tensor, device: torch.device) -> torch.Tensor:
 
 
 def staged(tensor: torch.Tensor, device: torch.device) -> torch.Tensor:
-    """A copy in page-locked memory, which `upload` need not make any more; the tensor itself where the device is a CPU.
+    """A copy of a host tensor in page-locked memory, which `upload` can send directly; on a CPU the tensor itself.
 
-    May be called in any thread.
+    Thread-safe.
     """
     if device.type == "cpu":
         return tensor
-    with torch.cuda.device(device):  # else memory would be locked for the first card, which gets a context for it
+    with torch.cuda.device(device):  # else torch would create a context on the first card
         return tensor.pin_memory()
 
 
 def device_block(shape: tuple[int, ...], dtype: torch.dtype, device: torch.device) -> torch.Tensor:
-    """Uninitialised memory on `device`, to be kept. Raises: ConfigurationError where there is not as much."""
+    """Uninitialised memory on `device` for the feature cache. Raises: ConfigurationError if it cannot be allocated."""
     try:
         return torch.empty(shape, dtype=dtype, device=device)
     except (torch.OutOfMemoryError, RuntimeError) as error:
-        raise _no_memory(shape, dtype, str(device)) from error
+        raise _cache_too_large(shape, dtype, str(device), setting="feature_cache_gpu_bytes") from error
 
 
 def host_block(shape: tuple[int, ...], dtype: torch.dtype, device: torch.device) -> torch.Tensor:
-    """Uninitialised host memory, to be kept, from and to which copies of a card need not wait.
+    """Uninitialised host memory for the feature cache, page-locked on CUDA, so that copies are asynchronous.
 
-    Registered rather than taken from torch's pinned allocator, which rounds up to a power of two.
-    Raises: ConfigurationError where there is not as much.
+    It is registered with CUDA by hand, because torch's pinned allocator rounds up to a power of two.
+    Raises: ConfigurationError if it cannot be allocated.
     """
     try:
         block = torch.empty(shape, dtype=dtype)
         if device.type == "cuda" and block.numel():
             _pin(block)
     except RuntimeError as error:
-        raise _no_memory(shape, dtype, "the host") from error
+        raise _cache_too_large(shape, dtype, "the host", setting="feature_cache_host_bytes") from error
     return block
 
 
 def _pin(block: torch.Tensor) -> None:
-    """Until it is collected. Raises: RuntimeError."""
+    """Register the block with CUDA as page-locked until it is garbage-collected. Raises: RuntimeError."""
     runtime = torch.cuda.cudart()  # type: ignore[no-untyped-call]
     torch.cuda.check_error(runtime.cudaHostRegister(block.data_ptr(), block.nbytes, 0))
     weakref.finalize(block, runtime.cudaHostUnregister, block.data_ptr())
 
 
-def _no_memory(shape: tuple[int, ...], dtype: torch.dtype, place: str) -> ConfigurationError:
+def _cache_too_large(shape: tuple[int, ...], dtype: torch.dtype, place: str, *, setting: str) -> ConfigurationError:
     size = math.prod(shape) * dtype.itemsize
-    return ConfigurationError(f"Cannot allocate {size} bytes for the feature cache on {place}. Make it smaller.")
+    return ConfigurationError(
+        f"Cannot allocate {size} bytes for the feature cache on {place}. Lower {setting}, or set it to 0 to turn the tier off."
+    )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Download:
-    """A tensor on its way to the host."""
+    """An asynchronous copy of a tensor to the host."""
 
     tensor: torch.Tensor  # on the host; complete once `is_complete`
-    arrival: "torch.cuda.Event | None"  # None on a CPU: it is there
+    arrival: "torch.cuda.Event | None"  # None on a CPU, where the tensor is complete already
 
     @property
     def is_complete(self) -> bool:
-        """Whether `wait` would return at once."""
+        """Whether `wait` would return immediately."""
         return self.arrival is None or bool(self.arrival.query())  # type: ignore[no-untyped-call]
 
     def wait(self) -> torch.Tensor:
-        """The tensor, once it has arrived."""
+        """Wait for the copy and return the tensor."""
         if self.arrival is not None:
             self.arrival.synchronize()
         return self.tensor
 
 
 def download(tensor: torch.Tensor) -> Download:
-    """Copy a tensor of the current device to the host behind what is queued there, without waiting."""
+    """Start a copy from the current device to the host, behind all work queued there, and return without waiting."""
     if tensor.device.type == "cpu":
         return Download(tensor=tensor, arrival=None)
     target = torch.empty(tensor.shape, dtype=tensor.dtype, pin_memory=True).copy_(tensor, non_blocking=True)
-    arrival = torch.cuda.Event(blocking=True)  # type: ignore[no-untyped-call]  # waiting for it takes no core
+    arrival = torch.cuda.Event(blocking=True)  # type: ignore[no-untyped-call]  # blocking: waiting does not occupy a core
     arrival.record()
     return Download(tensor=target, arrival=arrival)
 
 
 def wait_for(device: torch.device) -> None:
-    """Until everything that was queued on the current stream is done."""
+    """Wait for all work queued on the current stream of `device`."""
     if device.type == "cuda":
         torch.cuda.current_stream(device).synchronize()
 
 
 def seconds_of(work: Callable[[], object], device: torch.device) -> float:
-    """How long `work` takes on the device, by itself."""
+    """Seconds that `work` takes on the otherwise idle device."""
     wait_for(device)
     started = time.perf_counter()
     work()
@@ -189,14 +191,14 @@ def seconds_of(work: Callable[[], object], device: torch.device) -> float:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DeviceBytes:
-    """Memory of a card."""
+    """The memory of a card, in bytes."""
 
     total: int
-    taken: int  # by its context and by other processes, before the first tensor of this one
+    taken: int  # by the CUDA context and by other processes
 
 
 def device_bytes(device: torch.device) -> DeviceBytes | None:
-    """The card's memory without the tensors of this process, which are taken to be the weights; None on a CPU."""
+    """The card's memory, or None on a CPU. Memory that torch holds in this process, for weights, does not count as taken."""
     if device.type != "cuda":
         return None
     free, total = torch.cuda.mem_get_info(device)
@@ -204,7 +206,7 @@ def device_bytes(device: torch.device) -> DeviceBytes | None:
 
 
 def free_bytes(device: torch.device) -> int | None:
-    """Memory of a card that nobody has taken; None on a CPU."""
+    """Free memory of a card; None on a CPU."""
     if device.type != "cuda":
         return None
     free, _ = torch.cuda.mem_get_info(device)
@@ -212,7 +214,7 @@ def free_bytes(device: torch.device) -> int | None:
 
 
 def give_back_memory(device: torch.device) -> None:
-    """Return to a card what torch has freed and kept for itself, so that `free_bytes` counts it; nothing on a CPU."""
+    """Return freed memory from torch's allocator to the card, so that `free_bytes` counts it. Does nothing on a CPU."""
     if device.type == "cuda":
         with torch.cuda.device(device):
             torch.cuda.empty_cache()
@@ -220,7 +222,7 @@ def give_back_memory(device: torch.device) -> None:
 
 @contextmanager
 def running_on(device: torch.device) -> Iterator[None]:
-    """Make `device` the current one and translate its faults; the memory of a batch that does not fit is free again.
+    """Make `device` the current one and translate its faults. If a batch does not fit, its memory is freed.
 
     Raises: DeviceMemoryError, DeviceLostError.
     """
@@ -238,22 +240,26 @@ def running_on(device: torch.device) -> Iterator[None]:
 
 
 def _device_failure(error: RuntimeError) -> DeviceError | None:
-    """The device's part in an error of torch, or None where the device is not at fault."""
+    """The device failure behind an error of torch, or None if the device is not its cause."""
     is_memory = (
         isinstance(error, torch.OutOfMemoryError)
         or getattr(error, "error_code", None) == _CUDA_OUT_OF_MEMORY
         or any(status in str(error) for status in _LIBRARY_OUT_OF_MEMORY)
     )
     if is_memory:
-        return DeviceMemoryError("The batch does not fit into the device's memory. Send fewer pages.")
+        return DeviceMemoryError(
+            "The batch does not fit into the device's memory. Send fewer pages, or choose a smaller keep_ratio."
+        )
     if isinstance(error, torch.AcceleratorError):
-        return DeviceLostError(f"The device failed and needs a new process: {error}")
+        return DeviceLostError(f"The device failed. Restart the process to use it again: {error}")
     return None
 
 
 def _release_locals(error: BaseException) -> None:
-    """Clear the finished frames of a traceback: their local variables would keep the failed batch's tensors alive for as long
-    as anybody holds the error, through every retry."""
+    """Clear the local variables of a traceback's finished frames.
+
+    Otherwise the error would keep the failed batch's tensors alive for as long as it is referenced, through every retry.
+    """
     seen: set[int] = set()
     link: BaseException | None = error
     while link is not None and id(link) not in seen:
@@ -283,9 +289,9 @@ class StageInterval:
 
 
 class StageClock:
-    """Measures stages without slowing them: CUDA events on a card, wall time on a CPU.
+    """Measures stages without synchronising the device: by CUDA events on a card, by wall time on a CPU.
 
-    `with clock.observe("vision"): …` any number of times, then `seconds()` once the scores are on the host.
+    Enter `with clock.observe("vision"): …` any number of times, and call `seconds()` when the scores are on the host.
     """
 
     def __init__(self, device: torch.device) -> None:
@@ -295,6 +301,7 @@ class StageClock:
 
     @contextmanager
     def observe(self, stage: str) -> Iterator[None]:
+        """Measure the work queued inside as one run of `stage`."""
         if self._device.type == "cuda":
             stream = torch.cuda.current_stream(self._device)
             start, end = _timed_event(), _timed_event()
@@ -308,14 +315,17 @@ class StageClock:
         self._intervals.append(StageInterval(stage=stage, started=started, seconds=time.perf_counter() - started))
 
     def seconds(self) -> dict[str, float]:
-        """Seconds by stage. Waits for the end of the last."""
+        """Total seconds of each stage. Waits for the end of the last run."""
         seconds: dict[str, float] = {}
         for interval in self.intervals():
             seconds[interval.stage] = seconds.get(interval.stage, 0.0) + interval.seconds
         return seconds
 
     def intervals(self) -> tuple[StageInterval, ...]:
-        """Each time that a stage ran. Waits for the end of the last; a card's times count back from when that was seen."""
+        """All runs of all stages. Waits for the end of the last run.
+
+        CUDA events have no wall-clock time, so on a card the start times are counted back from the end of that wait.
+        """
         if self._events:
             last = self._events[-1][2]
             last.synchronize()

@@ -1,6 +1,7 @@
-"""What this machine has for a checkpoint, part by part, without loading it: plain records, for an operator to be told.
+"""Checks whether and how a checkpoint would run on this machine, without loading it.
 
-Each function asks the same code that a start of the service runs, and raises what that raises. Prints nothing.
+Each function checks one part and returns a plain record for the operator. It calls the same code as a start of the service, and
+raises the same errors.
 """
 
 import os
@@ -32,20 +33,20 @@ from model.prompt import PromptBuilder
 from model.qwen3_vl.weights import build_network, expected_shapes, find_tensors, parameter_count
 
 LARGE_CHECKPOINT = MOST_PARAMETERS_BESIDE_A_CARD
-"""Parameters from which a checkpoint is too slow for a CPU."""
+"""Number of parameters above which a checkpoint is too slow on a CPU."""
 
 _DRIVER_FILE = Path("/proc/driver/nvidia/version")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DeviceFacts:
-    """The device that was chosen, and the software under it."""
+    """The chosen device, and the versions of its software."""
 
     compute: Compute
     name: str  # the card's, or cpu
     torch_version: str
-    cuda_version: str | None  # that torch was built for; None: a build without CUDA
-    driver_version: str | None  # None: no driver, or its version is not known
+    cuda_version: str | None  # of the torch build; None: a build without CUDA
+    driver_version: str | None  # None: no driver, or its version is unknown
     compute_capability: str | None  # None on a CPU
     total_bytes: int | None  # of the card
     free_bytes: int | None
@@ -53,7 +54,7 @@ class DeviceFacts:
 
 
 def examine_device(config: RerankerConfig) -> DeviceFacts:
-    """Raises: ConfigurationError for a device that is not there."""
+    """The device that a start would choose. Raises: ConfigurationError for a missing device."""
     compute = choose_compute(config.device, config.dtype)
     capability, total, free = None, None, None
     if compute.device.type == "cuda":
@@ -73,7 +74,7 @@ def examine_device(config: RerankerConfig) -> DeviceFacts:
 
 
 def _driver_version() -> str | None:
-    """As the kernel's module says it: `NVRM version: NVIDIA UNIX x86_64 Kernel Module  550.54.15  …`."""
+    """The version in the kernel module's file: `NVRM version: NVIDIA UNIX x86_64 Kernel Module  550.54.15  …`."""
     try:
         found = re.search(r"Module\D*?(\d+(?:\.\d+)+)", _DRIVER_FILE.read_text())
     except OSError:
@@ -82,18 +83,18 @@ def _driver_version() -> str | None:
 
 
 def card_obstacle() -> str | None:
-    """Why CUDA cannot use a card of this machine; None where it can, and where there is none."""
+    """The reason why CUDA cannot use the card of this machine; None if it can, or if there is no card."""
     return card_without_cuda()
 
 
 def card_count() -> int:
-    """NVIDIA cards on the PCI bus, whether CUDA can use them or not."""
+    """Number of NVIDIA cards on the PCI bus, usable by CUDA or not."""
     return len(nvidia_cards())
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CheckpointFacts:
-    """A checkpoint whose small files fit together. Its weights are looked at by `examine_weights`."""
+    """A checkpoint whose configuration and tokenizer are valid. `examine_weights` checks its weights."""
 
     name: str
     folder: Path
@@ -125,31 +126,34 @@ def examine_checkpoint(name: str, *, revision: str | None = None) -> CheckpointF
 
 
 def missing_download(name: str, *, revision: str | None = None) -> int | None:
-    """Bytes that the service would download of a hub checkpoint that is not complete here; None for a folder.
+    """The bytes of a hub checkpoint that are not on this machine yet; None for a folder.
 
-    Asks the hub. Raises: CheckpointError where it refuses or cannot be reached.
+    Queries the hub. Raises: CheckpointError if the hub refuses or cannot be reached.
     """
     return bytes_to_download(name, revision=revision) if is_hub_id(name) else None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class WeightFacts:
-    """What the headers of a checkpoint's files say, when every tensor is there in the right shape."""
+    """Contents of the headers of a checkpoint's weight files. Every tensor is present in the right shape."""
 
     tensors: int
     files: int
     file_bytes: int
-    dtypes: tuple[str, ...]  # as safetensors writes them, the most frequent first
+    dtypes: tuple[str, ...]  # as in safetensors headers, the most frequent first
 
 
 def examine_weights(checkpoint: CheckpointFacts) -> WeightFacts:
-    """Raises: CheckpointError that names a missing, surplus or wrongly shaped tensor, or an unreadable file."""
+    """Check the names and shapes of all tensors. Raises: CheckpointError with the name of the bad tensor or file."""
     config = checkpoint.model_config
     found = find_tensors(checkpoint.folder, build_network(config), config)
     files = {tensor.file for tensor in found.values()}
     letter = max(checkpoint.prompts.letter_ids)
     if letter >= config.text.vocab_size:
-        raise CheckpointError(f"The tokenizer's id {letter} is not among {config.text.vocab_size} rows of the head.")
+        raise CheckpointError(
+            f"The tokenizer's id {letter} is not among the {config.text.vocab_size} rows of the vocabulary head. "
+            "Use the tokenizer that belongs to the weights."
+        )
     return WeightFacts(
         tensors=len(found),
         files=len(files),
@@ -160,19 +164,19 @@ def examine_weights(checkpoint: CheckpointFacts) -> WeightFacts:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AttentionFacts:
-    """One tower's kernel, and what keeps the others from running."""
+    """One tower's attention kernel, and the reasons why others cannot run."""
 
     chosen: str
     reason: str
-    obstacles: dict[str, str | None]  # every kernel by name; None: it can run here
+    obstacles: dict[str, str | None]  # for every kernel by name; None: it can run here
 
 
 def examine_attention(
     config: RerankerConfig, model_config: ModelConfig, compute: Compute
 ) -> tuple[AttentionFacts, AttentionFacts]:
-    """For the vision tower and for the decoder. On a card with several kernels they are timed, as at a start.
+    """The kernels of the vision tower and of the decoder. If several run on a card, they are timed, as at a start.
 
-    Raises: ConfigurationError for a kernel that was asked for and cannot run.
+    Raises: ConfigurationError if a configured kernel cannot run.
     """
     vision, text = choose_kernels(config, model_config, compute)
     head_dims = model_config.vision.head_dim, model_config.text.head_dim
@@ -189,30 +193,35 @@ def examine_attention(
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CompilationFacts:
+    """Whether a start would compile the layers, and why."""
+
     is_on: bool
     reason: str
 
 
 def examine_compilation(config: RerankerConfig, compute: Compute) -> CompilationFacts:
-    """Whether a start would compile the layers. Compiles nothing: a compiler that fails shows in a forward pass."""
+    """Decide on compilation without compiling. A failure of the compiler shows only in a forward pass."""
     is_on, reason = decide_compilation(config.compile, compute)
     return CompilationFacts(is_on=is_on, reason=reason)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MemoryFacts:
-    """How the weights would be held, and where a card's bytes would go."""
+    """The planned format of the weights, and the memory plan of a card."""
 
     quantise: str
     reason: str
     weight_bytes: int
     batch: BatchLimits
     plan: MemoryPlan | None  # None on a CPU
-    host_bytes: int | None  # of the machine's memory; None where the system does not say
+    host_bytes: int | None  # memory of the machine; None if the system does not report it
 
 
 def examine_memory(config: RerankerConfig, checkpoint: CheckpointFacts, compute: Compute) -> MemoryFacts:
-    """Raises: ConfigurationError with the figures for a card that is too small, and for a scheme that it cannot run."""
+    """Plan the memory as a start does.
+
+    Raises: ConfigurationError for a card that is too small, with the figures, and for a quantisation that it cannot run.
+    """
     model_config = checkpoint.model_config
     shapes = expected_shapes(build_network(model_config))
     largest = max_window_cost(checkpoint.prompts, model_config, config.max_query_characters)
@@ -228,7 +237,7 @@ def examine_memory(config: RerankerConfig, checkpoint: CheckpointFacts, compute:
 
 
 def _host_bytes() -> int | None:
-    """A container's limit is not looked at."""
+    """Memory of the machine. Ignores the memory limit of a container."""
     try:
         return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
     except (AttributeError, OSError, ValueError):  # not on this system
@@ -236,5 +245,5 @@ def _host_bytes() -> int | None:
 
 
 def usable_fonts() -> tuple[Path, ...]:
-    """Fonts of this machine that text can be rendered with, the first one first."""
+    """The fonts of this machine for rendering text, in order of preference."""
     return installed_fonts()

@@ -1,31 +1,31 @@
-"""What can go wrong in the library, and which step says so.
+"""The library's exceptions, and the steps that raise them.
 
 RerankerError
-├── ConfigurationError     RerankerConfig, device, attention: a choice that this machine or model cannot serve
+├── ConfigurationError     RerankerConfig, device, attention: a setting that this machine or model does not support
 ├── CheckpointError        checkpoint, weights: not found, not this architecture, tensors that do not fit
-├── ScoreError             Reranker.rank: the network gave NaN or infinity
+├── ScoreError             Reranker.rank, warm_up: the network returned NaN or infinity
 ├── DeviceError            Reranker.score
 │   ├── DeviceMemoryError  out of memory: a smaller batch may fit
-│   └── DeviceLostError    the device's context is gone: only a new process can use it again
-└── InputError             Reranker.prepare and windows: what the caller handed in
+│   └── DeviceLostError    the device context failed: only a new process can use the device
+└── InputError             Reranker.prepare and windows: invalid input of the caller
     ├── QueryError         empty, or not encodable as UTF-8
-    ├── PageCountError     no page, or more pages than one window takes
-    ├── PageImageError     not an image that becomes an RGB page, or too elongated
+    ├── PageCountError     no page, or more pages than fit one window
+    ├── PageImageError     an image that cannot be converted to an RGB page, or is too elongated
     ├── KeepRatioError     outside (0, 1]
     └── WindowError        not 1 <= stride <= window size <= 20
 """
 
 
 class RerankerError(Exception):
-    """Base of everything that this library raises on purpose."""
+    """Base of all exceptions that this library raises deliberately."""
 
 
 class ConfigurationError(RerankerError, ValueError):
-    """A device, dtype or attention kernel that cannot run here."""
+    """A setting, device, dtype or attention kernel that is invalid or not supported on this machine."""
 
 
 class CheckpointError(RerankerError):
-    """A checkpoint that cannot be found, read, or loaded into this architecture."""
+    """A checkpoint that cannot be found or read, or that does not have this architecture."""
 
 
 class ScoreError(RerankerError):
@@ -33,7 +33,7 @@ class ScoreError(RerankerError):
 
 
 class DeviceError(RerankerError):
-    """Base of what a device does wrong."""
+    """Base of device failures."""
 
 
 class DeviceMemoryError(DeviceError):
@@ -41,11 +41,11 @@ class DeviceMemoryError(DeviceError):
 
 
 class DeviceLostError(DeviceError):
-    """A fault after which every further call on this device fails in this process."""
+    """A device failure after which every later call on this device fails in this process."""
 
 
 class InputError(RerankerError, ValueError):
-    """Base of everything that is wrong with a caller's query, pages or options."""
+    """Base of errors in a caller's query, pages or options."""
 
 
 class QueryError(InputError):
@@ -57,7 +57,7 @@ class PageCountError(InputError):
 
 
 class PageImageError(InputError):
-    """A page that is not an image the model can take."""
+    """A page that the model cannot process as an image."""
 
 
 class KeepRatioError(InputError):
@@ -65,4 +65,4 @@ class KeepRatioError(InputError):
 
 
 class WindowError(InputError):
-    """A window size and stride that do not fit together."""
+    """A window size or stride out of range, or an unknown strategy."""

@@ -1,6 +1,6 @@
-"""A stand-in for the model in tests and benchmarks: real up to the forward pass, whose scores a function gives.
+"""A stand-in for the model in tests and benchmarks, with a function in place of the forward pass.
 
-Pages and prompts are prepared by a real model, so that token counts, refusals and descriptions are its own.
+A real model prepares pages and prompts, so token counts, errors and descriptions are real.
 """
 
 from collections.abc import Callable, Sequence
@@ -13,7 +13,7 @@ from model.ranking_model import FeatureCacheCounts, ModelInfo, PendingBatch, Ran
 
 
 def score_in_input_order(batch: Sequence[PreparedRequest]) -> list[PageScores]:
-    """Scores that fall from page to page."""
+    """Scores that rank the pages of each request in input order."""
     return [
         PageScores(
             logits=tuple(-float(index) for index in range(len(request.pages))),
@@ -28,7 +28,7 @@ def score_in_input_order(batch: Sequence[PreparedRequest]) -> list[PageScores]:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ScoredBatch:
-    """A batch whose scores are there."""
+    """A `PendingBatch` that is complete from the start."""
 
     scores: list[PageScores]
 
@@ -38,9 +38,9 @@ class ScoredBatch:
 
 @dataclass(kw_only=True, eq=False)
 class FakeRankingModel:
-    """`model` in all but the forward pass: `start` and `encode` cost nothing, and `score_batch` gives the scores.
+    """Wraps `model`, but `start` and `encode` skip the forward pass, and `score_batch` returns the scores.
 
-    A test that changes a further step derives a class from it.
+    A test that replaces another step may derive a class from this one.
     """
 
     model: RankingModel

@@ -1,9 +1,9 @@
-"""Page features by content: what the vision tower has computed once is not computed again, whatever the next query is.
+"""A cache of page features by content hash, so that the vision tower encodes a page once for all queries.
 
-Two tiers, each one block of memory taken at the start, so that neither ever holds more than it was given: one on the device
-and behind it one in host memory (pinned beside a card), which takes what the first has no room for. The least recently used
-page leaves first. What comes out is, bit for bit, what went in. Belongs to one set of weights and to the one thread that
-scores: copies are ordered by the device's stream, and nothing here waits for them. Knows neither pages nor queries.
+It has two tiers: one in device memory, and one in host memory (pinned with CUDA) for pages that are evicted from the first or
+too large for it. Each tier is one block, allocated at the start, so it never grows. Eviction is least recently used first.
+Features are stored bit for bit. A cache belongs to one set of weights and to the one thread that scores: copies are ordered by
+the device's stream, and no method waits for them.
 """
 
 from bisect import insort
@@ -19,10 +19,10 @@ from model.device import device_block, host_block
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FeatureShape:
-    """Values of one visual token: the main feature and one for every DeepStack level."""
+    """The features of one visual token: the main one, and one for each DeepStack level."""
 
-    levels: int
-    width: int
+    levels: int  # 1 + DeepStack levels
+    width: int  # D
     dtype: torch.dtype
 
     @property
@@ -30,18 +30,18 @@ class FeatureShape:
         return self.levels * self.width * self.dtype.itemsize
 
     def places_in(self, byte_count: int) -> tuple[int, int]:
-        """Size of a block of memory of at most that many bytes: a row for each token."""
+        """Shape (tokens, levels * width) of the largest block with at most that many bytes."""
         return byte_count // self.token_bytes, self.levels * self.width
 
 
 class Arena:
-    """Deals out contiguous pieces of `size` places, first fit; neighbouring pieces that come back join."""
+    """Allocates contiguous ranges of `size` places, first fit, and merges adjacent free ranges."""
 
     def __init__(self, size: int) -> None:
         self._free = [(0, size)] if size else []  # (start, size), ascending, never adjacent
 
     def take(self, size: int) -> int | None:
-        """Where a piece of that size starts, None where no gap is large enough."""
+        """Allocate a range; its first place, or None if no free range is large enough."""
         for index, (start, available) in enumerate(self._free):
             if available >= size:
                 self._free[index : index + 1] = [(start + size, available - size)] if available > size else []
@@ -49,18 +49,21 @@ class Arena:
         return None
 
     def give_back(self, start: int, size: int) -> None:
+        """Free a range that `take` allocated."""
         insort(self._free, (start, size))
         index = self._free.index((start, size))
-        for left in (index, index - 1):  # the right neighbour first: joining it moves nothing on the left
+        for left in (index, index - 1):  # the right neighbour first: merging it does not shift the left one's index
             if 0 <= left < len(self._free) - 1 and sum(self._free[left]) == self._free[left + 1][0]:
                 joined = (self._free[left][0], self._free[left][1] + self._free[left + 1][1])
                 self._free[left : left + 2] = [joined]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class _Page:
-    start: int  # first token's place
-    features: VisualTokens  # views of the tier's memory
+class _StoredPage:
+    """A page in a tier."""
+
+    start: int  # row of the first token
+    features: VisualTokens  # views of the tier's memory, main and DeepStack each (tokens, D)
 
     @property
     def token_count(self) -> int:
@@ -68,15 +71,15 @@ class _Page:
 
 
 class CacheTier:
-    """Features in one block of memory, whole pages in contiguous pieces, in order of use."""
+    """One block of memory with whole pages in contiguous ranges, in order of use."""
 
     def __init__(self, memory: torch.Tensor, shape: FeatureShape) -> None:
-        """memory: (places, levels * width), one place a token."""
+        """memory: (tokens, levels * width)."""
         self._shape = shape
         self._memory = memory
         self._capacity = len(memory)
         self._arena = Arena(self._capacity)
-        self._pages: OrderedDict[bytes, _Page] = OrderedDict()  # the most recently used last
+        self._pages: OrderedDict[bytes, _StoredPage] = OrderedDict()  # most recently used last
         self._token_count = 0
 
     @property
@@ -92,11 +95,11 @@ class CacheTier:
         return key in self._pages
 
     def has_room_for(self, token_count: int) -> bool:
-        """Whether a page of that many tokens fits at all."""
+        """Whether a page of that many tokens fits into the empty tier."""
         return token_count <= self._capacity
 
     def find(self, key: bytes) -> VisualTokens | None:
-        """Views, good until something else is stored."""
+        """The features as views that stay valid until the next `store`; None if the page is not stored."""
         page = self._pages.get(key)
         if page is None:
             return None
@@ -104,7 +107,7 @@ class CacheTier:
         return page.features
 
     def make_room(self, token_count: int) -> Iterator[tuple[bytes, VisualTokens]]:
-        """Evict the least recently used pages until one of that size fits, each of them still readable as it is yielded."""
+        """Evict the least recently used pages until one of that size fits. Each is yielded while it is still readable."""
         while (start := self._arena.take(token_count)) is None:
             key, page = self._pages.popitem(last=False)
             yield key, page.features
@@ -112,52 +115,52 @@ class CacheTier:
         self._arena.give_back(start, token_count)
 
     def store(self, key: bytes, features: VisualTokens) -> None:
-        """Copy a page in, as the most recently used; `make_room` has been called for it."""
+        """Copy a page in, as the most recently used. Call `make_room` for it first."""
         token_count = len(features.main)
         start = self._arena.take(token_count)
-        assert start is not None, "room has been made"
-        page = _Page(start=start, features=self._views(start, token_count))
-        _copy(features, page.features)
+        assert start is not None, "make_room was not called"
+        page = _StoredPage(start=start, features=self._views(start, token_count))
+        _copy_into(page.features, features)
         self._pages[key] = page
         self._token_count += token_count
 
     def discard(self, key: bytes) -> None:
-        """Forget a page, where it is here."""
+        """Remove a page if it is stored."""
         if page := self._pages.pop(key, None):
             self._release(page)
 
     def clear(self) -> None:
-        """Forget every page."""
+        """Remove every page."""
         for key in list(self._pages):
             self.discard(key)
 
-    def _release(self, page: _Page) -> None:
+    def _release(self, page: _StoredPage) -> None:
         self._arena.give_back(page.start, page.token_count)
         self._token_count -= page.token_count
 
     def _views(self, start: int, token_count: int) -> VisualTokens:
-        """The levels of a page lie one after another, so that each is contiguous."""
-        piece = self._memory[start : start + token_count]
-        main, *deepstack = piece.view(self._shape.levels, token_count, self._shape.width).unbind()
+        """The range as one contiguous block for each level."""
+        rows = self._memory[start : start + token_count]  # (tokens, levels * D)
+        main, *deepstack = rows.view(self._shape.levels, token_count, self._shape.width).unbind()  # each (tokens, D)
         return VisualTokens(main=main, deepstack=tuple(deepstack))
 
 
 class FeatureCache:
-    """Both tiers. `get` never moves anything, so what it gave stays readable until the next `put`.
+    """Both tiers together. A page is in at most one of them.
 
-    A page that was found in host memory is to be `put` again once the batch has been read: that moves it to the device. What is
-    `put` must be copies, not the views that `get` gave.
+    `get` moves no page, so the features it returns stay valid until the next `put`. After reading a batch, `put` the pages that
+    were found in host memory, to move them to the device. Pass copies to `put`, never the views that `get` returned.
     """
 
     def __init__(self, shape: FeatureShape, *, device: torch.device, device_bytes: int, host_bytes: int) -> None:
-        """Raises: ConfigurationError where the memory is not to be had."""
+        """Raises: ConfigurationError if the memory cannot be allocated."""
         self._device = device
         self.device_tier = CacheTier(device_block(shape.places_in(device_bytes), shape.dtype, device), shape)
         self.host_tier = CacheTier(host_block(shape.places_in(host_bytes), shape.dtype, device), shape)
         self.device_hits = 0
         self.host_hits = 0
         self.misses = 0
-        self.evictions = 0  # pages that left the cache altogether
+        self.evictions = 0  # pages removed from both tiers
 
     @property
     def hits(self) -> int:
@@ -170,7 +173,7 @@ class FeatureCache:
 
     @property
     def byte_limit(self) -> int:
-        """What both tiers have taken."""
+        """Bytes allocated for both tiers."""
         return self.device_tier.byte_limit + self.host_tier.byte_limit
 
     @property
@@ -181,7 +184,7 @@ class FeatureCache:
         return key in self.device_tier or key in self.host_tier
 
     def get(self, key: bytes) -> VisualTokens | None:
-        """A page's features on the device."""
+        """A page's features on the device, or None. Counts a hit or a miss."""
         if (found := self.device_tier.find(key)) is not None:
             self.device_hits += 1
             return found
@@ -192,7 +195,7 @@ class FeatureCache:
         return None
 
     def put(self, key: bytes, features: VisualTokens) -> None:
-        """Keep a copy. A page that the device's tier already holds stays as it is."""
+        """Store a copy, on the device if it fits there. Does nothing for a page that is on the device already."""
         if key in self.device_tier:
             return
         if self.device_tier.has_room_for(len(features.main)):
@@ -201,13 +204,13 @@ class FeatureCache:
             self._put_on_host(key, features)
 
     def reset(self) -> None:
-        """Forget every page, and count anew."""
+        """Remove every page and set all counts to 0."""
         self.device_tier.clear()
         self.host_tier.clear()
         self.device_hits = self.host_hits = self.misses = self.evictions = 0
 
     def _put_on_device(self, key: bytes, features: VisualTokens) -> None:
-        self.host_tier.discard(key)  # no page is in both tiers
+        self.host_tier.discard(key)
         for evicted_key, evicted in self.device_tier.make_room(len(features.main)):
             self._put_on_host(evicted_key, evicted)
         self.device_tier.store(key, features)
@@ -221,6 +224,6 @@ class FeatureCache:
         self.host_tier.store(key, features)
 
 
-def _copy(source: VisualTokens, target: VisualTokens) -> None:
-    for values, place in zip((source.main, *source.deepstack), (target.main, *target.deepstack), strict=True):
-        place.copy_(values, non_blocking=True)
+def _copy_into(target: VisualTokens, source: VisualTokens) -> None:
+    for place, values in zip((target.main, *target.deepstack), (source.main, *source.deepstack), strict=True):
+        place.copy_(values, non_blocking=True)  # (tokens, D)

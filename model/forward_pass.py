@@ -1,7 +1,6 @@
-"""One forward pass over packed prompts, in its stages: upload, encode, compress, pack, read.
+"""One forward pass over packed prompts, in stages: upload, encode, compress, pack, read.
 
-The order of the stages is written here alone; inference, training and benchmarks all run it. Knows no cache, no thread and
-no loss.
+Inference, training and benchmarks all run these stages, so their order is written only here.
 """
 
 from collections.abc import Sequence
@@ -20,10 +19,10 @@ from model.sequence_packer import PackingPlan, pack_sequences, plan_packing
 
 
 class PageFeatures(Protocol):
-    """Where visual tokens come from: a `PageEncoder`, or in training features that were computed before."""
+    """A source of visual tokens: a `PageEncoder`, or in training features computed beforehand."""
 
     def encode(self, pages: Sequence[PreparedPage], observe: Observe) -> VisualTokens:
-        """The visual tokens (V, D) of `pages` end to end. DeepStack features may be left unmerged for `finish`."""
+        """The visual tokens (V, D) of `pages` end to end. It may leave merging the DeepStack features to `finish`."""
         ...
 
     def finish(self, tokens: VisualTokens, observe: Observe) -> VisualTokens:
@@ -33,7 +32,7 @@ class PageFeatures(Protocol):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PackedBatch:
-    """A batch that the decoder is ready to read. K kept visual tokens."""
+    """A batch as the decoder reads it. K kept visual tokens."""
 
     sequences: PackedSequences
     kept: torch.Tensor  # int64 (K,), ascending: indices of the kept tokens among all visual tokens
@@ -42,7 +41,7 @@ class PackedBatch:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ForwardPass:
-    """The parts of a network and the ways in which they run, put in order."""
+    """The parts of a network with their kernels and runners, and the order of the stages."""
 
     features: PageFeatures
     compressor: Compressor
@@ -56,7 +55,7 @@ class ForwardPass:
     ) -> torch.Tensor:
         """Normalised hidden states (R, D) of the decoder at the read positions.
 
-        read_counts: how many of the last positions of each prompt are read; None for one of each.
+        read_counts: for each prompt, the number of positions at its end to read; None: 1 for each.
         """
         packed = self.pack(batch, observe, read_counts)
         with observe("language"):
@@ -71,9 +70,9 @@ class ForwardPass:
         visual = self.features.encode([page for request in batch for page in request.pages], observe)  # (V, D)
         with observe("compress"):
             text = self.language_model.embed_tokens(plan.text_ids)  # (T, D)
-            kept = self._choose(visual, text, batch)  # (K,)
+            kept = self._choose_kept_tokens(visual, text, batch)  # (K,)
             kept_tokens = visual.gather(kept)  # (K, D)
-        del visual  # up to 1 GiB that the decoder's activations can have
+        del visual  # frees up to 1 GiB for the decoder's activations
         kept_tokens = self.features.finish(kept_tokens, observe)
         with observe("pack"):
             sequences = pack_sequences(text, kept_tokens, kept, plan)
@@ -85,15 +84,17 @@ class ForwardPass:
         return hidden
 
     @torch.no_grad()
-    def _choose(self, visual: VisualTokens, text: torch.Tensor, batch: Sequence[PreparedRequest]) -> torch.Tensor:
-        """A choice has no gradient, and training under autocast is to choose as inference does."""
+    def _choose_kept_tokens(
+        self, visual: VisualTokens, text: torch.Tensor, batch: Sequence[PreparedRequest]
+    ) -> torch.Tensor:
+        """Indices (K,) of the kept tokens. Without autocast, so that training chooses the same tokens as inference."""
         with torch.autocast(self.device.type, enabled=False):
             return self.compressor.choose(visual.main, text, batch)
 
 
 def letter_logits(hidden: torch.Tensor, letter_rows: torch.Tensor) -> torch.Tensor:
-    """Logits float32 (R, letters) of hidden states (R, D); letter_rows: (letters, D), the head's rows for the letters.
+    """Logits, float32 (R, letters), of hidden states (R, D). letter_rows: (letters, D), rows of the vocabulary head.
 
-    The product is taken in float32: bfloat16 would round logits of different pages to the same value.
+    Computed in float32, because bfloat16 would round the logits of different pages to the same value.
     """
     return F.linear(hidden.float(), letter_rows.float())

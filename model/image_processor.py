@@ -1,6 +1,6 @@
-"""Page images to the model's patches: the grid's size on the CPU, numbers and patches on the device.
+"""Turns page images into the model's patches: resizes on the CPU, normalises and cuts patches on the device.
 
-The page crosses to the device as uint8, a quarter of the bytes of float32 patches. Knows nothing of PDFs or files.
+Pages are uploaded as uint8, with a quarter of the bytes of float32.
 Source: the published preprocessing, i.e. Qwen2-VL's "smart resize" (transformers `Qwen2VLImageProcessor`).
 """
 
@@ -21,10 +21,10 @@ from model.pages.image import MAX_ASPECT_RATIO, UnreadableSamplesError, to_page
 def prepare_page(
     page: Image.Image | np.ndarray | PageImage, config: ImageConfig, *, tenant: bytes = b""
 ) -> PreparedPage:
-    """A page of any size as uint8 pixels on the model's grid. `tenant` keeps equal pages of different tenants apart.
+    """Fit a page of any size to the model's grid. `tenant` enters the content hash, so tenants never share cached features.
 
-    Raises: PageImageError for an array that is not uint8 (height, width, 3), an empty image, grey samples that have no
-    scale, or one side over 200 times the other.
+    Raises: PageImageError for an array that is not uint8 (height, width, 3), an empty image, grey samples out of range, or
+    one side over 200 times the other.
     """
     pixels = page.pixels if isinstance(page, PageImage) else to_page_image(page).pixels
     height, width = pixels.shape[:2]
@@ -42,8 +42,11 @@ def prepare_page(
 
 
 def _resize(pixels: np.ndarray, height: int, width: int) -> np.ndarray:
-    """Bicubic with torch's kernel for uint8, the one behind the published numbers: Pillow's differs by one level in some
-    values, and takes more than twice the time. The image keeps its memory order, so nothing is copied on either side."""
+    """Resize uint8 (height, width, 3), bicubic, by torch's uint8 kernel, which gave the published numbers.
+
+    Pillow's kernel differs by one level in some values and takes more than twice the time. The permutations are views, so
+    neither side is copied.
+    """
     image = torch.from_numpy(np.require(pixels, requirements=["C", "W"]))[None].permute(0, 3, 1, 2)  # (1, 3, h, w)
     resized = F.interpolate(image, (height, width), mode="bicubic", align_corners=False, antialias=True)
     out: np.ndarray = resized.permute(0, 2, 3, 1)[0].numpy()  # (height, width, 3)
@@ -52,12 +55,12 @@ def _resize(pixels: np.ndarray, height: int, width: int) -> np.ndarray:
 
 def _content_hash(pixels: np.ndarray, tenant: bytes) -> bytes:
     digest = hashlib.sha256(f"{len(tenant)} {pixels.shape} ".encode() + tenant)
-    digest.update(pixels.data)  # lets other threads run meanwhile
+    digest.update(pixels.data)  # releases the GIL
     return digest.digest()
 
 
 def to_page_image(page: Image.Image | np.ndarray) -> PageImage:
-    """Upright, RGB over white, the longest edge at most 1024 px (see `pages.image`).
+    """The page upright, in RGB over white, with a longest edge of at most 1024 px (see `pages.image`).
 
     Raises: PageImageError.
     """
@@ -75,15 +78,15 @@ def _image_of_array(pixels: np.ndarray) -> Image.Image:
     if pixels.dtype != np.uint8 or pixels.ndim != 3 or pixels.shape[2] != 3 or pixels.size == 0:
         raise PageImageError(
             f"A page array must be uint8 (height, width, 3), got {pixels.dtype} {pixels.shape}. "
-            "Convert it, or hand in a PIL image."
+            "Convert it, or pass a PIL image."
         )
     return Image.fromarray(pixels)
 
 
 def smart_resize(height: int, width: int, config: ImageConfig) -> tuple[int, int]:
-    """(height, width) in multiples of 32 px with an area within the checkpoint's limits, close to the aspect ratio.
+    """(height, width) in multiples of 32 px, with an area within the checkpoint's limits and a similar aspect ratio.
 
-    Raises: PageImageError where one side is more than 200 times the other.
+    Raises: PageImageError if one side is more than 200 times the other.
     """
     if max(height, width) > MAX_ASPECT_RATIO * min(height, width):
         raise PageImageError(
@@ -104,9 +107,9 @@ def smart_resize(height: int, width: int, config: ImageConfig) -> tuple[int, int
 
 
 def to_patches(pixels: torch.Tensor, config: ImageConfig, dtype: torch.dtype) -> torch.Tensor:
-    """uint8 (height, width, 3) to (patches, 1536) in [-1, 1], on the tensor's device.
+    """Cut pixels, uint8 (height, width, 3), into patches (P, 1536) in [-1, 1] on the same device.
 
-    Patches are ordered by 2x2 merge block; each is flattened as (channel, time, 16, 16), the still image repeated in time.
+    Patches are ordered by 2x2 merge block. Each is flattened as (channel, time, 16, 16), with the image repeated in time.
     """
     height, width, channels = pixels.shape
     merge, side = config.merge_size, config.patch_size

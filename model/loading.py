@@ -1,6 +1,6 @@
-"""A checkpoint to a `Reranker`: find it, decide how it runs on this device, read its weights, put the parts together.
+"""Loads a checkpoint into a `Reranker`: find it, plan how it runs on this device, read its weights, assemble the parts.
 
-Everything cheap is decided and checked before the weights are read. Knows no requests.
+All decisions and cheap checks come before the weights are read.
 """
 
 from dataclasses import dataclass
@@ -21,7 +21,7 @@ from model.reranker import Reranker
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LoadingPlan:
-    """All that is decided before the weights are read."""
+    """The decisions that are made before the weights are read."""
 
     config: RerankerConfig
     model_config: ModelConfig
@@ -58,9 +58,9 @@ def load_reranker(
 def plan_loading(
     config: RerankerConfig, model_config: ModelConfig, compute: Compute, tokenizer: ChatTokenizer
 ) -> LoadingPlan:
-    """Decide everything that a configuration leaves to `auto`.
+    """Resolve every `auto` of the configuration.
 
-    Raises: ConfigurationError, CheckpointError for a tokenizer that does not fit.
+    Raises: ConfigurationError; CheckpointError for a tokenizer that does not match the prompt.
     """
     prompts = PromptBuilder(
         tokenizer,
@@ -82,9 +82,9 @@ def plan_loading(
 
 
 def assemble_reranker(plan: LoadingPlan, network: Network, *, name: str = "", revision: str | None = None) -> Reranker:
-    """Put the parts together. `network` may be unquantised, and then is quantised in place; its head may be whole.
+    """Build the reranker. An unquantised `network` is quantised in place as planned; its head may have all rows.
 
-    Raises: ConfigurationError where the feature cache's memory cannot be allocated.
+    Raises: ConfigurationError if the feature cache cannot be allocated.
     """
     placement, compute = plan.placement, plan.compute
     quantise_layers(network.model.language_model.layers, placement.quantise)

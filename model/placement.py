@@ -1,6 +1,6 @@
-"""How a checkpoint is run on this device: kernels, the rounding of its weights, and the sizes of batches and caches.
+"""Decides how a checkpoint runs on this device: attention kernels, quantisation, and the sizes of batches and caches.
 
-Everything that a configuration leaves to `auto` is decided here, once, before the weights are read. Knows no requests.
+Every `auto` of these settings is resolved here, once, before the weights are read.
 """
 
 from collections.abc import Mapping
@@ -38,33 +38,33 @@ from model.prompt import PromptBuilder
 from model.quantisation import SCHEMES, quantise_obstacle
 
 MOST_PARAMETERS_BESIDE_A_CARD = 1_000_000_000
-"""Of a checkpoint that `auto` runs on the CPU although the machine has a card, which CUDA cannot use."""
+"""Largest checkpoint that `auto` runs on the CPU of a machine with a card that CUDA cannot use."""
 
 A4_TOKENS = 736
-"""Visual tokens of an A4 page whose longest edge has 1024 pixels."""
+"""Visual tokens of an A4 page with a longest edge of 1024 pixels."""
 
 MOST_PROMPT_TOKENS = 512
-"""Of the prompt for 20 pages around the query, in any tokenizer. The conformance tokenizer, with 1,214 words, needs 460."""
+"""Upper bound for the prompt of 20 pages without its query. The conformance tokenizer, with only 1,214 words, needs 460."""
 
 _USUAL_RATIOS = (2**0.5, 11 / 8.5, 14 / 8.5, 16 / 9, 16 / 10, 4 / 3, 3 / 2, 1)
-"""Of page sides: A4, Letter, Legal, screens."""
+"""Aspect ratios of pages: A4, Letter, Legal, screens, square."""
 
 _HOST_TIER_BYTES = 8 * 2**30
 _CPU_CACHE_BYTES = 2**30
 
 
 def refuse_silent_cpu(compute: Compute, parameters: int) -> None:
-    """Raises ConfigurationError where `auto` would run a large model on the CPU of a machine whose card is out of reach."""
+    """Raises: ConfigurationError if `auto` would run a large model on the CPU because CUDA cannot use the machine's card."""
     if compute.unused_card is not None and parameters > MOST_PARAMETERS_BESIDE_A_CARD:
         raise ConfigurationError(
             f"device is auto, and {compute.unused_card}. On the CPU a checkpoint of {parameters / 1e9:.1f} billion "
-            "parameters takes minutes for a request. Repair the driver or the installation, or choose --device cpu."
+            "parameters takes minutes per request. Repair the driver or the installation, or choose --device cpu."
         )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Placement:
-    """What has been decided, with the reasons."""
+    """The decisions about memory, with the reasons."""
 
     batch: BatchLimits
     quantise: str  # none, fp8 or int8
@@ -73,12 +73,12 @@ class Placement:
 
 
 def max_window_cost(prompts: PromptBuilder, model_config: ModelConfig, query_characters: int) -> BatchLimits:
-    """Language tokens and vision patches of the largest window that a query of that length can ask for."""
+    """Language tokens and vision patches of the largest possible window for a query of that many characters."""
     return _window_limits(model_config, prompts.max_prompt_tokens(MAX_WINDOW_SIZE, query_characters))
 
 
 def max_window_cost_without_tokenizer(model_config: ModelConfig, query_characters: int) -> BatchLimits:
-    """The same, a little larger, for a checkpoint whose tokenizer is not there."""
+    """`max_window_cost` for a checkpoint without its tokenizer: slightly larger."""
     return _window_limits(model_config, MOST_PROMPT_TOKENS + 4 * query_characters)
 
 
@@ -93,22 +93,22 @@ def place(
     model_config: ModelConfig,
     shapes: Mapping[str, tuple[int, ...]],
     compute: Compute,
-    longest: BatchLimits,
+    largest_window: BatchLimits,
 ) -> Placement:
-    """Decide how a network with parameters of these `shapes` is held on the device.
+    """Decide quantisation and memory for a network with parameters of these shapes.
 
-    Raises: ConfigurationError for a scheme that the device cannot run, and for a card that is too small.
+    Raises: ConfigurationError for a quantisation that the device cannot run, and for a card that is too small.
     """
     if config.quantise != "auto" and (obstacle := quantise_obstacle(config.quantise, compute)):
         raise ConfigurationError(f"quantise is {config.quantise!r}, but {obstacle}")
     memory = device_bytes(compute.device)
     if memory is None:
-        asked = "none" if config.quantise == "auto" else config.quantise
+        scheme = "none" if config.quantise == "auto" else config.quantise
         reason = "auto: a CPU's memory has room" if config.quantise == "auto" else "as asked"
         limits = configured_limits(config, DEFAULT_BATCH_LIMITS)
-        return Placement(batch=limits, quantise=asked, quantise_reason=reason, memory=None)
+        return Placement(batch=limits, quantise=scheme, quantise_reason=reason, memory=None)
     plans = {
-        scheme: _plan(config, model_config, shapes, compute.dtype, scheme, memory, longest)
+        scheme: _plan_scheme(config, model_config, shapes, compute.dtype, scheme, memory, largest_window)
         for scheme in SCHEMES
         if quantise_obstacle(scheme, compute) is None
     }
@@ -121,18 +121,18 @@ def place(
 
 
 def least_cache_bytes(config: RerankerConfig) -> int:
-    """Page features for which `auto` rounds the decoder's weights: none where a size is configured."""
+    """Bytes of page features that `auto` secures by quantising the decoder; 0 if their size is configured."""
     return LEAST_CACHE_BYTES if config.feature_cache_gpu_bytes is None else 0
 
 
-def _plan(
+def _plan_scheme(
     config: RerankerConfig,
     model_config: ModelConfig,
     shapes: Mapping[str, tuple[int, ...]],
     dtype: torch.dtype,
     scheme: str,
     memory: DeviceBytes,
-    longest: BatchLimits,
+    largest_window: BatchLimits,
 ) -> MemoryPlan:
     return plan_memory(
         config,
@@ -142,7 +142,7 @@ def _plan(
         quantise=scheme,
         total_bytes=memory.total,
         taken_bytes=memory.taken + RESERVE_BYTES,
-        longest=longest,
+        largest_window=largest_window,
     )
 
 
@@ -154,17 +154,17 @@ def plan_absent_card(
     dtype: torch.dtype,
     quantise: str,
     card_bytes: int,
-    longest: BatchLimits,
+    largest_window: BatchLimits,
 ) -> MemoryPlan:
-    """The plan for a card of that size which nobody else uses, without the card."""
+    """The plan for a card of that size that is not installed, without other processes on it."""
     memory = DeviceBytes(total=card_bytes, taken=CONTEXT_BYTES)
-    return _plan(config, model_config, shapes, dtype, quantise, memory, longest)
+    return _plan_scheme(config, model_config, shapes, dtype, quantise, memory, largest_window)
 
 
 def choose_kernels(
     config: RerankerConfig, model_config: ModelConfig, compute: Compute
 ) -> tuple[AttentionKernel, AttentionKernel]:
-    """For the vision tower and for the decoder, at the attention of a window of A4 pages."""
+    """The kernels of the vision tower and of the decoder, for the workload of a window of A4 pages."""
     vision, text = _vision_workload(model_config), _text_workload(config, model_config)
     return (
         choose_attention(config.vision_attention or config.attention, vision, compute),
@@ -179,9 +179,9 @@ def make_attention_plans(
     kernels: tuple[AttentionKernel, AttentionKernel],
     max_tokens: int,
 ) -> None:
-    """cuDNN's plans, in this thread: of usual pages by ones to sixteens, and of prompts of every length.
+    """Make cuDNN's plans in this thread: for pages of the usual sizes, and for prompts of every length.
 
-    kernels: the vision tower's and the decoder's. max_tokens: of the longest packed sequence.
+    kernels: the vision tower's and the decoder's. max_tokens: length of the longest packed sequence.
     """
     vision, text = kernels
     make_page_plans(vision, _vision_workload(model_config), compute, usual_page_lengths(model_config))
@@ -201,7 +201,7 @@ def _vision_workload(model_config: ModelConfig) -> AttentionWorkload:
 
 
 def usual_page_lengths(model_config: ModelConfig) -> list[int]:
-    """Patches of pages of the usual formats at the longest edge, upright or not, ascending."""
+    """Patch counts, ascending, of pages in the usual formats at the maximum page size. Portrait and landscape are equal."""
     tokens = set()
     for ratio in _USUAL_RATIOS:
         height, width = smart_resize(LONGEST_PAGE_EDGE, round(LONGEST_PAGE_EDGE / ratio), model_config.image)
@@ -221,7 +221,7 @@ def _text_workload(config: RerankerConfig, model_config: ModelConfig) -> Attenti
 
 
 def feature_shape(model_config: ModelConfig, dtype: torch.dtype) -> FeatureShape:
-    """Of the features that the cache keeps of a page."""
+    """The shape of cached features."""
     return FeatureShape(
         levels=1 + len(model_config.vision.deepstack_visual_indexes),
         width=model_config.vision.out_hidden_size,
@@ -232,14 +232,14 @@ def feature_shape(model_config: ModelConfig, dtype: torch.dtype) -> FeatureShape
 def make_cache(
     config: RerankerConfig, model_config: ModelConfig, compute: Compute, memory: MemoryPlan | None
 ) -> FeatureCache:
-    """Of the configured or planned sizes; made once the weights are on the device.
+    """The feature cache with the configured or planned sizes. Call it after the weights are on the device.
 
-    Raises: ConfigurationError where the memory cannot be had.
+    Raises: ConfigurationError if the memory cannot be allocated.
     """
     shape = feature_shape(model_config, compute.dtype)
     on_device, on_host = _CPU_CACHE_BYTES, 0
     free = free_bytes(compute.device)
-    if memory is not None and free is not None:  # others may have taken memory since the plan was made
+    if memory is not None and free is not None:  # other processes may have taken memory since the plan
         on_device = min(memory.cache_bytes, max(0, free - memory.batch_bytes - RESERVE_BYTES))
         on_host = _HOST_TIER_BYTES
     return FeatureCache(

@@ -1,7 +1,7 @@
-"""The prompt that the checkpoint was trained with, as token ids around the page images.
+"""Builds the prompt that the checkpoint was trained with, as token ids around the page images.
 
-Ids and turn markers come from the checkpoint's tokenizer and chat template. A query is ordinary characters: markers written in
-it are split like any other text and can neither end the turn nor add an image. Knows neither pixels nor the network.
+Ids and turn markers come from the checkpoint's tokenizer and chat template. Markers inside a query are tokenised as ordinary
+text, so a query can neither end the turn nor add an image.
 Source: arXiv 2605.11864 (prompt of RankGPT, arXiv 2304.09542).
 """
 
@@ -20,7 +20,7 @@ from model.errors import CheckpointError, QueryError
 LETTERS = string.ascii_uppercase[:MAX_WINDOW_SIZE]
 
 _ANSWER_START = "["
-_TEXT_SLOT = "\N{OBJECT REPLACEMENT CHARACTER}"  # stands for the text part while the template is rendered
+_TEXT_SLOT = "\N{OBJECT REPLACEMENT CHARACTER}"  # placeholder for the text while the template is rendered
 _INSTRUCTION = """\
 You are RankGPT, an intelligent assistant that can rank passages based on their relevancy to the query.
 
@@ -39,7 +39,7 @@ Only output the ranking results, do not say anything else."""
 
 
 class ChatTokenizer(Protocol):
-    """What is used of a checkpoint's tokenizer (transformers `PreTrainedTokenizerFast`)."""
+    """The used part of a checkpoint's tokenizer (transformers `PreTrainedTokenizerFast`)."""
 
     @property
     def backend_tokenizer(self) -> Tokenizer: ...
@@ -50,19 +50,19 @@ class ChatTokenizer(Protocol):
 
 
 class PromptBuilder:
-    """Builds prompts. Safe to use from several threads at once."""
+    """Builds prompts. Thread-safe."""
 
     def __init__(self, tokenizer: ChatTokenizer, *, image_token_id: int, vision_start_token_id: int) -> None:
-        """Raises CheckpointError where a letter is not one token or the template does not place text and images."""
+        """Raises: CheckpointError for a letter that is not one token, or a template that does not render text and images."""
         self._tokenizer = tokenizer.backend_tokenizer
-        self._tokenizer.encode_special_tokens = True  # from now on a marker written in a text is characters
+        self._tokenizer.encode_special_tokens = True  # tokenise markers inside texts as ordinary characters
         self.letter_ids = tuple(self._single_token(letter) for letter in LETTERS)
         self._vision_start_token_id = vision_start_token_id
         self._before, self._between, self._after = self._template_pieces(tokenizer, image_token_id)
         self._after = [*self._after, self._single_token(_ANSWER_START)]
 
     def build(self, query: str, page_count: int) -> Prompt:
-        """The prompt for `page_count` pages, 1 to 20. Raises: QueryError."""
+        """Build the prompt for `page_count` pages, 1 to 20. Raises: QueryError."""
         text = instruction(query, page_count)
         opening = self._encode(self._before, text)
         segments = [opening, *[self._encode(self._between)] * (page_count - 1), self._encode(self._after)]
@@ -73,11 +73,11 @@ class PromptBuilder:
         )
 
     def max_prompt_tokens(self, page_count: int, query_characters: int) -> int:
-        """Upper bound of `Prompt.token_count`: a token covers at least one byte, a character has at most four."""
+        """Upper bound of `Prompt.token_count`. A token covers at least one byte, and a character has at most four bytes."""
         return self.build("?", page_count).token_count + 4 * query_characters
 
     def _encode(self, parts: Sequence[int | str], text: str = "") -> list[int]:
-        """Ids of a template piece, `text` in its slot. Text around the slot is tokenised together with it."""
+        """Ids of a template piece with `text` in its slot. The slot is tokenised together with the text around it."""
         ids: list[int] = []
         for part in parts:
             ids += [part] if isinstance(part, int) else self._text_ids(part.replace(_TEXT_SLOT, text))
@@ -90,13 +90,13 @@ class PromptBuilder:
     def _single_token(self, text: str) -> int:
         ids = self._text_ids(text)
         if len(ids) != 1:
-            raise CheckpointError(f"The tokenizer splits {text!r} into {len(ids)} tokens; it must be one.")
+            raise CheckpointError(f"The tokenizer splits {text!r} into {len(ids)} tokens; it must be a single token.")
         return ids[0]
 
     def _template_pieces(
         self, tokenizer: ChatTokenizer, image_token_id: int
     ) -> tuple[list[int | str], list[int | str], list[int | str]]:
-        """The chat template before, between and after two images, as marker ids and text."""
+        """The chat template before, between and after two images, as marker ids and text. Raises: CheckpointError."""
         content = [{"type": "text", "text": _TEXT_SLOT}, {"type": "image"}, {"type": "image"}]
         turn: list[dict[str, object]] = [{"role": "user", "content": content}]
         rendered = tokenizer.apply_chat_template(turn, tokenize=False, add_generation_prompt=True)
@@ -108,7 +108,9 @@ class PromptBuilder:
                 pieces[-1].append(part)
         slots = [sum(_TEXT_SLOT in part for part in piece if isinstance(part, str)) for piece in pieces]
         if slots != [1, 0, 0]:
-            raise CheckpointError("The chat template must put the text once, before the images, and each image once.")
+            raise CheckpointError(
+                "The chat template must render the text once, before the images, and each image once."
+            )
         return pieces[0], pieces[1], pieces[2]
 
     def _split_markers(self, rendered: str) -> list[int | str]:
@@ -124,17 +126,17 @@ class PromptBuilder:
 
 
 def instruction(query: str, page_count: int) -> str:
-    """The text part of the prompt. Nothing is stripped from the query. Raises: QueryError."""
+    """The text part of the prompt, with the query unchanged. Raises: QueryError."""
     check_query(query)
     pictures = ", ".join(f"Picture {index + 1} is passage [{LETTERS[index]}]" for index in range(page_count))
     return _INSTRUCTION.format(count=page_count, pictures=pictures, query=query)
 
 
 def check_query(query: str) -> None:
-    """Raises QueryError for a query of white space only and for one that is not valid Unicode."""
+    """Raises: QueryError for a query that is empty, only white space, or not valid Unicode."""
     if not query.strip():
-        raise QueryError("The query is empty. Say what the pages should be ranked by.")
+        raise QueryError("The query is empty. Enter the text to rank the pages by.")
     try:
         query.encode()
     except UnicodeEncodeError as error:
-        raise QueryError(f"The query has a lone surrogate at character {error.start}; send valid Unicode.") from error
+        raise QueryError(f"The query has a lone surrogate at character {error.start}. Send valid Unicode.") from error

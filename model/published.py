@@ -1,7 +1,7 @@
-"""The sizes of the published checkpoint, for planning where none of its files is at hand.
+"""The sizes of the published checkpoint, for plans on a machine without its files.
 
-Source: config.json and preprocessor_config.json of mtri-admin/ZipRerank on the hub. Nothing is loaded by them: a checkpoint is
-read by its own files.
+Used only for planning; loading reads the checkpoint's own files.
+Source: config.json and preprocessor_config.json of mtri-admin/ZipRerank on the hub.
 """
 
 from model.config import ImageConfig, ModelConfig, TextConfig, VisionConfig

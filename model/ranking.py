@@ -1,4 +1,4 @@
-"""From letter logits to an order and to scores in [0, 1]. Knows plain numbers only."""
+"""Turns letter logits into an order and into scores in [0, 1]."""
 
 import math
 from collections.abc import Sequence
@@ -10,7 +10,7 @@ def order_by_score(scores: Sequence[float]) -> tuple[int, ...]:
 
 
 def softmax(logits: Sequence[float]) -> tuple[float, ...]:
-    """Shares of the letters, summing to 1. Comparable within one prompt only."""
+    """Shares of the letters, which sum to 1. Comparable only within one prompt."""
     highest = max(logits)
     exponentials = [math.exp(logit - highest) for logit in logits]
     total = sum(exponentials)
@@ -18,7 +18,7 @@ def softmax(logits: Sequence[float]) -> tuple[float, ...]:
 
 
 def scores_by_rank(order: Sequence[int]) -> tuple[float, ...]:
-    """(n - rank) / n by page, rank from 0: for orders whose logits come from different prompts."""
+    """(n - rank) / n for each page, rank from 0. For orders across prompts, whose logits are not comparable."""
     count = len(order)
     scores = [0.0] * count
     for rank, page in enumerate(order):

@@ -1,6 +1,6 @@
-"""The model as a service sees it: one protocol, and the records with which a model describes itself.
+"""The protocol between the service and the model, and the records that describe a loaded model.
 
-`Reranker` is the model, `FakeRankingModel` a stand-in for tests and benchmarks. Depends on no network.
+`Reranker` implements the protocol; `FakeRankingModel` is a stand-in for tests and benchmarks.
 """
 
 from collections.abc import Sequence
@@ -22,21 +22,21 @@ class AttentionInfo:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LayersInfo:
-    """How the layers of one tower run at the moment: a compiler that fails turns itself off."""
+    """The current way of running one tower's layers. A failure of the compiler turns compilation off."""
 
     is_compiled: bool
     reason: str
-    compile_seconds: float | None  # of the first compiled call; None before it, and for layers that run as written
+    compile_seconds: float | None  # of the first compiled call; None before it and for uncompiled layers
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ModelInfo:
-    """What is loaded and how it runs: for descriptions, logs and metrics."""
+    """The loaded checkpoint and its way of running, for descriptions, logs and metrics."""
 
-    name: str  # as the checkpoint was asked for
+    name: str  # as passed when the checkpoint was loaded
     revision: str | None  # the hub's commit; None for a folder
     device: str  # cpu, or cuda:N
-    device_name: str  # of the card, or cpu
+    device_name: str  # the card's product name, or cpu
     dtype: str
     compute_reason: str  # why this device and dtype
     vision_attention: AttentionInfo
@@ -47,13 +47,13 @@ class ModelInfo:
     quantise: str  # none, fp8 or int8
     quantise_reason: str
     memory_plan: str | None  # one sentence with the figures; None on a CPU
-    feature_cache_device_bytes: int  # the most that the cache of page features holds on the device
-    feature_cache_host_bytes: int  # and in host memory
+    feature_cache_device_bytes: int  # capacity of the feature cache on the device
+    feature_cache_host_bytes: int  # capacity of the feature cache in host memory
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FeatureCacheCounts:
-    """The cache of page features: its events since the warm-up, and the bytes that it holds now."""
+    """Events of the feature cache since the warm-up, and the bytes in use now."""
 
     hits: int
     misses: int
@@ -63,7 +63,7 @@ class FeatureCacheCounts:
 
 
 class PendingBatch(Protocol):
-    """A batch that the device is working on."""
+    """A batch that is running on the device."""
 
     def wait(self) -> list[PageScores]:
         """The scores, in the order of the batch. Raises: DeviceError."""
@@ -71,36 +71,39 @@ class PendingBatch(Protocol):
 
 
 class RankingModel(Protocol):
-    """A loaded model. `prepare_page` and `prepare` may run in any thread, the others that score in one at a time."""
+    """A loaded model.
+
+    `prepare_page` and `prepare` are thread-safe. Only one thread at a time may call `warm_up`, `start` and `encode`.
+    """
 
     @property
     def name(self) -> str:
-        """As the checkpoint was asked for; the `name` of `describe`."""
+        """The checkpoint's name as passed when it was loaded; equals the `name` of `describe`."""
         ...
 
     def describe(self) -> ModelInfo:
-        """What is loaded and how it runs at the moment."""
+        """The loaded checkpoint and its current way of running."""
         ...
 
     @property
     def batch_limits(self) -> BatchLimits:
-        """The largest batch that the device has room for."""
+        """The largest batch for which the device has memory."""
         ...
 
     def max_window_cost(self, query_characters: int) -> BatchLimits:
-        """Tokens and patches of the largest window that a query of that length can ask for."""
+        """Tokens and patches of the largest possible window for a query of that many characters."""
         ...
 
     def warm_up(self) -> object:
-        """Score blank pages, in the thread that will score. Raises: ScoreError, DeviceError."""
+        """Score blank pages. Call it in the thread that will score. Raises: ScoreError, DeviceError."""
         ...
 
     def prepare_page(self, page: PageImage, *, tenant: bytes) -> PreparedPage:
-        """A page on the model's grid. Pages of different tenants never share cached features. Raises: PageImageError."""
+        """Fit a page to the model's grid. Pages of different tenants never share cached features. Raises: PageImageError."""
         ...
 
     def prepare(self, query: str, pages: Sequence[PreparedPage], keep_ratio: float | None = None) -> PreparedRequest:
-        """One prompt over 1 to 20 pages. keep_ratio: None for the configured one.
+        """Build one prompt over 1 to 20 pages. keep_ratio: share of visual tokens to keep; None: the configured share.
 
         Raises: QueryError, PageCountError, KeepRatioError.
         """
@@ -111,18 +114,20 @@ class RankingModel(Protocol):
         ...
 
     def encode(self, pages: Sequence[PreparedPage]) -> int:
-        """Put page features into the cache ahead of requests; how many it did not have. Raises: DeviceError."""
+        """Cache page features ahead of requests. Returns the number of pages that were not cached. Raises: DeviceError."""
         ...
 
     def patches_to_encode(self, request: PreparedRequest) -> int:
-        """Patches that the vision pass of this request would have now."""
+        """The current cost of this request's vision pass: patches of its pages that are not cached."""
         ...
 
     def stage_clock(self) -> StageClock:
-        """A clock whose `observe` can be handed to `start`, right for this device."""
+        """A new clock for this device; pass its `observe` to `start`."""
         ...
 
-    def cache_counts(self) -> FeatureCacheCounts: ...
+    def cache_counts(self) -> FeatureCacheCounts:
+        """Hits, misses, evictions and bytes of the feature cache."""
+        ...
 
     def device_memory(self) -> dict[str, int]:
         """Bytes by kind (allocated, reserved, peak); empty on a CPU."""

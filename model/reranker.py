@@ -1,8 +1,8 @@
-"""The pipeline, stage by stage: page images and a query in, letter logits and an order out.
+"""The reranking pipeline: page images and a query in, letter logits and an order of the pages out.
 
-`prepare` is the CPU's part and the only place where a caller's input can fail; `score` is the device's part for any number of
-prepared requests, in two halves where a caller has something to do meanwhile: `start` and `PendingScores.wait`; `rank` is both
-for one query. Knows no time, no queue, no HTTP.
+`prepare` runs on the CPU and is the only step that can reject a caller's input. `score` runs any number of prepared requests
+on the device; `start` and `PendingScores.wait` are its two halves, for callers with other work to do meanwhile. `rank` prepares
+and scores one query. Queues, deadlines and HTTP belong to the caller.
 """
 
 from collections.abc import Sequence
@@ -46,16 +46,16 @@ AnyPage = Image.Image | np.ndarray | PageImage | PreparedPage
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Reranker:
-    """A loaded checkpoint, the `RankingModel` of the service. Build it with `from_checkpoint`.
+    """A loaded checkpoint, and the service's `RankingModel`. Build it with `from_checkpoint`.
 
-    `prepare_page` and `prepare` may run in any thread, `score`, `start` and `encode` in one at a time.
+    `prepare_page` and `prepare` are thread-safe. Only one thread at a time may call `score`, `start`, `encode` and `rank`.
     """
 
     config: RerankerConfig
     model_config: ModelConfig
     compute: Compute
     network: Network
-    letter_rows: torch.Tensor  # float32 (20, D): the rows of the head that stand for A to T
+    letter_rows: torch.Tensor  # float32 (20, D): rows of the vocabulary head for A to T
     prompts: PromptBuilder
     vision_attention: AttentionKernel
     text_attention: AttentionKernel
@@ -64,10 +64,10 @@ class Reranker:
     feature_cache: FeatureCache
     batch_limits: BatchLimits
     compressor: Compressor = field(default_factory=SimilarityCompressor)
-    quantise: str = "none"  # how the decoder's weights are held: none, fp8 or int8
+    quantise: str = "none"  # format of the decoder's weights: none (unquantised), fp8 or int8
     quantise_reason: str = ""
     memory: MemoryPlan | None = None  # None on a CPU
-    name: str = ""  # as the checkpoint was asked for
+    name: str = ""  # as passed to `from_checkpoint`
     revision: str | None = None  # the hub's commit
 
     @staticmethod
@@ -78,12 +78,12 @@ class Reranker:
 
         Raises: CheckpointError, ConfigurationError.
         """
-        from model.loading import load_reranker  # which is above this module: it assembles rerankers
+        from model.loading import load_reranker  # here, because `model.loading` imports this module
 
         return load_reranker(path_or_hub_id, config, revision=revision)
 
     def describe(self) -> ModelInfo:
-        """What is loaded and how it runs at the moment."""
+        """The loaded checkpoint and its current way of running."""
         cache = self.feature_cache
         return ModelInfo(
             name=self.name,
@@ -105,21 +105,21 @@ class Reranker:
         )
 
     def prepare_page(self, page: AnyPage, *, tenant: bytes = b"") -> PreparedPage:
-        """A page on the model's grid. Pages of different tenants never share cached features. Raises: PageImageError."""
+        """Fit a page to the model's grid. Pages of different tenants never share cached features. Raises: PageImageError."""
         return page if isinstance(page, PreparedPage) else prepare_page(page, self.model_config.image, tenant=tenant)
 
     def prepare(self, query: str, pages: Sequence[AnyPage], keep_ratio: float | None = None) -> PreparedRequest:
-        """One prompt over 1 to 20 pages: PIL images, uint8 (height, width, 3) arrays, or prepared pages.
+        """Build one prompt over 1 to 20 pages: PIL images, uint8 (height, width, 3) arrays, or prepared pages.
 
-        keep_ratio: share of each page's visual tokens to keep, None the configured one.
+        keep_ratio: share of each page's visual tokens to keep; None: the configured share.
         Raises: QueryError, PageCountError, PageImageError, KeepRatioError.
         """
         keep_ratio = self.config.keep_ratio if keep_ratio is None else keep_ratio
         check_keep_ratio(keep_ratio)
         if not 1 <= len(pages) <= MAX_WINDOW_SIZE:
-            raise PageCountError(f"{len(pages)} pages were given; one prompt takes 1 to {MAX_WINDOW_SIZE}.")
+            raise PageCountError(f"{len(pages)} pages were given; one prompt takes 1 to {MAX_WINDOW_SIZE} pages.")
         prompt = self.prompts.build(query, len(pages))
-        prepared = tuple(self._stage(self.prepare_page(page)) for page in pages)
+        prepared = tuple(self._with_staged_pixels(self.prepare_page(page)) for page in pages)
         merge_unit = self.model_config.vision.merge_unit
         return PreparedRequest(
             prompt=prompt,
@@ -128,14 +128,14 @@ class Reranker:
             patch_count=sum(page.visual_token_count for page in prepared) * merge_unit,
         )
 
-    def _stage(self, page: PreparedPage) -> PreparedPage:
-        """With its pixels where the card reads them, so that the scoring thread need not copy them; not for known features."""
+    def _with_staged_pixels(self, page: PreparedPage) -> PreparedPage:
+        """Copy the pixels to page-locked memory here, to save the scoring thread the time, unless the features are cached."""
         if self.compute.device.type == "cpu" or page.content_hash in self.feature_cache:
             return page
         return replace(page, staged=staged(torch.from_numpy(page.pixels), self.compute.device))
 
     def score(self, batch: Sequence[PreparedRequest], *, observe: Observe = no_observation) -> list[PageScores]:
-        """Score prepared requests in one vision and one language pass; each gets what it would get alone.
+        """Score prepared requests in one vision pass and one language pass. Requests do not influence each other's scores.
 
         Raises: DeviceMemoryError, DeviceLostError.
         """
@@ -143,7 +143,7 @@ class Reranker:
 
     @torch.inference_mode()
     def start(self, batch: Sequence[PreparedRequest], *, observe: Observe = no_observation) -> "PendingScores":
-        """Queue a batch on the device without waiting for it (a CPU has finished on return).
+        """Queue a batch on the device and return without waiting. On a CPU the batch is complete on return.
 
         Raises: DeviceMemoryError, DeviceLostError.
         """
@@ -163,7 +163,7 @@ class Reranker:
 
     @torch.inference_mode()
     def encode(self, pages: Sequence[PreparedPage]) -> int:
-        """Put the features of these pages into the cache, so that scoring finds them; how many it did not have.
+        """Encode the pages whose features are not in the cache and cache them. Returns the number of such pages.
 
         Raises: DeviceMemoryError, DeviceLostError.
         """
@@ -175,12 +175,12 @@ class Reranker:
         return len(unknown)
 
     def patches_to_encode(self, request: PreparedRequest) -> int:
-        """What the vision pass of this request would cost now: the patches of its pages that the cache does not know."""
+        """The current cost of this request's vision pass: the patches of those of its pages that are not in the cache."""
         return self.encoder.patches_to_encode(request.pages)
 
     @property
     def encoder(self) -> PageEncoder:
-        """Pages to visual tokens."""
+        """The stage from pages to visual tokens."""
         return PageEncoder(
             visual=self.network.model.visual,
             model_config=self.model_config,
@@ -192,7 +192,7 @@ class Reranker:
 
     @property
     def forward_pass(self) -> ForwardPass:
-        """The stages in their order, for `score` and for training."""
+        """All stages in order, for `score` and for training."""
         return ForwardPass(
             features=self.encoder,
             compressor=self.compressor,
@@ -210,7 +210,7 @@ class Reranker:
         *,
         strategy: WindowStrategy = "sliding",
     ) -> Ranking:
-        """Order any number of pages by relevance to `query`, through several windows where one is not enough.
+        """Order any number of pages by relevance to `query`, in several windows if one is too small.
 
         Raises: QueryError, PageCountError, PageImageError, KeepRatioError, ScoreError.
         """
@@ -229,9 +229,10 @@ class Reranker:
         return combine_windows(plan.order, answers)
 
     def warm_up(self) -> PageScores:
-        """Score blank A4 pages, so that the first request finds libraries loaded, layers compiled and plans made.
+        """Score blank A4 pages, to load libraries, compile layers and make cuDNN plans before the first request.
 
-        On a card one page and a whole window, on a CPU two pages. In the thread that will score: plans are kept by thread.
+        Call it in the thread that will score, because cuDNN keeps plans per thread. On CUDA it scores one page and a full
+        window, on a CPU two pages.
         Raises: ScoreError, DeviceError.
         """
         if self.compute.device.type == "cuda":
@@ -245,7 +246,7 @@ class Reranker:
         return require_finite(answer)
 
     def max_window_cost(self, query_characters: int) -> BatchLimits:
-        """Tokens and patches of the largest window that a query of that length can ask for."""
+        """Tokens and patches of the largest possible window for a query of that many characters."""
         return max_window_cost(self.prompts, self.model_config, query_characters)
 
     def device_memory(self) -> dict[str, int]:
@@ -253,11 +254,11 @@ class Reranker:
         return memory_bytes(self.compute.device)
 
     def stage_clock(self) -> StageClock:
-        """A clock whose `observe` can be handed to `score`, right for this device."""
+        """A new clock for this device; pass its `observe` to `score` or `start`."""
         return StageClock(self.compute.device)
 
     def cache_counts(self) -> FeatureCacheCounts:
-        """Events and bytes of the feature cache."""
+        """Hits, misses, evictions and bytes of the feature cache."""
         cache = self.feature_cache
         return FeatureCacheCounts(
             hits=cache.hits,
@@ -278,20 +279,23 @@ def _layers_info(runner: LayerRunner) -> LayersInfo:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PendingScores:
-    """A batch that the device is working on."""
+    """A batch that is running on the device."""
 
     batch: tuple[PreparedRequest, ...]
-    cached_pages: tuple[int, ...]  # by request
+    cached_pages: tuple[int, ...]  # for each request
     logits: Download
     device: torch.device
 
     @property
     def is_complete(self) -> bool:
-        """Whether `wait` would return at once."""
+        """Whether `wait` would return immediately."""
         return self.logits.is_complete
 
     def wait(self) -> list[PageScores]:
-        """The scores, in the order of the batch: its one synchronisation. Raises: DeviceMemoryError, DeviceLostError."""
+        """The scores in the order of the batch. This is the only synchronisation of a batch.
+
+        Raises: DeviceMemoryError, DeviceLostError.
+        """
         with running_on(self.device):
             rows = self.logits.wait().tolist()
         return [
@@ -313,14 +317,16 @@ def _page_scores(request: PreparedRequest, row: Sequence[float], cached_pages: i
 
 
 def require_finite(answer: PageScores) -> PageScores:
-    """The answer itself. Raises: ScoreError for NaN and infinity."""
+    """Return `answer` unchanged. Raises: ScoreError for NaN or infinity."""
     if not answer.is_finite:
-        raise ScoreError(f"The network gave scores that are not finite: {answer.logits}.")
+        raise ScoreError(
+            f"The network returned scores that are not finite: {answer.logits}. Check the checkpoint, or choose dtype float32."
+        )
     return answer
 
 
 def combine_windows(order: Sequence[int], answers: Sequence[PageScores]) -> Ranking:
-    """The ranking of all pages from their final order and every window's answer."""
+    """The ranking of all pages, from their final order and the answers of all windows."""
     logits = answers[0].logits if len(answers) == 1 else None
     return Ranking(
         order=tuple(order),

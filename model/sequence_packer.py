@@ -1,8 +1,7 @@
-"""Prompts and kept visual tokens of B requests, end to end, as the one packed sequence that the decoder reads.
+"""Packs the prompts and kept visual tokens of B requests end to end, as input of the decoder.
 
-Everything that does not depend on pixels is planned on the host from the page grids and uploaded once: ids, positions,
-boundaries and the order in which text and visual tokens interleave. Kept tokens keep the M-RoPE position that they had in the
-full sequence. Knows neither how tokens were chosen nor what the decoder does.
+Ids, positions, boundaries and the order of text and visual tokens do not depend on pixels, so they are planned on the host and
+uploaded once. Kept tokens keep the M-RoPE positions that they have in the full sequence.
 """
 
 from collections.abc import Sequence
@@ -18,20 +17,24 @@ from model.device import upload
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PackingPlan:
-    """T text tokens, V visual tokens before and K after pruning, S = T + K, R positions to read, all of a whole batch."""
+    """The layout of a batch of B prompts.
+
+    T text tokens, V visual tokens before pruning and K after it, S = T + K, R positions to read, summed over the batch.
+    """
 
     text_ids: torch.Tensor  # int64 (T,)
     text_positions: torch.Tensor  # int64 (3, T)
     visual_positions: torch.Tensor  # int64 (3, V)
-    sources: torch.Tensor  # int64 (S,): for each packed token its index in (text tokens, then kept visual tokens)
-    visual_slots: torch.Tensor  # int64 (K,): for each kept visual token its place in the packed sequence
-    read_slots: torch.Tensor  # int64 (R,)
-    read_cu_seqlens: torch.Tensor  # int32 (B + 1,), stays on the host
+    sources: torch.Tensor  # int64 (S,): index of each packed token in [text tokens, kept visual tokens]
+    visual_slots: torch.Tensor  # int64 (K,): packed positions of the visual tokens
+    read_slots: torch.Tensor  # int64 (R,): packed positions to read
+    read_cu_seqlens: torch.Tensor  # int32 (B + 1,), on the host: boundaries of the prompts among the R positions
     max_read_len: int
-    cu_seqlens: torch.Tensor  # int32 (B + 1,), stays on the host
+    cu_seqlens: torch.Tensor  # int32 (B + 1,), on the host: boundaries of the prompts
     max_seqlen: int
 
     def upload(self, device: torch.device) -> "PackingPlan":
+        """The plan with its tensors on `device`, except the boundaries, which the attention kernel places."""
         return replace(
             self,
             text_ids=upload(self.text_ids, device),
@@ -46,12 +49,12 @@ class PackingPlan:
 def plan_packing(requests: Sequence[PreparedRequest], read_counts: Sequence[int] | None = None) -> PackingPlan:
     """The plan for `requests` end to end, on the host.
 
-    read_counts: how many of the last positions of each prompt are read, at least one; None for one of each.
+    read_counts: for each prompt, the number of positions at its end to read, at least 1; None: 1 for each.
     """
     read_counts = read_counts or [1] * len(requests)
-    is_visual = np.concatenate([_visual_mask(request) for request in requests])
-    positions = [mrope_positions(request.prompt.segments, request.pages) for request in requests]
-    ends = np.cumsum([request.token_count for request in requests])
+    is_visual = np.concatenate([_visual_mask(request) for request in requests])  # (S,)
+    positions = [mrope_positions(request.prompt.segments, request.pages) for request in requests]  # text, visual
+    ends = np.cumsum([request.token_count for request in requests])  # (B,)
     return PackingPlan(
         text_ids=torch.from_numpy(np.concatenate([s for request in requests for s in request.prompt.segments])),
         text_positions=torch.from_numpy(np.concatenate([text for text, _ in positions], axis=1)),
@@ -67,7 +70,7 @@ def plan_packing(requests: Sequence[PreparedRequest], read_counts: Sequence[int]
 
 
 def _visual_mask(request: PreparedRequest) -> np.ndarray:
-    """bool (tokens,): which places of the pruned prompt hold visual tokens."""
+    """bool (tokens,): whether each position of the pruned prompt holds a visual token."""
     pieces = [np.zeros(len(request.prompt.segments[0]), dtype=bool)]
     for kept, segment in zip(request.kept_counts, request.prompt.segments[1:], strict=True):
         pieces += [np.ones(kept, dtype=bool), np.zeros(len(segment), dtype=bool)]
@@ -75,32 +78,32 @@ def _visual_mask(request: PreparedRequest) -> np.ndarray:
 
 
 def _sources(is_visual: np.ndarray) -> np.ndarray:
-    """Text tokens count up from 0 and visual tokens from behind the last text token, each in order of appearance."""
+    """int64 (S,): text tokens are numbered from 0, visual tokens from T, each in order of appearance. is_visual: bool (S,)."""
     text_count = int((~is_visual).sum())
     return np.where(is_visual, text_count + np.cumsum(is_visual) - 1, np.cumsum(~is_visual) - 1)
 
 
 def _read_slots(ends: np.ndarray, read_counts: Sequence[int]) -> np.ndarray:
-    """The last positions of every prompt, ascending."""
+    """int64 (R,), ascending: the last positions of every prompt. ends: (B,), one past the last position of each."""
     return np.concatenate([np.arange(end - count, end) for end, count in zip(ends, read_counts, strict=True)])
 
 
 def mrope_positions(segments: Sequence[np.ndarray], pages: Sequence[PreparedPage]) -> tuple[np.ndarray, np.ndarray]:
-    """M-RoPE positions of the text (3, T) and of all visual tokens before pruning (3, V), both int64.
+    """M-RoPE positions (time, height, width) of the text (3, T) and of all visual tokens before pruning (3, V), both int64.
 
-    Text advances time, height and width by one; a page starting at p gives its token (row, column) the position
-    (p, p + row, p + column), and the text after it goes on at p + max(rows, columns).
+    Each text token advances all three by 1. In a page that starts at p, the token at (row, column) has position
+    (p, p + row, p + column); the text after the page continues at p + max(rows, columns).
     """
     start = 0
     text: list[np.ndarray] = []
     visual: list[np.ndarray] = []
     for index, segment in enumerate(segments):
-        text.append(np.tile(np.arange(start, start + len(segment)), (3, 1)))
+        text.append(np.tile(np.arange(start, start + len(segment)), (3, 1)))  # (3, tokens)
         start += len(segment)
         if index < len(pages):
             page = pages[index]
-            row, column = np.divmod(np.arange(page.visual_token_count), page.columns)
-            visual.append(np.stack([np.full_like(row, start), start + row, start + column]))
+            row, column = np.divmod(np.arange(page.visual_token_count), page.columns)  # each (tokens,)
+            visual.append(np.stack([np.full_like(row, start), start + row, start + column]))  # (3, tokens)
             start += max(page.rows, page.columns)
     return np.concatenate(text, axis=1), np.concatenate(visual, axis=1)
 
@@ -108,11 +111,15 @@ def mrope_positions(segments: Sequence[np.ndarray], pages: Sequence[PreparedPage
 def pack_sequences(
     text: torch.Tensor, kept_tokens: VisualTokens, kept: torch.Tensor, plan: PackingPlan
 ) -> PackedSequences:
-    """text (T, D): the embeddings of `plan.text_ids`; kept: int64 (K,), ascending, which of the V visual tokens those are."""
-    positions = torch.cat([plan.text_positions, plan.visual_positions.index_select(1, kept)], dim=1)
+    """Interleave text and kept visual tokens as planned.
+
+    text: (T, D), embeddings of `plan.text_ids`. kept_tokens: (K, D). kept: int64 (K,), ascending, their indices among the V
+    visual tokens.
+    """
+    positions = torch.cat([plan.text_positions, plan.visual_positions.index_select(1, kept)], dim=1)  # (3, T + K)
     return PackedSequences(
-        embeddings=torch.cat([text, kept_tokens.main]).index_select(0, plan.sources),
-        positions=positions.index_select(1, plan.sources),
+        embeddings=torch.cat([text, kept_tokens.main]).index_select(0, plan.sources),  # (S, D)
+        positions=positions.index_select(1, plan.sources),  # (3, S)
         visual_slots=plan.visual_slots,
         deepstack=kept_tokens.deepstack,
         cu_seqlens=plan.cu_seqlens,

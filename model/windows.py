@@ -1,6 +1,6 @@
-"""More pages than one window: which pages to rank next, given the orders of the last windows.
+"""Plans the windows for more pages than fit one prompt: the next windows to rank, given the orders of the last ones.
 
-A plan knows neither the model nor who scores the windows, or when:
+A plan leaves scoring to its caller:
 
     plan = choose_windows("sliding", page_count, window_size=20, stride=10)
     while plan.turn:
@@ -18,31 +18,31 @@ WindowStrategy = Literal["sliding", "tournament"]
 
 
 class WindowPlan(Protocol):
-    """The windows of one request, turn by turn, and in the end the order of all its pages."""
+    """The windows of one request, turn by turn, and finally the order of all its pages."""
 
     @property
     def turn(self) -> list[tuple[int, ...]]:
-        """Windows (page indices) that can be ranked side by side now; none once the order is known."""
+        """Windows (page indices) that can be ranked in parallel now; empty once the order is known."""
         ...
 
     def submit(self, orders: Sequence[Sequence[int]]) -> None:
-        """Take the order of each window of the turn (indices into the window, best first), and go on to the next turn."""
+        """Record the order of each window of this turn (indices into the window, best first), and start the next turn."""
         ...
 
     @property
     def order(self) -> tuple[int, ...]:
-        """All pages, best first. To be asked for when no turn is left."""
+        """All pages, best first. Available when `turn` is empty."""
         ...
 
 
 def choose_windows(strategy: str, page_count: int, *, window_size: int, stride: int) -> WindowPlan:
-    """`sliding`, the published one, or `tournament`, which has fewer windows, side by side, and ignores the stride.
+    """The plan for `sliding`, the published strategy, or `tournament`, with fewer windows in parallel and no stride.
 
     Raises: WindowError.
     """
     if strategy == "sliding":
         return SlidingPlan(page_count, window_size=window_size, stride=stride)
-    if strategy == "tournament" and window_size == 1:  # nothing is ever compared
+    if strategy == "tournament" and window_size == 1:  # such windows compare no pages
         return SlidingPlan(page_count, window_size=1, stride=1)
     if strategy == "tournament":
         return TournamentPlan(page_count, window_size=window_size)
@@ -50,9 +50,9 @@ def choose_windows(strategy: str, page_count: int, *, window_size: int, stride: 
 
 
 class SlidingPlan:
-    """The published procedure: from the back of the list to the front, each window reordered in place.
+    """The published procedure: reorders one window per turn, from the end of the list to its front.
 
-    The best pages bubble to the front; consecutive windows share `window_size - stride` pages. One window a turn.
+    The best pages move to the front; consecutive windows share `window_size - stride` pages.
     Source: arXiv 2605.11864, arXiv 2304.09542.
     """
 
@@ -86,11 +86,12 @@ class SlidingPlan:
 
 
 class TournamentPlan:
-    """Groups side by side, then one window of the best of each: ceil(n / w) + 1 windows in two turns, up to n = w².
+    """Ranks groups in parallel, then the best pages of all groups in one window.
 
-    Pages are dealt to the groups in turn, so that pages that came first do not meet in one group. Of a page order by
-    relevance the first floor(w / groups) places come out right. Behind the last window's pages come the others by their place
-    in their group.  Source: a shallow form of top-down partitioning, arXiv 2405.14589.
+    Takes ceil(n / w) + 1 windows in two turns for n pages and window size w, up to n = w². Pages are dealt to the groups in
+    turn, to spread the first pages of the input. With a perfect model the first floor(w / groups) places of the order are
+    right. Eliminated pages follow the finalists, ordered by their place in their group.
+    Source: a shallow form of top-down partitioning, arXiv 2405.14589.
     """
 
     def __init__(self, page_count: int, *, window_size: int) -> None:
@@ -98,7 +99,7 @@ class TournamentPlan:
         check_window(window_size, window_size)
         self._window_size = window_size
         self._finalists = list(range(page_count))
-        self._eliminated: list[list[int]] = []  # of each turn, by their place in their group
+        self._eliminated: list[list[int]] = []  # for each turn, ordered by place in their group
         self._is_finished = False
 
     @property
@@ -128,13 +129,13 @@ class TournamentPlan:
 
 
 def _by_place(groups: Sequence[Sequence[int]]) -> list[int]:
-    """All firsts, then all seconds, and so on; within a place in the order of the groups."""
+    """The first of each group, then the second of each, and so on."""
     longest = max(map(len, groups))
     return [group[place] for place in range(longest) for group in groups if place < len(group)]
 
 
 def _reorder(windows: Sequence[Sequence[int]], orders: Sequence[Sequence[int]]) -> list[list[int]]:
-    """The pages of each window in the order that was submitted for it."""
+    """The pages of each window in its submitted order."""
     for window, order in zip(windows, orders, strict=True):
         assert sorted(order) == list(range(len(window))), "a window's order must name each of its pages once"
     return [[window[index] for index in order] for window, order in zip(windows, orders, strict=True)]

@@ -231,8 +231,8 @@ def _bind_gauges(
     metrics: Metrics, batcher: MicroBatcher, worker: InferenceWorker, rasterizer: Rasterizer, lifecycle: Lifecycle
 ) -> None:
     """Gauges read the real structures when they are scraped, so they cannot drift from them."""
-    metrics.requests_waiting.set_function(lambda: batcher.waiting_entries)
-    metrics.requests_running.set_function(lambda: worker.running_entries)
+    metrics.requests_waiting.set_function(lambda: batcher.waiting_windows)
+    metrics.requests_running.set_function(lambda: worker.running_windows)
     metrics.queue_pages.set_function(lambda: batcher.waiting_pages)
     metrics.queue_tokens.set_function(lambda: batcher.waiting_tokens)
     metrics.estimated_wait.set_function(lambda: batcher.estimated_wait_seconds)

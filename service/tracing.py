@@ -1,15 +1,15 @@
 """Spans of requests, sent by OpenTelemetry: the only module that knows it. Off, there is no provider and every trace is None.
 
     POST /rerank                          FastAPI's own server span; continues a caller's traceparent
-    └── rerank ziprerank                  attributes of OpenInference's rerankers, and ours
+    └── rerank <dialect>                  attributes of OpenInference's rerankers, and of this service
         ├── parse, fetch, render, …       one span a stage; render and decode one a page, at the raster worker's times
         ├── queue, upload, … language     at the device thread's times, linked to the batch
         ├── respond
         └── score batch                   under the first request of the batch, linked to all of them
 
-Stages are recorded when they have ended, with both times, so they may come from any thread or process. Where the spans go and
-how many are kept is said by OpenTelemetry's own variables (OTEL_EXPORTER_OTLP_ENDPOINT, OTEL_TRACES_SAMPLER, …), which its
-SDK reads. Spans never carry a query, a page or a file; ids and scores of documents only where a setting asks for them.
+Stages are recorded when they have ended, with both times, so they may come from any thread or process. OpenTelemetry's own
+variables (OTEL_EXPORTER_OTLP_ENDPOINT, OTEL_TRACES_SAMPLER, …), which its SDK reads, set the destination and the sampling.
+Spans never carry a query, a page or a file; ids and scores of documents only where a setting allows them.
 """
 
 import logging
@@ -23,6 +23,8 @@ from typing import TYPE_CHECKING, Any, TextIO
 
 from opentelemetry import trace as otel
 from opentelemetry.trace import Link, Span, SpanContext, Status, StatusCode, Tracer, format_span_id, format_trace_id
+
+from model import StageInterval
 
 if TYPE_CHECKING:
     from opentelemetry.sdk.resources import Resource
@@ -60,7 +62,7 @@ class Trace:
 
     @property
     def exemplar(self) -> Mapping[str, str]:
-        """What leads from a histogram's bucket to this trace."""
+        """The link from a histogram's bucket to this trace."""
         return _exemplar(self.span.get_span_context())
 
     def stage(
@@ -88,13 +90,16 @@ class Trace:
         self.stage(stage, began_ns=ended_ns - round(seconds * 1e9), ended_ns=ended_ns, attributes=attributes)
 
     def describe(self, attributes: Attributes) -> None:
-        """Add what has become known of the request."""
+        """Add attributes to the request's span."""
         self.span.set_attributes(attributes)
 
     def describe_ranking(
         self, *, model: str, max_results: int | None, counts: Mapping[str, int], keep_ratio: float
     ) -> None:
-        """Add what was ranked. `counts`: documents, pages, visual_tokens, kept_tokens, window_pages and cached_pages."""
+        """Add the sizes and options of the ranking.
+
+        counts: documents, pages, visual_tokens, kept_tokens, window_pages and cached_pages.
+        """
         self.describe(
             {
                 "gen_ai.request.model": model,
@@ -121,22 +126,42 @@ class Trace:
             self.span.set_attribute(f"reranker.output_documents.{index}.document.score", score)
 
 
-def record_batch(traces: Sequence[Trace], *, began_ns: int, ended_ns: int, attributes: Attributes) -> Link:
-    """Record a batch that has ended, and give the link for its requests' stages.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TracedWindow:
+    """A window of a batch whose request has a trace."""
 
-    Its span lies in the trace of its first request, so that it is kept where that one is.
+    trace: Trace
+    queue_seconds: float  # from the window's arrival to the start of the batch
+
+
+def record_batch(
+    windows: Sequence[TracedWindow], intervals: Sequence[StageInterval], *, seconds: float, attributes: Attributes
+) -> None:
+    """Record a batch that has ended just now and took `seconds`: its span, and in every trace the queue and the stages.
+
+    The span of the batch lies in the trace of its first request, so that it is kept where that one is; it is linked to all.
+    intervals: the stages of the batch, at times of `time.perf_counter`.
     """
-    first = traces[0]
-    links = [Link(trace.span.get_span_context()) for trace in dict.fromkeys(traces)]
+    now, now_ns = time.perf_counter(), wall_ns()
+    started_ns = now_ns - round(seconds * 1e9)
+    first = windows[0].trace
+    traces = dict.fromkeys(window.trace for window in windows)
     span = first.tracer.start_span(
         "score batch",
         context=otel.set_span_in_context(first.span),
-        start_time=began_ns,
+        start_time=started_ns,
         attributes=attributes,
-        links=links,
+        links=[Link(trace.span.get_span_context()) for trace in traces],
     )
-    span.end(end_time=ended_ns)
-    return Link(span.get_span_context())
+    span.end(end_time=now_ns)
+    batch = Link(span.get_span_context())
+    for window in windows:
+        queued_ns = started_ns - round(window.queue_seconds * 1e9)
+        window.trace.stage("queue", began_ns=queued_ns, ended_ns=started_ns, batch=batch)
+        for interval in intervals:
+            began_ns = now_ns - round((now - interval.started) * 1e9)
+            ended_ns = began_ns + round(interval.seconds * 1e9)
+            window.trace.stage(interval.stage, began_ns=began_ns, ended_ns=ended_ns, batch=batch)
 
 
 class Tracing:
@@ -163,7 +188,7 @@ class Tracing:
         return self._provider is not None
 
     def telemetry(self) -> dict[str, Any]:
-        """FastAPI's configuration: its server span with our provider and nothing else of its own; off, nothing at all."""
+        """FastAPI's configuration: its server span with this provider, and none of its other telemetry; off, none at all."""
         return {
             "tracer_provider": self._provider,
             "tracing": self.is_on,
@@ -182,7 +207,7 @@ class Tracing:
             self._provider.add_span_processor(BatchSpanProcessor(self._make_exporter()))
 
     def close(self) -> None:
-        """Export what is left, for CLOSE_SECONDS at most. Blocks."""
+        """Export the spans that are left, for CLOSE_SECONDS at most. Blocks."""
         if self._provider is None:
             return
         closing = threading.Thread(target=self._provider.shutdown, name="close-tracing", daemon=True)
@@ -194,7 +219,7 @@ class Tracing:
             self._file.close()
 
     def exemplar(self) -> Mapping[str, str] | None:
-        """What leads from a histogram's bucket to the request that is being handled; None where its spans are not kept."""
+        """The link from a histogram's bucket to the request that is being handled; None where its spans are not kept."""
         context = self._current()
         return _exemplar(context) if context and context.trace_flags.sampled else None
 
@@ -252,7 +277,7 @@ class Tracing:
 
 
 def current_ids() -> dict[str, str]:
-    """trace_id and span_id of what is being done here, for log lines; empty outside a trace."""
+    """trace_id and span_id of the current span, for log lines; empty outside a trace."""
     context = otel.get_current_span().get_span_context()
     if not context.is_valid:
         return {}
@@ -271,7 +296,7 @@ def _make_provider(replica: str) -> "TracerProvider":
 
 
 def _resource(replica: str) -> "Resource":
-    """Who we are; OTEL_SERVICE_NAME and OTEL_RESOURCE_ATTRIBUTES win."""
+    """The name, version and replica of the service; OTEL_SERVICE_NAME and OTEL_RESOURCE_ATTRIBUTES win."""
     from opentelemetry.sdk.resources import OTELResourceDetector, Resource
 
     own = {"service.name": "ziprerank", "service.version": version("ziprerank"), "service.instance.id": replica}

@@ -1,1 +1,1 @@
-"""The Qwen3-VL network: vision tower, decoder, rotary angles, and the reading of its weights."""
+"""The Qwen3-VL network: vision tower, decoder, rotary embeddings, and the loading of weights."""

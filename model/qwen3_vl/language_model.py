@@ -1,8 +1,9 @@
-"""The decoder over packed embeddings: prompts of different lengths end to end, causal within each, no padding, no cache.
+"""The decoder over packed embeddings: prompts of different lengths end to end, causal within each, without padding.
 
-Only the last position of each prompt is read (in training the last few: those of the written answer), so the last layer
-computes keys and values for all tokens and everything else for those positions alone. Parameter names are the checkpoint's
-(`model.language_model.…`). Knows neither pages nor letters.  Source: Qwen3-VL (transformers `Qwen3VLTextModel`).
+The result is read at the last position of each prompt (in training at the positions of the answer), so the last layer
+computes keys and values for all tokens, but everything else for the read positions alone. No tokens are generated, so there is
+no key-value cache. Parameter names are the checkpoint's (`model.language_model.…`).
+Source: Qwen3-VL (transformers `Qwen3VLTextModel`).
 """
 
 import torch
@@ -22,7 +23,7 @@ class LanguageModel(nn.Module):
     def __init__(self, config: TextConfig) -> None:
         super().__init__()
         self.config = config
-        # As in the vision encoder: a table that nobody fills needs no compiler.
+        # From an empty table, for the reason given in the vision encoder: it avoids importing torch's compiler.
         table = torch.empty(config.vocab_size, config.hidden_size)
         self.embed_tokens = nn.Embedding.from_pretrained(table, freeze=False)  # type: ignore[no-untyped-call]
         self.layers = nn.ModuleList(DecoderLayer(config) for _ in range(config.num_hidden_layers))
@@ -36,7 +37,7 @@ class LanguageModel(nn.Module):
         prompts = kernel.place(packed.cu_seqlens, packed.max_seqlen, hidden.device)
         attend = PackedAttention(kernel=kernel, queries=prompts, keys=prompts, causal=True)
         for index, layer in enumerate(layers):
-            hidden = run_layer(layer, hidden, cos, sin, attend)
+            hidden = run_layer(layer, hidden, cos, sin, attend)  # (S, D)
             if index < len(packed.deepstack):
                 hidden = hidden.index_add(0, packed.visual_slots, packed.deepstack[index].to(hidden.dtype))
         read = kernel.place(packed.read_cu_seqlens, packed.max_read_len, hidden.device)
@@ -56,7 +57,7 @@ class LanguageModel(nn.Module):
 
 
 class DecoderLayer(nn.Module):
-    """Grouped-query attention and a SwiGLU MLP, each behind a norm and added to the states (S, hidden)."""
+    """Grouped-query attention and a SwiGLU MLP, each with a norm before it and a residual connection."""
 
     def __init__(self, config: TextConfig) -> None:
         super().__init__()
@@ -73,12 +74,15 @@ class DecoderLayer(nn.Module):
         attend: PackedAttention,
         slots: torch.Tensor | None = None,
     ) -> torch.Tensor:
-        """All S tokens in; out come the tokens at `slots`, whose queries `attend` takes, or all S tokens."""
-        hidden = self._attended(hidden, cos, sin, attend, slots)
+        """hidden: (S, D). cos, sin: (S, head_dim). slots: int64 (R,), or None for all tokens.
+
+        Returns the states (R, D) at `slots`, or all (S, D). `attend` must have the boundaries of those queries.
+        """
+        hidden = self._with_attention_added(hidden, cos, sin, attend, slots)
         out: torch.Tensor = hidden + self.mlp(self.post_attention_layernorm(hidden))
         return out
 
-    def _attended(
+    def _with_attention_added(
         self,
         hidden: torch.Tensor,
         cos: torch.Tensor,
@@ -86,16 +90,18 @@ class DecoderLayer(nn.Module):
         attend: PackedAttention,
         slots: torch.Tensor | None,
     ) -> torch.Tensor:
-        """The tokens at `slots` or all, with their attention added. Queries, keys and values are free before the MLP begins."""
+        """The states at `slots`, or all, with attention added. A method, so that q, k and v are freed before the MLP runs."""
         normalised = self.input_layernorm(hidden)
-        k, v = self.self_attn.keys_and_values(normalised, cos, sin)
+        k, v = self.self_attn.keys_and_values(normalised, cos, sin)  # each (S, key_value_heads, head_dim)
         if slots is not None:
             hidden, normalised, cos, sin = (x[slots] for x in (hidden, normalised, cos, sin))
-        q = self.self_attn.queries(normalised, cos, sin)
+        q = self.self_attn.queries(normalised, cos, sin)  # (R, heads, head_dim), or all S
         return hidden + self.self_attn.output(attend(q, k, v))
 
 
 class SelfAttention(nn.Module):
+    """The projections of grouped-query attention; the caller runs the attention itself."""
+
     def __init__(self, config: TextConfig) -> None:
         super().__init__()
         self.head_dim = config.head_dim
@@ -107,25 +113,29 @@ class SelfAttention(nn.Module):
         self.k_norm = RmsNorm(config.head_dim, config.rms_norm_eps)
 
     def queries(self, hidden: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> torch.Tensor:
-        """(tokens, heads, head_dim), normed per head and turned."""
-        return rotate(self.q_norm(self._heads(self.q_proj(hidden))), cos, sin)
+        """(tokens, heads, head_dim), normalised per head and rotated."""
+        return rotate(self.q_norm(self._split_heads(self.q_proj(hidden))), cos, sin)
 
     def keys_and_values(
         self, hidden: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Each (tokens, key_value_heads, head_dim); the keys normed per head and turned."""
-        return rotate(self.k_norm(self._heads(self.k_proj(hidden))), cos, sin), self._heads(self.v_proj(hidden))
+        """Each (tokens, key_value_heads, head_dim); keys are normalised per head and rotated."""
+        return rotate(self.k_norm(self._split_heads(self.k_proj(hidden))), cos, sin), self._split_heads(
+            self.v_proj(hidden)
+        )
 
     def output(self, attended: torch.Tensor) -> torch.Tensor:
-        """(tokens, heads, head_dim) to (tokens, hidden)."""
+        """Project (tokens, heads, head_dim) to (tokens, D)."""
         out: torch.Tensor = self.o_proj(attended.flatten(1))
         return out
 
-    def _heads(self, projected: torch.Tensor) -> torch.Tensor:
-        return projected.view(len(projected), -1, self.head_dim)
+    def _split_heads(self, projected: torch.Tensor) -> torch.Tensor:
+        return projected.view(len(projected), -1, self.head_dim)  # (tokens, heads, head_dim)
 
 
 class SwiGluMlp(nn.Module):
+    """down(silu(gate(x)) * up(x)), x (tokens, D)."""
+
     def __init__(self, config: TextConfig) -> None:
         super().__init__()
         self.gate_proj = nn.Linear(config.hidden_size, config.intermediate_size, bias=False)
@@ -133,7 +143,7 @@ class SwiGluMlp(nn.Module):
         self.down_proj = nn.Linear(config.intermediate_size, config.hidden_size, bias=False)
 
     def forward(self, hidden: torch.Tensor) -> torch.Tensor:
-        gate = self.gate_proj(hidden)
+        gate = self.gate_proj(hidden)  # (tokens, intermediate)
         if torch.is_grad_enabled():
             gated = F.silu(gate) * self.up_proj(hidden)
         else:  # in place: these are the largest activations of a forward pass
@@ -143,7 +153,7 @@ class SwiGluMlp(nn.Module):
 
 
 class RmsNorm(nn.Module):
-    """x / rms(x) * weight, computed in float32 and rounded once: closer to float32 than rounding before the weight."""
+    """x / rms(x) * weight, computed in float32 and rounded once, which is more exact than also rounding before the weight."""
 
     def __init__(self, size: int, eps: float) -> None:
         super().__init__()

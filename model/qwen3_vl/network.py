@@ -1,4 +1,4 @@
-"""The three trained parts under the checkpoint's names: `model.visual`, `model.language_model`, `lm_head`."""
+"""The trained parts under the checkpoint's names: `model.visual`, `model.language_model`, `lm_head`."""
 
 from collections.abc import Sequence
 
@@ -11,6 +11,8 @@ from model.qwen3_vl.vision_encoder import VisionEncoder
 
 
 class Backbone(nn.Module):
+    """The vision tower and the decoder, without the vocabulary head."""
+
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
         self.visual = VisionEncoder(config.vision)
@@ -18,12 +20,13 @@ class Backbone(nn.Module):
 
 
 class Network(nn.Module):
-    """Holds the weights; the stages run its parts. With tied embeddings the head is the embedding table.
+    """All weights. It has no `forward`: the stages of the pipeline run its parts.
 
-    Inference reads the letters' rows of the head alone, so a network may have been loaded without the others.
+    With tied embeddings the head is the embedding table. Inference needs only the letters' rows of the head, so the others may
+    be missing.
     """
 
-    head_rows: tuple[int, ...] | None = None  # vocabulary ids that the head's rows stand for; None: all, in their order
+    head_rows: tuple[int, ...] | None = None  # vocabulary ids of the head's rows; None: the whole vocabulary
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
@@ -33,6 +36,6 @@ class Network(nn.Module):
             self.lm_head.weight = self.model.language_model.embed_tokens.weight
 
     def head_weights(self, ids: Sequence[int]) -> torch.Tensor:
-        """The head's rows (ids, D) for these vocabulary ids. Raises: ValueError for one that was not loaded."""
+        """The head's rows (ids, D) for these vocabulary ids. Raises: ValueError for an id whose row is missing."""
         places = list(ids) if self.head_rows is None else [self.head_rows.index(id) for id in ids]
         return self.lm_head.weight[places]

@@ -1,6 +1,6 @@
-"""Rotary position embeddings: the decoder's interleaved M-RoPE and the vision tower's row-and-column kind.
+"""Rotary position embeddings: interleaved M-RoPE for the decoder, two axes (row, column) for the vision tower.
 
-Knows angles only, nothing of prompts or pages.  Source: Qwen3-VL (transformers `modeling_qwen3_vl`), RoFormer.
+Source: Qwen3-VL (transformers `modeling_qwen3_vl`), RoFormer.
 """
 
 from functools import lru_cache
@@ -13,7 +13,7 @@ def mrope_cos_sin(
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Cosines and sines (S, head_dim) for positions int64 (3, S) of time, height and width.
 
-    Frequency 3j+1 turns with height while j < sections[1], 3j+2 with width while j < sections[2], all others with time.
+    Frequency 3j+1 belongs to height for j < sections[1], 3j+2 to width for j < sections[2], and all others to time.
     """
     axes = _mrope_axes(head_dim // 2, sections)
     frequencies = _inverse_frequencies(head_dim, theta, positions.device)
@@ -47,7 +47,7 @@ def _inverse_frequencies(dim: int, theta: float, device: torch.device) -> torch.
 
 
 def rotate(x: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> torch.Tensor:
-    """x (tokens, heads, head_dim) turned by the angles (tokens, head_dim), halves paired ("rotate-half")."""
+    """Rotate x (tokens, heads, head_dim) by angles given as cos and sin (tokens, head_dim), pairing halves ("rotate-half")."""
     cos, sin = cos[:, None, :], sin[:, None, :]  # (tokens, 1, head_dim)
     first, second = x.chunk(2, dim=-1)  # each (tokens, heads, head_dim / 2)
     return x * cos + torch.cat((-second, first), dim=-1) * sin

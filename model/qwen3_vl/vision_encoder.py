@@ -1,7 +1,7 @@
-"""The vision tower: patches of many pages, end to end, to visual tokens and DeepStack features.
+"""The vision tower: turns patches of many pages, end to end, into visual tokens and DeepStack features.
 
-Attention never crosses pages, so pages of different sizes and requests share one pass without padding. Parameter names are
-the checkpoint's (`model.visual.…`). Knows neither queries nor prompts: nothing here depends on them.
+Attention stays within a page, so pages of different sizes and requests share one pass without padding. Parameter names are
+the checkpoint's (`model.visual.…`). The features do not depend on the query.
 Source: Qwen3-VL (transformers `Qwen3VLVisionModel`), DeepStack (arXiv 2406.04334).
 """
 
@@ -22,23 +22,23 @@ from model.device import upload
 from model.qwen3_vl.rope import axial_cos_sin, rotate
 
 MIN_ROWS_FOR_STABLE_GEMM = 256
-"""Matrix kernels for a few rows add up in another order than those for many. With as many rows as this, a page's features do
-not depend on what is encoded or merged with it: pruned before or after, cached or not, the bits are the same (so on the CPUs
-tried; a card may choose its kernels otherwise)."""
+"""Matrix kernels for few rows sum in another order than those for many. With at least this many rows, a page's features are
+bit for bit the same whichever other pages are encoded or merged with it, cached or not, pruned before or after. This was
+measured on CPUs; a card may choose its kernels differently."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PatchLayout:
-    """Where the patches of a batch lie on their pages. P patches over all pages."""
+    """Positions of the patches of a batch on their pages. P patches of all pages."""
 
     positions: torch.Tensor  # int32 (2, P): row and column
     neighbours: torch.Tensor  # int32 (4, P): entries of the learned position table around each patch
     weights: torch.Tensor  # float32 (4, P): bilinear weights of the neighbours
-    cu_seqlens: torch.Tensor  # int32 (pages + 1,), on the host
+    cu_seqlens: torch.Tensor  # int32 (pages + 1,), on the host: boundaries of the pages
     max_seqlen: int
 
     def upload(self, device: torch.device) -> "PatchLayout":
-        """The same with its tables on `device`; the boundaries stay, the attention kernel places them."""
+        """The layout with its tables on `device`, except the boundaries, which the attention kernel places."""
         return PatchLayout(
             positions=upload(self.positions, device),
             neighbours=upload(self.neighbours, device),
@@ -49,7 +49,7 @@ class PatchLayout:
 
 
 def lay_out_patches(pages: Sequence[PreparedPage], config: VisionConfig) -> PatchLayout:
-    """The layout of `pages` end to end, on the host, filled up with an empty page to `MIN_ROWS_FOR_STABLE_GEMM`."""
+    """The layout of `pages` end to end, on the host. An empty page fills it up to `MIN_ROWS_FOR_STABLE_GEMM` visual tokens."""
     merge, side = config.spatial_merge_size, int(config.num_position_embeddings**0.5)
     sizes = [(page.rows, page.columns) for page in pages]
     if (missing := MIN_ROWS_FOR_STABLE_GEMM - sum(page.visual_token_count for page in pages)) > 0:
@@ -70,38 +70,39 @@ def lay_out_patches(pages: Sequence[PreparedPage], config: VisionConfig) -> Patc
 def _page_layout(rows: int, columns: int, merge: int, side: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """Positions, neighbours and weights of one page of rows x columns patches, in merge-block order."""
     row, column = _merge_block_order(rows, columns, merge)  # each (P,)
-    low_row, high_row, row_share = (table[row] for table in _between(rows, side))  # each (P,)
-    low_column, high_column, column_share = (table[column] for table in _between(columns, side))
+    low_row, high_row, row_share = (table[row] for table in _interpolation(rows, side))  # each (P,)
+    low_column, high_column, column_share = (table[column] for table in _interpolation(columns, side))
     neighbours = torch.stack([r * side + c for r in (low_row, high_row) for c in (low_column, high_column)])  # (4, P)
+    # (4, P)
     weights = torch.stack([r * c for r in (1 - row_share, row_share) for c in (1 - column_share, column_share)])
     return torch.stack([row, column]).int(), neighbours.int(), weights
 
 
 def _merge_block_order(rows: int, columns: int, merge: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """Row and column of every patch, the patches of one visual token next to each other."""
+    """Row and column of every patch, each int64 (P,), with the patches of one visual token next to each other."""
     grid = torch.arange(rows * columns).view(rows // merge, merge, columns // merge, merge)
     order = grid.permute(0, 2, 1, 3).flatten()  # (P,)
     return order // columns, order % columns
 
 
-def _between(count: int, side: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """For `count` places spread over a table of `side` entries: the entry below, the one above, the share of the latter."""
+def _interpolation(count: int, side: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Spread `count` places evenly over `side` table entries. For each: entry below, entry above, weight of the latter."""
     places = torch.linspace(0, side - 1, count)
     low = places.long()
     return low, (low + 1).clamp(max=side - 1), places - low
 
 
 class VisionEncoder(nn.Module):
-    """The vision tower: patch embedding, blocks, and a merger that makes one visual token of 2 x 2 patches.
+    """Patch embedding, blocks, and a merger that turns 2 x 2 patches into one visual token.
 
-    Some blocks also give DeepStack features, which mergers of their own bring to the text width.
+    Some blocks also output DeepStack features, which their own mergers project to the text width.
     """
 
     def __init__(self, config: VisionConfig) -> None:
         super().__init__()
         self.config = config
         self.patch_embed = PatchEmbedding(config)
-        # An Embedding made without a table fills one by normal_(), which on the meta device imports torch's compiler (0.7 s).
+        # nn.Embedding(…) would initialise a table by normal_(), which on the meta device imports torch's compiler (0.7 s).
         table = torch.empty(config.num_position_embeddings, config.hidden_size)
         self.pos_embed = nn.Embedding.from_pretrained(table, freeze=False)  # type: ignore[no-untyped-call]
         self.blocks = nn.ModuleList(VisionBlock(config) for _ in range(config.depth))
@@ -114,9 +115,9 @@ class VisionEncoder(nn.Module):
     def forward(
         self, patches: torch.Tensor, layout: PatchLayout, kernel: AttentionKernel, run_block: RunLayer
     ) -> VisualTokens:
-        """patches (P, 1536) of all pages to visual tokens: main (P / 4, D), DeepStack (P / 4, 4 * hidden) not yet merged."""
+        """Encode patches (P, 1536) of all pages: main features (P / 4, D), unmerged DeepStack features (P / 4, 4 * hidden)."""
         token_count = len(patches) // self.config.merge_unit
-        hidden = self.patch_embed(_with_rows(patches, layout.positions.shape[1]))  # (P, hidden), filled up
+        hidden = self.patch_embed(_pad_rows(patches, layout.positions.shape[1]))  # (P, hidden), padded
         hidden = hidden + self._position_embeddings(layout).to(hidden.dtype)
         cos, sin = axial_cos_sin(layout.positions, head_dim=self.config.head_dim, dtype=hidden.dtype)  # (P, head_dim)
         pages = kernel.place(layout.cu_seqlens, layout.max_seqlen, hidden.device)
@@ -129,31 +130,31 @@ class VisionEncoder(nn.Module):
         return VisualTokens(main=self.merger(hidden)[:token_count], deepstack=tuple(deepstack))
 
     def merge_deepstack(self, tokens: VisualTokens) -> VisualTokens:
-        """The same tokens with DeepStack features (tokens, D). Any rows will do: each is merged for itself."""
+        """The same tokens with merged DeepStack features (tokens, D). Rows are independent, so any subset may be merged."""
         return VisualTokens(
             main=tokens.main,
             deepstack=tuple(
-                merger(_with_rows(features, MIN_ROWS_FOR_STABLE_GEMM))[: len(features)]
+                merger(_pad_rows(features, MIN_ROWS_FOR_STABLE_GEMM))[: len(features)]
                 for merger, features in zip(self.deepstack_merger_list, tokens.deepstack, strict=True)
             ),
         )
 
     def _position_embeddings(self, layout: PatchLayout) -> torch.Tensor:
-        """The learned table, interpolated bilinearly to every page's grid: float32 (P, hidden)."""
+        """The learned table, bilinearly interpolated to every page's grid: float32 (P, hidden)."""
         total = torch.zeros(1, device=layout.weights.device)
         for neighbours, weights in zip(layout.neighbours, layout.weights, strict=True):  # each (P,)
             total = total + self.pos_embed(neighbours) * weights[:, None]  # (P, hidden)
         return total
 
 
-def _with_rows(rows: torch.Tensor, fewest: int) -> torch.Tensor:
-    """Filled up with zeros."""
+def _pad_rows(rows: torch.Tensor, fewest: int) -> torch.Tensor:
+    """Pad with zero rows to at least `fewest` rows."""
     missing = fewest - len(rows)
     return F.pad(rows, (0, 0, 0, missing)) if missing > 0 else rows
 
 
 class PatchEmbedding(nn.Module):
-    """A linear map of the flattened patch. The checkpoint stores it as the weights of a convolution, which is far slower."""
+    """A linear map of the flattened patch. The checkpoint stores its weights as a convolution's, which would be far slower."""
 
     def __init__(self, config: VisionConfig) -> None:
         super().__init__()
@@ -161,10 +162,12 @@ class PatchEmbedding(nn.Module):
         self.proj = nn.Conv3d(config.in_channels, config.hidden_size, kernel_size=size, stride=size)
 
     def forward(self, patches: torch.Tensor) -> torch.Tensor:
-        return F.linear(patches, self.proj.weight.flatten(1), self.proj.bias)
+        return F.linear(patches, self.proj.weight.flatten(1), self.proj.bias)  # (P, hidden)
 
 
 class VisionBlock(nn.Module):
+    """Attention within each page and an MLP, each with a norm before it and a residual connection. States (P, hidden)."""
+
     def __init__(self, config: VisionConfig) -> None:
         super().__init__()
         self.norm1 = nn.LayerNorm(config.hidden_size, eps=1e-6)
@@ -181,6 +184,8 @@ class VisionBlock(nn.Module):
 
 
 class VisionAttention(nn.Module):
+    """Multi-head attention with one projection for queries, keys and values."""
+
     def __init__(self, config: VisionConfig) -> None:
         super().__init__()
         self.head_dim = config.head_dim
@@ -191,13 +196,15 @@ class VisionAttention(nn.Module):
         self, hidden: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor, attend: PackedAttention
     ) -> torch.Tensor:
         q, k, v = self.qkv(hidden).view(len(hidden), 3, -1, self.head_dim).unbind(1)  # each (P, heads, head_dim)
-        # In the tower's dtype: the published code turns in float32, at twice the memory and its traffic. In bfloat16 the scores
-        # stay as close to float32's as the published code's do (tests/model/qwen3_vl/test_against_transformers.py).
+        # Rotate in the tower's dtype. The published code rotates in float32, with twice the memory and bandwidth; in bfloat16
+        # both are equally close to the float32 scores (tests/model/qwen3_vl/test_against_transformers.py).
         out: torch.Tensor = self.proj(attend(rotate(q, cos, sin), rotate(k, cos, sin), v).flatten(1))
         return out
 
 
 class VisionMlp(nn.Module):
+    """linear, GELU (tanh approximation), linear over (P, hidden)."""
+
     def __init__(self, config: VisionConfig) -> None:
         super().__init__()
         self.linear_fc1 = nn.Linear(config.hidden_size, config.intermediate_size)
@@ -211,8 +218,8 @@ class VisionMlp(nn.Module):
 def linear_gelu(linear: nn.Linear, x: torch.Tensor) -> torch.Tensor:
     """GELU (tanh approximation) of a linear map, x (rows, in) to (rows, out).
 
-    cuBLAS applies it before the product is written, so that a card writes and holds the widest activations of the tower once.
-    The operation has no gradient, and on a CPU computes the exact GELU.
+    On a card cuBLAS fuses both, so that the widest activations of the tower are written and held once. The fused operation has
+    no gradient, and on a CPU it would compute the exact GELU, so both cases run unfused.
     """
     if x.device.type == "cuda" and not torch.is_grad_enabled():
         return torch._addmm_activation(linear.bias, x, linear.weight.t(), use_gelu=True)
@@ -220,10 +227,10 @@ def linear_gelu(linear: nn.Linear, x: torch.Tensor) -> torch.Tensor:
 
 
 class PatchMerger(nn.Module):
-    """Joins the four patches of a visual token and maps them to the text width.
+    """Joins the four patches of a visual token and projects them to the text width.
 
-    The main merger normalises each patch before joining (`norm_size` = the patch width), the DeepStack mergers the joined
-    vector (`norm_size` = four times that).
+    The main merger normalises each patch before joining (`norm_size` = hidden). The DeepStack mergers normalise the joined
+    vector (`norm_size` = 4 * hidden).
     """
 
     def __init__(self, config: VisionConfig, *, norm_size: int) -> None:
@@ -234,7 +241,7 @@ class PatchMerger(nn.Module):
         self.linear_fc2 = nn.Linear(joined, config.out_hidden_size)
 
     def forward(self, hidden: torch.Tensor) -> torch.Tensor:
-        normalised = self.norm(hidden.view(-1, *self.norm.normalized_shape))
+        normalised = self.norm(hidden.view(-1, *self.norm.normalized_shape))  # (P, hidden) or (P / 4, 4 * hidden)
         joined = normalised.view(-1, self.linear_fc1.in_features)  # (P / 4, 4 * hidden)
         out: torch.Tensor = self.linear_fc2(F.gelu(self.linear_fc1(joined)))  # (P / 4, D)
         return out

@@ -1,6 +1,6 @@
-"""Load a checkpoint's safetensors, single-file or sharded, into the network by name.
+"""Loads a checkpoint's safetensors files, single or sharded, into the network by name.
 
-Names and shapes are compared before anything is read; every difference is a CheckpointError that names the tensor.
+Names and shapes are compared before any values are read. Every difference is a CheckpointError that names the tensor.
 """
 
 import json
@@ -30,11 +30,11 @@ _NAMED_AT_MOST = 5
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StoredTensor:
-    """Where a tensor lies, and what its file says about it."""
+    """A tensor's file, and its shape and dtype from the file's header."""
 
     file: Path
     shape: tuple[int, ...]
-    dtype: str  # as safetensors writes it: BF16, F16, F32
+    dtype: str  # in safetensors notation: BF16, F16, F32
 
 
 def load_network(
@@ -47,21 +47,22 @@ def load_network(
 ) -> Network:
     """The network with the checkpoint's weights on the device, in the chosen dtype, ready for inference.
 
-    quantise: none, fp8 or int8. The decoder's linear maps are rounded one by one as they are read, from the values in the file,
-        so that the device never holds more than one of them unrounded.
-    head_rows: the vocabulary ids whose rows of the head are read, the others stay on the disk; None: all.
-    Raises: CheckpointError for a missing, surplus or wrongly shaped tensor, for an unreadable file, and for a head row outside
-        of the vocabulary.
+    quantise: none, fp8 or int8. The decoder's linear maps are quantised one at a time while they are read, so that the device
+        holds at most one of them unquantised.
+    head_rows: vocabulary ids of the rows of the head to read; None: all.
+    Raises: CheckpointError for a missing, surplus or wrongly shaped tensor, an unreadable file, or a head row outside the
+        vocabulary.
     """
     network = build_network(config)
     found = find_tensors(folder, network, config)
     if head_rows is not None and max(head_rows) >= config.text.vocab_size:
         raise CheckpointError(
-            f"The tokenizer's id {max(head_rows)} is not among {config.text.vocab_size} rows of {_HEAD}."
+            f"The tokenizer's id {max(head_rows)} is not among the {config.text.vocab_size} rows of {_HEAD}. "
+            "Use the tokenizer that belongs to the weights."
         )
     files = {name: found[name].file for name in expected_shapes(network)}
     head_file = None if head_rows is None else files.pop(_HEAD, None)
-    _fill(network, files, compute, quantise)
+    _load_tensors(network, files, compute, quantise)
     if config.tie_word_embeddings:
         network.lm_head.weight = network.model.language_model.embed_tokens.weight
     if head_rows is not None:
@@ -71,37 +72,38 @@ def load_network(
 
 
 def build_network(config: ModelConfig) -> Network:
-    """The network without memory behind its parameters."""
+    """The network on the meta device: shapes without memory."""
     with torch.device("meta"):
         return Network(config)
 
 
 def expected_shapes(network: Network) -> dict[str, tuple[int, ...]]:
-    """Shape of every parameter by its checkpoint name. A tied head counts once, as the embedding table."""
+    """Shape of every parameter by its name in the checkpoint. A tied head appears once, as the embedding table."""
     return {name: tuple(parameter.shape) for name, parameter in network.named_parameters()}
 
 
 def parameter_count(config: ModelConfig) -> int:
-    """Weights of the whole network, a tied head counted once."""
+    """Number of weights of the whole network, counting a tied head once."""
     return sum(math.prod(shape) for shape in expected_shapes(build_network(config)).values())
 
 
 def find_tensors(folder: Path, network: Network, config: ModelConfig) -> dict[str, StoredTensor]:
-    """The checkpoint's tensors by name, from the headers of its files alone.
+    """The checkpoint's tensors by name. Reads only the headers of its files.
 
     Raises: CheckpointError for an unreadable file, and for a missing, surplus or wrongly shaped tensor.
     """
     found = _stored_tensors(folder)
-    _compare(expected_shapes(network), found, optional={_HEAD} if config.tie_word_embeddings else set())
+    _require_matching_tensors(
+        expected_shapes(network), found, optional={_HEAD} if config.tie_word_embeddings else set()
+    )
     return found
 
 
 def _stored_tensors(folder: Path) -> dict[str, StoredTensor]:
-    """Every tensor of the checkpoint by name."""
     if (folder / INDEX_FILE).is_file():
         return _find_sharded_tensors(folder)
     if not (folder / SINGLE_FILE).is_file():
-        raise CheckpointError(f"{folder} has neither {SINGLE_FILE} nor {INDEX_FILE}.")
+        raise CheckpointError(f"{folder} has neither {SINGLE_FILE} nor {INDEX_FILE}. Download the weights.")
     return _read_header(folder / SINGLE_FILE)
 
 
@@ -114,7 +116,7 @@ def _find_sharded_tensors(folder: Path) -> dict[str, StoredTensor]:
     headers = {shard: _read_header(shard) for shard in set(shards.values())}
     for name, shard in shards.items():
         if name not in headers[shard]:
-            raise CheckpointError(f"{INDEX_FILE} says that {name} is in {shard.name}, and it is not.")
+            raise CheckpointError(f"According to {INDEX_FILE}, {name} is in {shard.name}, but that file lacks it.")
     return {name: headers[shard][name] for name, shard in shards.items()}
 
 
@@ -126,7 +128,7 @@ def _read_header(file: Path) -> dict[str, StoredTensor]:
                 for name in tensors.keys()  # noqa: SIM118 (a safe_open handle is no mapping)
             }
     except FileNotFoundError as error:
-        raise CheckpointError(f"{file} is missing.") from error
+        raise CheckpointError(f"{file} is missing. Download it.") from error
     except (OSError, SafetensorError) as error:
         raise CheckpointError(f"{file} is not a readable safetensors file: {error}") from error
 
@@ -135,7 +137,9 @@ def _stored_tensor(file: Path, stored: Any) -> StoredTensor:
     return StoredTensor(file=file, shape=tuple(stored.get_shape()), dtype=stored.get_dtype())
 
 
-def _compare(expected: Mapping[str, tuple[int, ...]], found: Mapping[str, StoredTensor], *, optional: set[str]) -> None:
+def _require_matching_tensors(
+    expected: Mapping[str, tuple[int, ...]], found: Mapping[str, StoredTensor], *, optional: set[str]
+) -> None:
     missing = [name for name in expected if name not in found]
     surplus = [name for name in found if name not in expected and name not in optional]
     misshapen = [
@@ -149,15 +153,15 @@ def _compare(expected: Mapping[str, tuple[int, ...]], found: Mapping[str, Stored
             raise CheckpointError(f"The checkpoint {problem} tensors: {'; '.join(names[:_NAMED_AT_MOST])}{more}.")
 
 
-def _fill(network: Network, files: Mapping[str, Path], compute: Compute, quantise: str) -> None:
-    """File by file, tensor by tensor, so that at most one tensor is in memory twice."""
+def _load_tensors(network: Network, files: Mapping[str, Path], compute: Compute, quantise: str) -> None:
+    """Load tensors one at a time, so that at most one of them is in memory twice."""
     for file in sorted(set(files.values())):
         with safe_open(file, framework="pt", device=str(compute.device)) as tensors:
             for name in (name for name, holder in files.items() if holder == file):
                 if quantise != "none" and _is_linear_of_decoder(network, name):
                     _replace_linear(network, name, tensors.get_tensor(name), quantise)
                 else:
-                    _assign(network, name, tensors.get_tensor(name).to(compute.dtype))
+                    _set_parameter(network, name, tensors.get_tensor(name).to(compute.dtype))
 
 
 def _is_linear_of_decoder(network: Network, name: str) -> bool:
@@ -172,13 +176,13 @@ def _replace_linear(network: Network, name: str, weight: torch.Tensor, quantise:
     network.set_submodule(path, quantised(linear, weight, quantise))
 
 
-def _assign(network: Network, name: str, tensor: torch.Tensor) -> None:
+def _set_parameter(network: Network, name: str, tensor: torch.Tensor) -> None:
     owner, _, attribute = name.rpartition(".")
     setattr(network.get_submodule(owner), attribute, nn.Parameter(tensor, requires_grad=False))
 
 
 def _keep_head_rows(network: Network, rows: Sequence[int], head_file: Path | None, compute: Compute) -> None:
-    """From the file, or with tied embeddings (`head_file` is None) from their table, which is loaded."""
+    """Give the head only these rows: from its file, or if it is tied (`head_file` is None) from the loaded embedding table."""
     if head_file is None:
         weight = network.lm_head.weight[list(rows)]
     else:
@@ -189,7 +193,7 @@ def _keep_head_rows(network: Network, rows: Sequence[int], head_file: Path | Non
 
 
 def _read_rows(file: Path, name: str, rows: Sequence[int]) -> torch.Tensor:
-    """(rows, values) on the CPU; of the file only these rows are read."""
+    """Read only these rows of a tensor: (rows, values) on the CPU."""
     with safe_open(file, framework="pt") as tensors:
         stored = tensors.get_slice(name)
         return torch.cat([stored[row : row + 1] for row in rows])

@@ -387,7 +387,7 @@ async def _render(pool: Rasterizer) -> _Pages:
     document = RasterDocument(index=None, data=data, sha256=hashlib.sha256(data).hexdigest(), kind=Kind.PDF)
     async with pool.request([document]) as request:
         await request.opened()
-        return [(await page).pixels for page in request.render([PAGES])]
+        return [page.pixels for page in await request.render_all([PAGES])]
 
 
 def _check_fonts() -> tuple[Check, None]:

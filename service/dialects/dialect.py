@@ -1,4 +1,4 @@
-"""What a wire format of rerank requests consists of: its routes, how a body is read, an answer and an error written.
+"""A wire format of rerank requests: its routes, and how bodies are read, answers and errors written.
 
 A new dialect is one module with an object of this shape, listed in `DIALECTS` (`service.dialects`). Admission, metrics, log
 lines, tracing and the API description follow from its routes. Knows no web framework.

@@ -1,12 +1,14 @@
 """Sources of documents to pages as the model takes them: from the cache where it has them, from the raster pool otherwise."""
 
 import asyncio
+import threading
 import time
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
-from concurrent.futures import Executor
+from concurrent.futures import Executor, Future
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 
 from model import PageImage, PageImageError, PreparedPage, RankingModel
 from service.documents.page_cache import CachedPage, ContentKey, PageCache
@@ -193,6 +195,29 @@ class _Document:
                 self.pages[number] = page
 
 
+class _Preparation:
+    """The jobs that prepare one request's pages: counted down in their threads, awaited on the event loop."""
+
+    def __init__(self, pages: int) -> None:
+        self._loop = asyncio.get_running_loop()
+        self._lock = threading.Lock()
+        self._pages_left = pages
+        self.ended: asyncio.Future[None] = self._loop.create_future()
+        self.errors: dict[int, Exception] = {}  # by the page's position
+        self.is_wanted = True  # False: jobs that have not begun do nothing
+
+    def end_page(self) -> None:
+        with self._lock:
+            self._pages_left -= 1
+            is_last = not self._pages_left
+        if is_last and self.is_wanted:
+            self._loop.call_soon_threadsafe(self._end)
+
+    def _end(self) -> None:
+        if not self.ended.done():
+            self.ended.set_result(None)
+
+
 class _Loading:
     """One call of `PageLoader.load`, stage by stage."""
 
@@ -209,6 +234,7 @@ class _Loading:
     ) -> None:
         self._started = time.perf_counter()
         self._work_seconds: dict[str, float] = defaultdict(float)  # by stage, summed over threads and processes
+        self._lock = threading.Lock()  # of the seconds
         self._model = model
         self._threads = threads
         self._tenant = tenant
@@ -245,25 +271,25 @@ class _Loading:
             )
 
     async def make_pages(self, request: PendingRaster) -> None:
-        """Render and prepare the missing pages. Raises: ServiceError, of the first page at fault."""
-        missing = [document.missing for document in self._incomplete]
-        wanted = [
-            (document, number)
-            for document, numbers in zip(self._incomplete, missing, strict=True)
-            for number in numbers
-        ]
-        # Each future is in the hands of its task alone, so that the pixels are freed as soon as their page is prepared.
-        tasks = [
-            asyncio.create_task(self._make_page(document, number, rendered))
-            for (document, number), rendered in zip(wanted, request.render(missing), strict=True)
-        ]
+        """Render and prepare the missing pages. Raises: ServiceError, of the first page at fault.
+
+        A rendered page goes straight from the raster pool to a job in the prepare threads; the event loop waits for the end.
+        """
+        wanted = [(document, number) for document in self._incomplete for number in document.missing]
+        if not wanted:
+            return
+        preparation = _Preparation(len(wanted))
+        rendering = request.render([document.missing for document in self._incomplete])
+        for position, (document, number) in enumerate(wanted):
+            job = partial(self._prepare, preparation, position, document, number)
+            rendering[position].add_done_callback(partial(self._threads.submit, job))
+        rendering.clear()  # each job has its page alone, and frees the pixels
         try:
-            for task in tasks:  # in their order, so that several failures always give the same error
-                await task
+            await preparation.ended
         finally:
-            for task in tasks:
-                task.cancel()
-            await asyncio.gather(*tasks, return_exceptions=True)
+            preparation.is_wanted = False
+        if preparation.errors:
+            raise preparation.errors[min(preparation.errors)]
 
     def loaded(self) -> Loaded:
         return Loaded(
@@ -281,16 +307,25 @@ class _Loading:
                 if self._trace is not None:
                     self._trace.stage_ended("fetch", seconds, {"ziprerank.document": document.index})
 
-    async def _make_page(self, document: _Document, number: int, rendered: "asyncio.Future[RasterPage]") -> None:
-        page = await rendered
-        prepare_seconds = await asyncio.get_running_loop().run_in_executor(
-            self._threads, self._prepare, document, number, page
-        )
-        self._work_seconds[_stage(document)] += page.seconds
-        self._work_seconds["prepare"] += prepare_seconds
+    def _prepare(
+        self,
+        preparation: "_Preparation",
+        position: int,
+        document: _Document,
+        number: int,
+        rendering: Future[RasterPage],
+    ) -> None:
+        """The job of one page, in a thread. rendering: done."""
+        try:
+            if preparation.is_wanted and not rendering.cancelled():
+                self._prepare_page(document, number, rendering.result())
+        except Exception as error:  # noqa: BLE001 (raised by `make_pages`)
+            preparation.errors[position] = error
+        finally:
+            preparation.end_page()
 
-    def _prepare(self, document: _Document, number: int, page: RasterPage) -> float:
-        """Seconds that it took. Raises: UnusableDocumentError."""
+    def _prepare_page(self, document: _Document, number: int, page: RasterPage) -> None:
+        """Raises: UnusableDocumentError."""
         started = time.perf_counter()
         try:
             prepared = self._model.prepare_page(PageImage(pixels=page.pixels), tenant=self._tenant)
@@ -301,11 +336,13 @@ class _Loading:
             ) from error
         document.put_page(number, CachedPage(prepared=prepared, degraded=page.degraded))
         seconds = time.perf_counter() - started
+        with self._lock:
+            self._work_seconds[_stage(document)] += page.seconds
+            self._work_seconds["prepare"] += seconds
         if self._trace is not None:
             of_page = {"ziprerank.document": document.index, "ziprerank.page": number}
             self._trace.stage(_stage(document), began_ns=page.began_ns, ended_ns=page.ended_ns, attributes=of_page)
             self._trace.stage_ended("prepare", seconds, of_page)
-        return seconds
 
     def _share_out(self) -> dict[str, float]:
         """The wall time by stage, in proportion to the work: pages are rendered and prepared side by side."""

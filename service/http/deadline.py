@@ -14,7 +14,7 @@ Result = TypeVar("Result")
 async def within(seconds: float, work: Awaitable[Result], *, remedy: str) -> Result:
     """The result of `work`, which is cancelled after so many seconds. remedy: a sentence that ends the error's message.
 
-    Raises: what `work` raises; DeadlineExceededError.
+    Raises: the errors of `work`; DeadlineExceededError.
     """
     try:
         async with asyncio.timeout(seconds):
@@ -27,7 +27,7 @@ async def within(seconds: float, work: Awaitable[Result], *, remedy: str) -> Res
 async def until_disconnect(request: Request, work: Coroutine[Any, Any, Result]) -> Result:
     """The result of `work`, which is cancelled when the client disconnects (servers do not do that by themselves).
 
-    The body must have been read. Raises: what `work` raises; ClientDisconnect.
+    The body must have been read. Raises: the errors of `work`; ClientDisconnect.
     """
     task = asyncio.create_task(work)
     watcher = asyncio.create_task(_disconnected(request))

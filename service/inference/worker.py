@@ -1,9 +1,9 @@
-"""The one thread that owns the device: takes batches and starts them, the next while one runs; a second thread answers.
+"""The one thread that owns the device: takes batches and starts them, the next one while one runs. A second thread answers.
 
-At most two batches are on the device, one running and one behind it, so that it never waits for the host and whatever comes
-later can still share a batch. A batch that cannot be started is split in halves until the entry at fault stands alone, so one
-entry never fails its batch mates. A lost device ends the threads: what waits is answered 503 and the process should be
-restarted. Knows no HTTP.
+At most two batches are on the device, one running and one behind it: the device never waits for the host, and windows that
+arrive later can still share a batch. A batch that cannot be started is split in halves until the window at fault stands alone,
+so that one window never fails its batch mates. A lost device ends the threads: queued windows fail with 503, and the process
+should be restarted.
 """
 
 import logging
@@ -18,9 +18,9 @@ from threading import Lock, Semaphore, Thread
 
 from model import DeviceLostError, DeviceMemoryError, PageScores, PendingBatch, RankingModel, StageClock
 from service.errors import InternalError, ServiceError, UnavailableError
-from service.inference.micro_batcher import Encoding, Entry, MicroBatcher, Scored
+from service.inference.micro_batcher import BackgroundEncode, MicroBatcher, QueuedWindow, WindowResult
 from service.metrics import Metrics
-from service.tracing import Trace, record_batch, wall_ns
+from service.tracing import TracedWindow, record_batch
 
 _BATCHES_ON_DEVICE = 2
 
@@ -29,14 +29,16 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Running:
-    """Work on the device; no entries where pages are encoded ahead."""
+    """Work on the device; without windows where pages are encoded ahead of requests."""
 
-    batch: Sequence[Entry]
+    batch: Sequence[QueuedWindow]
     clock: StageClock
     started_at: float
 
 
 class InferenceWorker:
+    """Scores the windows that a batcher holds. `on_lost` is called once, when the device is lost."""
+
     def __init__(
         self,
         batcher: MicroBatcher,
@@ -54,7 +56,7 @@ class InferenceWorker:
         self._started: SimpleQueue[tuple[_Running, PendingBatch] | None] = SimpleQueue()
         self._on_device: list[_Running] = []
         self._last_end = -math.inf
-        self._busy_since = -math.inf  # until when the busy time is counted; means something while work is on the device
+        self._busy_since = -math.inf  # the busy time is counted up to here; valid while work is on the device
         self._device_lock = Lock()
         self.is_lost = False
 
@@ -79,7 +81,7 @@ class InferenceWorker:
         return not any(thread.is_alive() for thread in self._threads)
 
     @property
-    def running_entries(self) -> int:
+    def running_windows(self) -> int:
         """Entries on the device."""
         return sum(len(running.batch) for running in self._on_device)
 
@@ -100,7 +102,7 @@ class InferenceWorker:
         started = time.perf_counter()
         try:
             model.warm_up()
-        except Exception as error:  # noqa: BLE001 (told to who waits)
+        except Exception as error:  # noqa: BLE001 (raised where the future is awaited)
             is_warm.set_exception(error)
             return False
         is_warm.set_result(time.perf_counter() - started)
@@ -108,32 +110,32 @@ class InferenceWorker:
 
     def _take_batches(self, model: RankingModel) -> None:
         while self._places.acquire() and (work := self._batcher.take(model.patches_to_encode)) is not None:
-            if isinstance(work, Encoding):
+            if isinstance(work, BackgroundEncode):
                 self._encode(model, work)
             elif self._start(model, work):
                 continue  # its place is given back when it is answered
             self._places.release()
 
-    def _encode(self, model: RankingModel, work: Encoding) -> None:
-        """Failing costs nothing but the head start: a request that needs the pages encodes them itself, and tells."""
+    def _encode(self, model: RankingModel, work: BackgroundEncode) -> None:
+        """A failure here is harmless: a request that needs these pages encodes them itself and reports the error."""
         with self._occupying([], model.stage_clock()):
             try:
                 model.encode(work.pages)
             except Exception as error:
-                logger.error("%d pages could not be encoded ahead", len(work.pages), exc_info=error)
+                logger.error("could not encode %d pages ahead of requests", len(work.pages), exc_info=error)
                 work.future.set_exception(error)
                 if isinstance(error, DeviceLostError):
                     self._lose([])
             else:
                 work.future.set_result(None)
 
-    def _start(self, model: RankingModel, batch: list[Entry]) -> bool:
-        """Queue `batch` on the device; False where that failed, and everything that could be done about it is done."""
+    def _start(self, model: RankingModel, batch: list[QueuedWindow]) -> bool:
+        """Queue `batch` on the device. False where that failed; then its windows are already answered."""
         self._record_batch(batch)
         running = self._occupy(batch, model.stage_clock())
         try:
-            pending = model.start([entry.request for entry in batch], observe=running.clock.observe)
-        except Exception as error:  # noqa: BLE001 (every member is answered: split, or told)
+            pending = model.start([window.request for window in batch], observe=running.clock.observe)
+        except Exception as error:  # noqa: BLE001 (every window is scored in a smaller batch, or fails)
             failure: Exception = error
         else:
             self._started.put((running, pending))
@@ -142,7 +144,7 @@ class InferenceWorker:
         self._recover(model, batch, failure)
         return False
 
-    def _recover(self, model: RankingModel, batch: Sequence[Entry], failure: Exception) -> None:
+    def _recover(self, model: RankingModel, batch: Sequence[QueuedWindow], failure: Exception) -> None:
         if isinstance(failure, DeviceLostError) or len(batch) == 1:
             self._fail(batch, failure)
             return
@@ -154,13 +156,13 @@ class InferenceWorker:
             else:
                 self._score_now(model, half)
 
-    def _score_now(self, model: RankingModel, batch: Sequence[Entry]) -> None:
-        """A part of a batch that failed as a whole: here and now, so that its failing can be split further."""
+    def _score_now(self, model: RankingModel, batch: Sequence[QueuedWindow]) -> None:
+        """Score a part of a batch that failed as a whole, and wait for it: a further failure can be split further."""
         with self._occupying(batch, model.stage_clock()) as running:
             try:
-                pending = model.start([entry.request for entry in batch], observe=running.clock.observe)
+                pending = model.start([window.request for window in batch], observe=running.clock.observe)
                 answers, seconds = pending.wait(), running.clock.seconds()
-            except Exception as error:  # noqa: BLE001 (every member is answered: split, or told)
+            except Exception as error:  # noqa: BLE001 (every window is scored in a smaller batch, or fails)
                 failure: Exception = error
             else:
                 self._resolve(running, answers, seconds)
@@ -168,12 +170,12 @@ class InferenceWorker:
         self._recover(model, batch, failure)
 
     def _answer(self) -> None:
-        """The second thread: waits for what has been started, and resolves it."""
+        """The second thread: waits for the batches that were started, and resolves their windows."""
         while started := self._started.get():
             running, pending = started
             try:
                 answers, seconds = pending.wait(), running.clock.seconds()
-            except Exception as error:  # noqa: BLE001 (every member is told)
+            except Exception as error:  # noqa: BLE001 (every window of the batch fails)
                 self._vacate(running)
                 self._fail(running.batch, error)
             else:
@@ -183,77 +185,71 @@ class InferenceWorker:
 
     def _resolve(self, running: _Running, answers: Sequence[PageScores], seconds: dict[str, float]) -> None:
         assert len(answers) == len(running.batch), "a model answers every request of its batch"
-        traces = [entry.trace for entry in running.batch if entry.trace is not None]
+        traces = [window.trace for window in running.batch if window.trace is not None]
         self._metrics.observe_stages(seconds, traces[0].exemplar if traces else None)
         self._metrics.last_forward.set(time.time())
         self._batcher.regain_budget()
-        for entry, scores in zip(running.batch, answers, strict=True):
-            self._resolve_entry(entry, scores, running.started_at, seconds)
+        for window, scores in zip(running.batch, answers, strict=True):
+            self._resolve_window(window, scores, running.started_at, seconds)
         if traces:
-            self._record_spans(running, traces)
+            self._record_spans(running)
 
-    def _record_spans(self, running: _Running, traces: Sequence[Trace]) -> None:
-        """The batch, and in each of its requests' traces the wait for it and its stages."""
-        now, now_ns = time.perf_counter(), wall_ns()
-        started_ns = wall_ns(self._clock() - running.started_at)
-        batch = record_batch(
-            traces,
-            began_ns=started_ns,
-            ended_ns=now_ns,
+    def _record_spans(self, running: _Running) -> None:
+        record_batch(
+            [
+                TracedWindow(trace=window.trace, queue_seconds=running.started_at - window.queued_at)
+                for window in running.batch
+                if window.trace is not None
+            ],
+            running.clock.intervals(),
+            seconds=self._clock() - running.started_at,
             attributes={
                 "ziprerank.batch.requests": len(running.batch),
-                "ziprerank.batch.pages": sum(len(entry.request.pages) for entry in running.batch),
+                "ziprerank.batch.pages": sum(len(window.request.pages) for window in running.batch),
                 "ziprerank.batch.tokens": _tokens(running.batch),
             },
         )
-        for entry in running.batch:
-            if (trace := entry.trace) is None:
-                continue
-            queued_ns = started_ns - round((running.started_at - entry.queued_at) * 1e9)
-            trace.stage("queue", began_ns=queued_ns, ended_ns=started_ns, batch=batch)
-            for interval in running.clock.intervals():
-                began_ns = now_ns - round((now - interval.started) * 1e9)
-                ended_ns = began_ns + round(interval.seconds * 1e9)
-                trace.stage(interval.stage, began_ns=began_ns, ended_ns=ended_ns, batch=batch)
 
-    def _resolve_entry(self, entry: Entry, scores: PageScores, started_at: float, seconds: dict[str, float]) -> None:
+    def _resolve_window(
+        self, window: QueuedWindow, scores: PageScores, started_at: float, seconds: dict[str, float]
+    ) -> None:
         if not scores.is_finite:
             message = "The model gave no finite score for this request. The fault is ours; it is in the log."
             logger.error("scores are not finite: %d pages, %d tokens", len(scores.logits), scores.prompt_tokens)
-            entry.future.set_exception(InternalError("score_invalid", message))
+            window.future.set_exception(InternalError("score_invalid", message))
             return
         self._metrics.visual_tokens.labels("input").inc(scores.visual_tokens)
         self._metrics.visual_tokens.labels("kept").inc(scores.kept_tokens)
-        queue_seconds = started_at - entry.queued_at
-        entry.future.set_result(Scored(scores=scores, queue_seconds=queue_seconds, stage_seconds=seconds))
+        queue_seconds = started_at - window.queued_at
+        window.future.set_result(WindowResult(scores=scores, queue_seconds=queue_seconds, stage_seconds=seconds))
 
-    def _fail(self, batch: Sequence[Entry], failure: Exception) -> None:
+    def _fail(self, batch: Sequence[QueuedWindow], failure: Exception) -> None:
         self._record_failure(batch, failure)
         if isinstance(failure, DeviceLostError):
             self._lose(batch)
             return
-        for entry in batch:
-            entry.future.set_exception(_told(failure))
+        for window in batch:
+            window.future.set_exception(client_error_for(failure))
 
-    def _lose(self, batch: Sequence[Entry]) -> None:
-        """The device is gone for this process: answer these entries and everything that waits."""
-        if not self.is_lost:  # first, so that nobody who reads an answer still sees a service that looks ready
+    def _lose(self, batch: Sequence[QueuedWindow]) -> None:
+        """The device is gone for this process: fail these windows and all queued ones."""
+        if not self.is_lost:  # first, so that a client that has read its answer never finds the service ready
             self.is_lost = True
             self._on_lost()
             self._batcher.close()
             self._batcher.fail_waiting(_lost_error())
-        for entry in batch:
-            entry.future.set_exception(_lost_error())
+        for window in batch:
+            window.future.set_exception(_lost_error())
 
     @contextmanager
-    def _occupying(self, batch: Sequence[Entry], clock: StageClock) -> Iterator[_Running]:
+    def _occupying(self, batch: Sequence[QueuedWindow], clock: StageClock) -> Iterator[_Running]:
         running = self._occupy(batch, clock)
         try:
             yield running
         finally:
             self._vacate(running)
 
-    def _occupy(self, batch: Sequence[Entry], clock: StageClock) -> _Running:
+    def _occupy(self, batch: Sequence[QueuedWindow], clock: StageClock) -> _Running:
         with self._device_lock:
             running = _Running(batch=batch, clock=clock, started_at=self._clock())
             if not self._on_device:
@@ -270,25 +266,25 @@ class InferenceWorker:
             self._metrics.device_busy.inc(now - self._busy_since)
             self._last_end = self._busy_since = now
 
-    def _record_batch(self, batch: Sequence[Entry]) -> None:
+    def _record_batch(self, batch: Sequence[QueuedWindow]) -> None:
         self._metrics.batch_requests.observe(len(batch))
-        self._metrics.batch_pages.observe(sum(len(entry.request.pages) for entry in batch))
+        self._metrics.batch_pages.observe(sum(len(window.request.pages) for window in batch))
         self._metrics.batch_tokens.observe(_tokens(batch))
 
-    def _record_failure(self, batch: Sequence[Entry], failure: Exception) -> None:
+    def _record_failure(self, batch: Sequence[QueuedWindow], failure: Exception) -> None:
         self._metrics.engine_errors.inc()
         if isinstance(failure, DeviceMemoryError):
             self._metrics.out_of_memory.inc()
             self._batcher.shrink_batches(batch)
-        logger.error("a batch of %d entries, %d tokens failed", len(batch), _tokens(batch), exc_info=failure)
+        logger.error("a batch of %d windows, %d tokens failed", len(batch), _tokens(batch), exc_info=failure)
 
 
-def _tokens(batch: Sequence[Entry]) -> int:
-    return sum(entry.request.token_count for entry in batch)
+def _tokens(batch: Sequence[QueuedWindow]) -> int:
+    return sum(window.request.token_count for window in batch)
 
 
-def _told(failure: Exception) -> ServiceError:
-    """What the client of a failing entry is told."""
+def client_error_for(failure: Exception) -> ServiceError:
+    """The error that the client of a failed window gets."""
     if isinstance(failure, DeviceMemoryError):
         message = "The request does not fit into the device's memory. Send fewer pages or a smaller keep_ratio."
         return UnavailableError("gpu_out_of_memory", message, retry_after_seconds=5)

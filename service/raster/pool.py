@@ -12,9 +12,11 @@ import asyncio
 import threading
 import time
 from collections.abc import Callable, Sequence
+from concurrent.futures import Future
 from types import TracebackType
 from typing import Self
 
+from service.errors import ServiceError
 from service.raster.crash_history import CrashHistory
 from service.raster.limits import RasterLimits
 from service.raster.page import DocumentOutline, Kind
@@ -129,7 +131,6 @@ class PendingRaster:
         self._rasterizer = rasterizer
         self._request = request
         self._expiry: asyncio.TimerHandle | None = None  # None: the request has not entered the pool
-        self._pages: set[asyncio.Future[RasterPage]] = set()  # that are not done
 
     async def __aenter__(self) -> Self:
         return self
@@ -140,8 +141,6 @@ class PendingRaster:
         if self._expiry is not None:
             self._expiry.cancel()
             self._rasterizer._schedule.withdraw(self._request)
-        for page in tuple(self._pages):
-            page.cancel()
 
     async def opened(self) -> list[DocumentOutline]:
         """The outlines of all documents, once those without one are opened. Does not ask the pool where all have one.
@@ -155,30 +154,27 @@ class PendingRaster:
             await asyncio.wrap_future(opening)
         return [state.outline for state in self._request.states if state.outline is not None]
 
-    def render(self, numbers_by_document: Sequence[Sequence[int]]) -> "list[asyncio.Future[RasterPage]]":
-        """Render the pages of these numbers (1-based), document by document. Called once, after `opened`.
+    def render(self, numbers_by_document: Sequence[Sequence[int]]) -> list[Future[RasterPage]]:
+        """Begin to render the pages of these numbers (1-based), document by document. Called once, after `opened`.
 
-        Each future is done as soon as its page is rendered, in any order. After a failure the pages that have not begun are
-        cancelled; they come after the failed one. So await the futures in their order: then several failures always give
-        the same error, that of the first page at fault. Without a number the pool is not asked.
+        One future a number, in their order. Each is done in a supervising thread, as soon as its page is rendered or fails:
+        UnusableDocumentError, TooLargeError, or UnavailableError about the pool. After a failure the pages that have not begun
+        are cancelled; their positions are higher, so of several errors the one with the lowest position is always the same.
+        Whoever drops a future frees the pixels of its page. Without a number the pool is not asked.
 
-        Raises: OverloadedError, UnavailableError about the pool. The futures raise UnusableDocumentError, TooLargeError
-        about their page, UnavailableError about the pool.
+        Raises: OverloadedError, UnavailableError.
         """
         if self._expiry is not None:
-            pages = self._rasterizer._schedule.add_pages(self._request, numbers_by_document)
-        else:
-            pages = self._request.add_pages(numbers_by_document)
-            if pages:
-                self._expiry = self._rasterizer._admit(self._request)
-        futures = [asyncio.wrap_future(page) for page in pages]
-        self._pages.update(futures)
-        for future in futures:
-            future.add_done_callback(self._forget)
-        return futures
+            return self._rasterizer._schedule.add_pages(self._request, numbers_by_document)
+        pages = self._request.add_pages(numbers_by_document)
+        if pages:
+            self._expiry = self._rasterizer._admit(self._request)
+        return pages
 
-    def _forget(self, page: "asyncio.Future[RasterPage]") -> None:
-        """The sender holds the pages, so that it can free each one after use."""
-        self._pages.discard(page)
-        if not page.cancelled():
-            page.exception()  # counts as read; otherwise asyncio logs the failures that come after the first one
+    async def render_all(self, numbers_by_document: Sequence[Sequence[int]]) -> list[RasterPage]:
+        """The pages of `render`. Raises: the error with the lowest position, and see `render`."""
+        pages = [asyncio.wrap_future(page) for page in self.render(numbers_by_document)]
+        outcomes = await asyncio.gather(*pages, return_exceptions=True)
+        if errors := [outcome for outcome in outcomes if isinstance(outcome, ServiceError)]:
+            raise errors[0]
+        return [page.result() for page in pages]

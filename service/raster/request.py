@@ -2,7 +2,7 @@
 
 Pure bookkeeping, called under the schedule's lock. Each task has a future of its own, and tasks begin in the order of their
 documents and pages. After a failure no further task begins, so the failure with the lowest position is always among those
-that began: awaiting the futures in order finds it, whichever worker was faster.
+that began, whichever worker was faster.
 """
 
 import itertools

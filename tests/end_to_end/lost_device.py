@@ -21,7 +21,7 @@ def warm_up_and_lose(self: Reranker) -> PageScores:
 
 
 def start_on_lost_device(self: Reranker, batch: Sequence[PreparedRequest], *, observe: object) -> PendingScores:
-    raise DeviceLostError("The device failed and needs a new process: an illegal memory access")
+    raise DeviceLostError("The device failed. Restart the process to use it again: an illegal memory access")
 
 
 def fail_and_wait(self: Lifecycle) -> None:

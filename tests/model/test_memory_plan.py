@@ -162,6 +162,6 @@ def test_a_card_that_is_not_there_is_planned_with_its_context_and_a_reserve() ->
         dtype=torch.bfloat16,
         quantise="none",
         card_bytes=80 * GB,
-        longest=LONGEST,
+        largest_window=LONGEST,
     )
     assert plan.taken_bytes == 1.5 * GIBIBYTE and plan.fits

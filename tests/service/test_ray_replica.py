@@ -217,7 +217,7 @@ def test_ray_is_told_how_long_the_work_takes_that_waits(
         assert wait() == 0
         gate.opened.clear()
         requests = [asyncio.create_task(rerank_image(client))]
-        await until(lambda: replica._service.worker.running_entries == 1)  # else it could share the others' batch
+        await until(lambda: replica._service.worker.running_windows == 1)  # else it could share the others' batch
         requests += [asyncio.create_task(rerank_image(client)) for _ in range(2)]
         await until(lambda: wait() > 0)
         gate.opened.set()

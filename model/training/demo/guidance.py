@@ -5,7 +5,7 @@
     second layer   from the end of a page to those of its visual tokens that show a word of the query
     last layer     from the end of the prompt to the end of the right page
 
-A token without a target shall attend to the first token of its prompt. The loss is the cross-entropy of the attention over
+A token without a target should attend to the first token of its prompt. The loss is the cross-entropy of the attention over
 all visible tokens. It applies to all heads in the last layer, to the second query head of each key head for the places, and
 to the first query head elsewhere, so that every key head is trained. Without any guidance the decoder was still at chance
 after the 200 steps that were tried. Without guidance of the places it learned the letters of two pages in 200 steps, but not
@@ -24,7 +24,7 @@ from model.config import MAX_WINDOW_SIZE
 from model.qwen3_vl.language_model import DecoderLayer
 
 _STEEPNESS = 3.0  # of the sigmoid that turns a cosine or sine into a share: nearly 0 to nearly 1
-_ASKED = 256  # visual tokens per step, half of them with a word of the query
+_SAMPLED_TOKENS = 256  # visual tokens per step, half of them with a word of the query
 
 
 class Heads(Enum):
@@ -45,8 +45,8 @@ class LayerInput:
     sin: torch.Tensor  # (S, head_dim)
 
 
-class Watcher:
-    """Runs decoder layers and records the input and output of each."""
+class LayerRecorder:
+    """Runs decoder layers and records the input and output of each, in place of `run_layer`."""
 
     def __init__(self) -> None:
         self.inputs: list[LayerInput] = []
@@ -61,14 +61,14 @@ class Watcher:
         return out
 
     def input_of(self, layer: nn.Module) -> LayerInput:
-        """The input of the last layer, which runs without the watcher: the output of the layer before it."""
+        """The input of the last layer, which runs without the recorder: the output of the layer before it."""
         before = self.inputs[-1]
         return LayerInput(layer=cast(DecoderLayer, layer), hidden=self.states[-1], cos=before.cos, sin=before.sin)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Lookout:
-    """Attention targets for M of the S packed tokens."""
+class AttentionTargets:
+    """Targets of the attention of M of the S packed tokens."""
 
     slots: torch.Tensor  # int64 (M,): positions of the tokens
     is_target: torch.Tensor  # bool (M, S): the targets of each; a row may have none
@@ -77,7 +77,7 @@ class Lookout:
 
 def to_words(
     text_ids: torch.Tensor, slots: torch.Tensor, words: torch.Tensor, is_clear: torch.Tensor, starts: torch.Tensor
-) -> Lookout:
+) -> AttentionTargets:
     """Targets for a random sample of the K visual tokens: the tokens of the query with the same word.
 
     text_ids: int64 (S,), -1 for visual tokens.
@@ -87,13 +87,13 @@ def to_words(
     starts: int64 (S,), see `sequence_starts`.
     """
     has_word = (words >= 0).any(-1)
-    asked = torch.cat([_some(has_word & is_clear), _some(~has_word & is_clear)])
-    slots, words = slots[asked], words[asked, :, None]  # (M,), (M, n, 1)
+    sample = torch.cat([_random_sample(has_word & is_clear), _random_sample(~has_word & is_clear)])
+    slots, words = slots[sample], words[sample, :, None]  # (M,), (M, n, 1)
     is_target = ((words == text_ids[None, None]) & (words >= 0)).any(1)  # (M, S)
-    return Lookout(slots=slots, is_target=is_target & (starts[None] == starts[slots][:, None]))
+    return AttentionTargets(slots=slots, is_target=is_target & (starts[None] == starts[slots][:, None]))
 
 
-def to_matches(ends: torch.Tensor, slots: torch.Tensor, is_match: torch.Tensor, token_count: int) -> Lookout:
+def to_matches(ends: torch.Tensor, slots: torch.Tensor, is_match: torch.Tensor, token_count: int) -> AttentionTargets:
     """Targets for the ends of all pages: the visual tokens of the page that match the query.
 
     ends: int64 (pages,), positions. slots: int64 (K,), positions of the visual tokens, the same number for each page in turn.
@@ -102,17 +102,17 @@ def to_matches(ends: torch.Tensor, slots: torch.Tensor, is_match: torch.Tensor, 
     page = torch.arange(len(ends), device=ends.device).repeat_interleave(len(slots) // len(ends))  # (K,)
     is_target = torch.zeros(len(ends), token_count, dtype=torch.bool, device=ends.device)
     is_target[page[is_match], slots[is_match]] = True
-    return Lookout(slots=ends, is_target=is_target)
+    return AttentionTargets(slots=ends, is_target=is_target)
 
 
-def to_places(slots: torch.Tensor, places: torch.Tensor, token_count: int) -> Lookout:
+def to_places(slots: torch.Tensor, places: torch.Tensor, token_count: int) -> AttentionTargets:
     """One target place for each slot, both int64 (M,), for all heads."""
     is_target = torch.zeros(len(slots), token_count, dtype=torch.bool, device=slots.device)
     is_target.scatter_(1, places[:, None], True)
-    return Lookout(slots=slots, is_target=is_target, heads=Heads.ALL)
+    return AttentionTargets(slots=slots, is_target=is_target, heads=Heads.ALL)
 
 
-def look_at(given: LayerInput, slots: torch.Tensor, places: torch.Tensor) -> torch.Tensor:
+def attend_only_to(given: LayerInput, slots: torch.Tensor, places: torch.Tensor) -> torch.Tensor:
     """The output (M, D) of the layer at `slots` if all of their heads attended only to `places`, both int64 (M,)."""
 
     def attend(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
@@ -122,15 +122,15 @@ def look_at(given: LayerInput, slots: torch.Tensor, places: torch.Tensor) -> tor
     return out
 
 
-def attention_loss(given: LayerInput, lookout: Lookout, starts: torch.Tensor) -> tuple[torch.Tensor, float]:
-    """The loss of a lookout, and the share of slots with a target whose strongest attention is on a target."""
-    chances = _attention(given, lookout.slots, lookout.heads, starts)  # (key heads, query heads, M, S)
-    has_target = lookout.is_target.any(-1)
-    looked_at = chances.exp().mean((0, 1)).argmax(-1)  # (M,)
-    found = lookout.is_target.gather(1, looked_at[:, None])[has_target].float().mean().item()
-    is_target = lookout.is_target.clone()
-    is_target[~has_target, starts[lookout.slots][~has_target]] = True
-    return -chances.masked_fill(~is_target, -torch.inf).logsumexp(-1).mean(), found
+def attention_loss(given: LayerInput, targets: AttentionTargets, starts: torch.Tensor) -> tuple[torch.Tensor, float]:
+    """The loss for these targets, and the share of slots with a target whose strongest attention is on a target."""
+    log_attention = _attention(given, targets.slots, targets.heads, starts)  # (key heads, query heads, M, S)
+    has_target = targets.is_target.any(-1)
+    strongest = log_attention.exp().mean((0, 1)).argmax(-1)  # (M,)
+    found = targets.is_target.gather(1, strongest[:, None])[has_target].float().mean().item()
+    is_target = targets.is_target.clone()
+    is_target[~has_target, starts[targets.slots][~has_target]] = True
+    return -log_attention.masked_fill(~is_target, -torch.inf).logsumexp(-1).mean(), found
 
 
 def place_loss(
@@ -145,24 +145,25 @@ def place_loss(
 
     slots, places, anchors: int64 (M,).
     """
-    chances = _attention(given, slots, Heads.SECOND, starts).squeeze(1)  # (key heads, M, S)
+    log_attention = _attention(given, slots, Heads.SECOND, starts).squeeze(1)  # (key heads, M, S)
     angles = places * (2 * math.pi / (MAX_WINDOW_SIZE + 2))
-    by_head = torch.stack([angles.cos() if head % 2 == 0 else angles.sin() for head in range(len(chances))])
-    wanted = torch.sigmoid(_STEEPNESS * by_head)  # (key heads, M)
+    by_head = torch.stack([angles.cos() if head % 2 == 0 else angles.sin() for head in range(len(log_attention))])
+    target_shares = torch.sigmoid(_STEEPNESS * by_head)  # (key heads, M)
     to_anchor, to_first = (
-        chances.gather(2, there.expand(len(chances), -1)[..., None]).squeeze(2) for there in (anchors, starts[slots])
+        log_attention.gather(2, there.expand(len(log_attention), -1)[..., None]).squeeze(2)
+        for there in (anchors, starts[slots])
     )
-    error = (to_anchor.exp() - wanted).abs().mean().item()
-    return -(wanted * to_anchor + (1 - wanted) * to_first).mean(), error
+    error = (to_anchor.exp() - target_shares).abs().mean().item()
+    return -(target_shares * to_anchor + (1 - target_shares) * to_first).mean(), error
 
 
-def _some(is_candidate: torch.Tensor) -> torch.Tensor:
+def _random_sample(is_candidate: torch.Tensor) -> torch.Tensor:
     candidates = is_candidate.nonzero().flatten()
-    return candidates[torch.randperm(len(candidates), device=candidates.device)[: _ASKED // 2]]
+    return candidates[torch.randperm(len(candidates), device=candidates.device)[: _SAMPLED_TOKENS // 2]]
 
 
 def _attention(given: LayerInput, slots: torch.Tensor, heads: Heads, starts: torch.Tensor) -> torch.Tensor:
-    """The log attention of the guided heads to all tokens, (key heads, query heads, M, S); -inf for tokens out of sight."""
+    """Log attention of the guided heads to all tokens: (key heads, query heads, M, S), -inf behind the causal mask."""
     attention = given.layer.self_attn
     normalised = given.layer.input_layernorm(given.hidden)  # (S, D)
     keys = attention.keys_and_values(normalised, given.cos, given.sin)[0].float()  # (S, key heads, head_dim)
@@ -170,10 +171,10 @@ def _attention(given: LayerInput, slots: torch.Tensor, heads: Heads, starts: tor
     groups = queries.view(len(slots), keys.shape[1], -1, keys.shape[2])  # (M, key heads, query heads of each, head_dim)
     by_key = groups[:, :, heads.value]
     places = torch.arange(len(keys), device=keys.device)
-    is_seen = (places[None] >= starts[slots][:, None]) & (places[None] <= slots[:, None])  # (M, S)
+    is_visible = (places[None] >= starts[slots][:, None]) & (places[None] <= slots[:, None])  # (M, S)
     logits = torch.einsum("mgqd,sgd->gqms", by_key, keys) * queries.shape[-1] ** -0.5
-    chances: torch.Tensor = logits.masked_fill(~is_seen, -torch.inf).log_softmax(-1)
-    return chances
+    log_attention: torch.Tensor = logits.masked_fill(~is_visible, -torch.inf).log_softmax(-1)
+    return log_attention
 
 
 def sequence_starts(cu_seqlens: torch.Tensor) -> torch.Tensor:

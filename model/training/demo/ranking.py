@@ -1,9 +1,12 @@
-"""The second stage of the demo's training: the decoder learns to find the page that carries the query's words.
+"""The second stage of the demo's training: the decoder learns to find the page with the words of the query.
 
-The tower is done with reading, so each page's features are computed once and lists are dealt from them: a step costs the
-decoder alone. Helpers tell its inner layers what to look for: where some heads shall look (`guidance`), which visual tokens
-match the query, which letter stands for a page, how many of the query's words are on it. A list has one answer only, and a
-step few lists; so all pages are asked for their letters, as if the last layer had found each of them. Knows nothing of drawing.
+The vision tower is trained already, so the features of each page are computed once and reused in many lists; a step runs the
+decoder alone. The ranking loss gives one answer per list, and a step has few lists, so auxiliary losses train the inner layers:
+
+    guidance   some heads should attend to given tokens (`guidance`)
+    probes     from inner states: whether a visual token matches the query, the letter of a page, and the number of words of
+               the query on it
+    letters    the last layer should answer the letter of any page when its heads attend to the end of that page alone
 """
 
 import math
@@ -22,9 +25,9 @@ from model.forward_pass import ForwardPass, PackedBatch, PageFeatures, letter_lo
 from model.qwen3_vl.network import Network
 from model.reranker import Reranker
 from model.training.demo.guidance import (
-    Watcher,
+    LayerRecorder,
+    attend_only_to,
     attention_loss,
-    look_at,
     place_loss,
     sequence_starts,
     to_matches,
@@ -39,17 +42,16 @@ from model.training.ranking_pass import in_one_dtype
 
 MOST_QUERY_WORDS = 4
 _MATCH_LAYER, _COUNT_LAYER = 1, 2
-_ANCHOR = 3  # tokens before the first visual one: a word of the instruction, behind the query, at any number of pages
-_HEAVIEST_MATCH = 20.0
-
+_ANCHOR = 3  # tokens before the first visual token: a word of the instruction after the query, for any number of pages
+_MAX_MATCH_WEIGHT = 20.0
 
 FeaturesOf = Callable[[Sequence[int]], VisualTokens]
-"""The visual tokens of pages, given by their places in a pool, end to end."""
+"""Maps page numbers of a pool to their visual tokens, end to end."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PooledFeatures:
-    """Visual tokens of a step's pages that were computed before, whichever pages are asked for."""
+    """Precomputed visual tokens of the pages of a step. `encode` returns them regardless of its pages."""
 
     tokens: VisualTokens  # end to end
     encoder: PageFeatures  # merges DeepStack features
@@ -63,24 +65,24 @@ class PooledFeatures:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RankingReport:
-    """Of one step."""
+    """Losses and measurements of one step."""
 
     loss: torch.Tensor
-    right: float  # share of lists whose right page came first
-    by_chance: float  # what guessing gives
-    found_words: float  # share of visual tokens with a word of the query where the first layer's guided head found it
-    found_matches: float  # share of pages with such tokens whose end looked at one, in the second layer
-    found_pages: float  # share of lists whose end looked at the right page's, in the last layer
-    match_gap: float  # how much higher tokens of the query's words are held than others: mean difference of logits
-    place_error: float  # of the attention by which a page's end tells its place in the list: mean difference of shares
-    letters: float  # share of pages whose letter is the answer when the last layer looks at them
+    right: float  # share of lists with the right page first
+    by_chance: float  # the same share for guessing
+    found_words: float  # of visual tokens with a word of the query: share found by the first layer's guided heads
+    found_matches: float  # of pages with such tokens: share found by the second layer's guided heads
+    found_pages: float  # share of lists whose right page was found by the last layer's heads
+    match_gap: float  # mean logit of the match probe for matching tokens minus that for others
+    place_error: float  # mean error of the attention shares that encode a page's place in the list
+    letters: float  # share of pages whose letter the last layer answers if it attends to them alone
 
 
 class Ranker(nn.Module):
-    """A reranker's decoder with the heads that are asked. Its feature caches must be off."""
+    """A reranker's decoder with linear probes on its inner layers. The reranker's feature cache must be off."""
 
     def __init__(self, reranker: Reranker, pool_page: PreparedPage) -> None:
-        """`pool_page`: any page of the pools' size."""
+        """pool_page: any page with the size of the pools' pages."""
         super().__init__()
         width = reranker.model_config.text.hidden_size
         self.network = reranker.network
@@ -100,88 +102,94 @@ class Ranker(nn.Module):
     def forward(
         self, lists: Sequence[PageList], shape: ListShape, features_of: FeaturesOf, pool: PagePool, help_share: float
     ) -> RankingReport:
-        """Rank the lists and answer the helper questions, whose part in the loss is `help_share`."""
-        watcher = Watcher()
-        forward_pass = self._forward_pass(lists, features_of, watcher)
+        """Rank the lists and compute the loss, in which the auxiliary losses have the weight `help_share`."""
+        recorder = LayerRecorder()
+        forward_pass = self._forward_pass(lists, features_of, recorder)
         batch = forward_pass.pack([self._request(each, shape) for each in lists], no_observation)
         packed, text_ids = batch.sequences, _text_ids_of(batch)
         logits = self._letter_logits(forward_pass.read(packed))[:, : shape.pages]
-        truth = _truth_of(lists, shape, pool, packed, batch.kept)
-        looking = self._look(watcher, packed, text_ids, truth)
-        asked = self._ask(watcher.states, packed, truth)
-        named = self._name_pages(watcher, packed, truth, shape)
-        placed, place_error = self._tell_places(watcher, packed, truth, shape)
-        helpers = (
-            sum(loss for loss, _ in looking.values()) + asked.loss + F.cross_entropy(named, truth.letters) + placed
-        )
+        labels = _labels_of(lists, shape, pool, packed, batch.kept)
+        guided = self._guide_heads(recorder, packed, text_ids, labels)
+        probed = self._probe_states(recorder.states, packed, labels)
+        page_letters = self._letters_of_pages(recorder, packed, labels, shape)
+        guided_places, place_error = self._guide_places(recorder, packed, labels, shape)
+        letter_loss = F.cross_entropy(page_letters, labels.letters)
+        auxiliary = sum(loss for loss, _ in guided.values()) + probed.loss + letter_loss + guided_places
         return RankingReport(
-            loss=F.cross_entropy(logits, truth.right) + help_share * helpers,
-            right=_share(logits.argmax(-1) == truth.right),
+            loss=F.cross_entropy(logits, labels.right) + help_share * auxiliary,
+            right=_share(logits.argmax(-1) == labels.right),
             by_chance=1 / shape.pages,
-            found_words=looking["words"][1],
-            found_matches=looking["matches"][1],
-            found_pages=looking["pages"][1],
-            match_gap=asked.match_gap,
+            found_words=guided["words"][1],
+            found_matches=guided["matches"][1],
+            found_pages=guided["pages"][1],
+            match_gap=probed.match_gap,
             place_error=place_error,
-            letters=_share(named.argmax(-1) == truth.letters),
+            letters=_share(page_letters.argmax(-1) == labels.letters),
         )
 
-    def _name_pages(self, watcher: Watcher, packed: PackedSequences, truth: "_Truth", shape: ListShape) -> torch.Tensor:
-        """(N, letters): the answers that the last layer gives when its heads look at each page's end in turn."""
+    def _letters_of_pages(
+        self, recorder: LayerRecorder, packed: PackedSequences, labels: "_Labels", shape: ListShape
+    ) -> torch.Tensor:
+        """Letter logits (N, letters) of the last layer if its heads attend to the end of one page alone, for each page."""
         language_model = self.network.model.language_model
-        asking = packed.read_slots.repeat_interleave(shape.pages)
-        hidden = look_at(watcher.input_of(language_model.layers[-1]), asking, truth.ends)
+        slots = packed.read_slots.repeat_interleave(shape.pages)  # (N,)
+        hidden = attend_only_to(recorder.input_of(language_model.layers[-1]), slots, labels.ends)  # (N, D)
         return self._letter_logits(language_model.norm(hidden))[:, : shape.pages]
 
-    def _tell_places(
-        self, watcher: Watcher, packed: PackedSequences, truth: "_Truth", shape: ListShape
+    def _guide_places(
+        self, recorder: LayerRecorder, packed: PackedSequences, labels: "_Labels", shape: ListShape
     ) -> tuple[torch.Tensor, float]:
-        """Loss and mean error of the heads that tell how far behind the instruction a page's end is."""
-        starts = sequence_starts(packed.cu_seqlens.to(truth.ends.device))
-        first_visual = packed.visual_slots.view(len(truth.right), -1)[:, 0]
+        """Loss and mean error of the heads that encode the place of a page, measured from the instruction."""
+        starts = sequence_starts(packed.cu_seqlens.to(labels.ends.device))
+        first_visual = packed.visual_slots.view(len(labels.right), -1)[:, 0]
         anchors = (first_visual - _ANCHOR).repeat_interleave(shape.pages)
-        return place_loss(watcher.inputs[0], truth.ends, truth.letters, anchors, starts)
+        return place_loss(recorder.inputs[0], labels.ends, labels.letters, anchors, starts)
 
-    def _look(
-        self, watcher: Watcher, packed: PackedSequences, text_ids: torch.Tensor, truth: "_Truth"
+    def _guide_heads(
+        self, recorder: LayerRecorder, packed: PackedSequences, text_ids: torch.Tensor, labels: "_Labels"
     ) -> dict[str, tuple[torch.Tensor, float]]:
-        """Loss and success of the guided heads."""
+        """Loss and success rate of the guided heads, by target."""
         starts, count = sequence_starts(packed.cu_seqlens.to(text_ids.device)), len(text_ids)
         last_layer = self.network.model.language_model.layers[-1]
-        right_ends = truth.ends.view(len(truth.right), -1).gather(1, truth.right[:, None]).flatten()
-        looks = {
-            "words": (watcher.inputs[0], to_words(text_ids, packed.visual_slots, truth.words, truth.is_clear, starts)),
-            "matches": (watcher.inputs[1], to_matches(truth.ends, packed.visual_slots, truth.is_match, count)),
-            "pages": (watcher.input_of(last_layer), to_places(packed.read_slots, right_ends, count)),
+        right_ends = labels.ends.view(len(labels.right), -1).gather(1, labels.right[:, None]).flatten()
+        targets_by_name = {
+            "words": (
+                recorder.inputs[0],
+                to_words(text_ids, packed.visual_slots, labels.words, labels.is_clear, starts),
+            ),
+            "matches": (recorder.inputs[1], to_matches(labels.ends, packed.visual_slots, labels.is_match, count)),
+            "pages": (recorder.input_of(last_layer), to_places(packed.read_slots, right_ends, count)),
         }
-        return {name: attention_loss(given, lookout, starts) for name, (given, lookout) in looks.items()}
+        return {name: attention_loss(given, targets, starts) for name, (given, targets) in targets_by_name.items()}
 
-    def _ask(self, states: Sequence[torch.Tensor], packed: PackedSequences, truth: "_Truth") -> "_Answers":
-        """The questions to the inner layers."""
-        held = self.match(self.norm(states[_MATCH_LAYER][packed.visual_slots])).flatten().float()
-        letters = self.letter(self.norm(states[_MATCH_LAYER][truth.ends])).float()
-        counts = self.count(self.norm(states[_COUNT_LAYER][truth.ends])).float()
+    def _probe_states(
+        self, states: Sequence[torch.Tensor], packed: PackedSequences, labels: "_Labels"
+    ) -> "_ProbeResult":
+        """Loss of the probes on the inner layers. states: output (S, D) of each layer."""
+        matches = self.match(self.norm(states[_MATCH_LAYER][packed.visual_slots])).flatten().float()  # (K,)
+        letters = self.letter(self.norm(states[_MATCH_LAYER][labels.ends])).float()  # (N, letters)
+        counts = self.count(self.norm(states[_COUNT_LAYER][labels.ends])).float()  # (N, words + 1)
         losses = (
-            _match_loss(held[truth.is_clear], truth.is_match[truth.is_clear]),
-            F.cross_entropy(letters, truth.letters),
-            F.cross_entropy(counts, truth.word_counts),
+            _match_loss(matches[labels.is_clear], labels.is_match[labels.is_clear]),
+            F.cross_entropy(letters, labels.letters),
+            F.cross_entropy(counts, labels.word_counts),
         )
-        return _Answers(
+        return _ProbeResult(
             loss=torch.stack(losses).sum(),
-            match_gap=(held[truth.is_match].mean() - held[~truth.is_match].mean()).item(),
+            match_gap=(matches[labels.is_match].mean() - matches[~labels.is_match].mean()).item(),
         )
 
     def _letter_logits(self, hidden: torch.Tensor) -> torch.Tensor:
-        """(rows, letters) of the last layer's normalised output."""
+        """Letter logits (rows, letters) of normalised hidden states (rows, D)."""
         return letter_logits(hidden, self.network.lm_head.weight[list(self._reranker.prompts.letter_ids)])
 
-    def _forward_pass(self, lists: Sequence[PageList], features_of: FeaturesOf, watcher: Watcher) -> ForwardPass:
+    def _forward_pass(self, lists: Sequence[PageList], features_of: FeaturesOf, recorder: LayerRecorder) -> ForwardPass:
         tokens = features_of([page for each in lists for page in each.pages])
         return replace(
             self._reranker.forward_pass,
             features=PooledFeatures(tokens=tokens, encoder=self._reranker.encoder),
             kernel=self._kernel,
-            run_layer=watcher,
+            run_layer=recorder,
         )
 
     def _request(self, each: PageList, shape: ListShape) -> PreparedRequest:
@@ -189,37 +197,39 @@ class Ranker(nn.Module):
 
 
 def _text_ids_of(batch: PackedBatch) -> torch.Tensor:
-    """int64 (S,): the text's ids in the packed sequences, -1 for visual tokens."""
+    """Text ids of the packed tokens, int64 (S,), -1 for visual tokens."""
     ids = torch.cat([batch.plan.text_ids, batch.plan.text_ids.new_full((len(batch.kept),), -1)])
     return ids.index_select(0, batch.plan.sources)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class _Truth:
-    """Of B lists with N pages in all and K kept visual tokens."""
+class _Labels:
+    """Labels of B lists with N pages in all and K kept visual tokens."""
 
-    right: torch.Tensor  # int64 (B,)
-    letters: torch.Tensor  # int64 (N,): each page's place in its list
-    ends: torch.Tensor  # int64 (N,): packed places behind each page's last visual token
-    words: torch.Tensor  # int64 (K, n): words of the query that fill much of each visual token, -1 for none
-    is_match: torch.Tensor  # bool (K,): whether there is one
-    is_clear: torch.Tensor  # bool (K,): whether there is one, or no trace of one
-    word_counts: torch.Tensor  # int64 (N,): different words of the query on each page
+    right: torch.Tensor  # int64 (B,): place of the right page
+    letters: torch.Tensor  # int64 (N,): place of each page in its list
+    ends: torch.Tensor  # int64 (N,): packed position after the last visual token of each page
+    words: torch.Tensor  # int64 (K, n): ids of the query's words that fill enough of each visual token; -1: none
+    is_match: torch.Tensor  # bool (K,): whether the token has such a word
+    is_clear: torch.Tensor  # bool (K,): whether it has such a word, or no part of any word of the query
+    word_counts: torch.Tensor  # int64 (N,): number of different words of the query on each page
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class _Answers:
+class _ProbeResult:
+    """Loss of all probes, and the gap as in `RankingReport`."""
+
     loss: torch.Tensor
     match_gap: float
 
 
-def _truth_of(
+def _labels_of(
     lists: Sequence[PageList], shape: ListShape, pool: PagePool, packed: PackedSequences, kept: torch.Tensor
-) -> _Truth:
+) -> _Labels:
     device = kept.device
     found, traces = (torch.from_numpy(part).to(device).flatten(0, 2)[kept] for part in _query_words(lists, pool))
     is_match = (found >= 0).any(-1)
-    return _Truth(
+    return _Labels(
         right=torch.tensor([each.right for each in lists], device=device),
         letters=torch.arange(shape.pages, device=device).repeat(len(lists)),
         ends=packed.visual_slots.view(len(lists) * shape.pages, -1)[:, -1] + 1,
@@ -235,8 +245,10 @@ def _share(is_right: torch.Tensor) -> float:
 
 
 def _query_words(lists: Sequence[PageList], pool: PagePool) -> tuple[np.ndarray, np.ndarray]:
-    """int64 (lists, pages, V, n), the words of the query that fill much of each visual token, -1 elsewhere; and, as bool, where
-    any word of the query is."""
+    """For each visual token, the words of the query that fill enough of it, and whether any word of the query touches it.
+
+    int64 (lists, pages, V, n), -1 for none; bool of the same shape.
+    """
     pages = [list(each.pages) for each in lists]
     under = np.stack([pool.labels.token_words[each] for each in pages]).astype(np.int64)
     shares = np.stack([pool.labels.token_shares[each] for each in pages])
@@ -245,21 +257,21 @@ def _query_words(lists: Sequence[PageList], pool: PagePool) -> tuple[np.ndarray,
 
 
 def _word_counts(lists: Sequence[PageList], pool: PagePool) -> np.ndarray:
-    """int64 (lists, pages): how many of the query's words are on each page."""
+    """int64 (lists, pages): number of the query's words on each page."""
     return np.array([[len(pool.known_words[page] & set(each.query)) for page in each.pages] for each in lists])
 
 
-def _match_loss(held: torch.Tensor, matches: torch.Tensor) -> torch.Tensor:
-    """Both kinds count alike, though few tokens match."""
-    weight = ((~matches).sum() / matches.sum().clamp(min=1)).clamp(max=_HEAVIEST_MATCH)
-    return F.binary_cross_entropy_with_logits(held, matches.float(), pos_weight=weight)
+def _match_loss(logits: torch.Tensor, is_match: torch.Tensor) -> torch.Tensor:
+    """The loss of the match probe. Few tokens match, so matches are weighted to count as much as the others. Both (tokens,)."""
+    weight = ((~is_match).sum() / is_match.sum().clamp(min=1)).clamp(max=_MAX_MATCH_WEIGHT)
+    return F.binary_cross_entropy_with_logits(logits, is_match.float(), pos_weight=weight)
 
 
 @torch.no_grad()
 def align_lengths(network: Network, sample: torch.Tensor) -> None:
-    """Give the words' embeddings and the visual tokens a root mean square of one, keeping directions.
+    """Scale the words' embeddings and the visual tokens to a root mean square of one, keeping directions.
 
-    sample: visual tokens (V, D) of some pages. The DeepStack mergers are silenced until they are trained.
+    sample: visual tokens (V, D) of some pages. The DeepStack mergers are set to output zero until they are trained.
     """
     visual, embeddings = network.model.visual, network.model.language_model.embed_tokens.weight
     known = embeddings[: len(words())]

@@ -255,7 +255,7 @@ def test_a_sharded_pass_has_the_same_gradients(tiny_reranker: Reranker, process_
 
 def test_a_reranker_that_remembers_features_is_refused(tiny_reranker: Reranker, tiny: Path) -> None:
     remembering = Reranker.from_checkpoint(tiny, RerankerConfig(device="cpu"))
-    with pytest.raises(ConfigurationError, match="must remember no features"):
+    with pytest.raises(ConfigurationError, match="must not cache page features"):
         RankingPass(remembering)
 
 

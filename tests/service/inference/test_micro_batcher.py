@@ -4,17 +4,17 @@ from threading import Thread
 import pytest
 
 from service.errors import OverloadedError, UnavailableError
-from service.inference.micro_batcher import BatchBudget, Encoding, Entry, MicroBatcher
+from service.inference.micro_batcher import BackgroundEncode, BatchBudget, MicroBatcher, QueuedWindow
 from tests.clocks import Clock
 from tests.service.inference.requests import request
 
 BUDGET = BatchBudget(max_tokens=100, max_patches=1000, queue_limit_tokens=300, queue_seconds=10)
 
 
-def take(batcher: MicroBatcher) -> list[Entry]:
+def take(batcher: MicroBatcher) -> list[QueuedWindow]:
     """A batch where nothing is cached; empty at the end."""
     work = batcher.take(lambda prepared: prepared.patch_count)
-    assert not isinstance(work, Encoding)
+    assert not isinstance(work, BackgroundEncode)
     return work or []
 
 
@@ -69,7 +69,7 @@ def test_later_windows_of_an_admitted_request_are_not_refused() -> None:
     batcher = MicroBatcher(BUDGET)
     batcher.submit(request(300))
     batcher.submit(request(300), admitted=True)
-    assert batcher.waiting_entries == 2
+    assert batcher.waiting_windows == 2
 
 
 def test_a_client_that_has_gone_is_dropped_when_popped() -> None:
@@ -99,9 +99,9 @@ def test_counts_follow_the_queue() -> None:
     batcher = MicroBatcher(BUDGET)
     batcher.submit(request(30))
     batcher.submit(request(40))
-    assert (batcher.waiting_entries, batcher.waiting_tokens, batcher.waiting_pages) == (2, 70, 2)
+    assert (batcher.waiting_windows, batcher.waiting_tokens, batcher.waiting_pages) == (2, 70, 2)
     take(batcher)
-    assert (batcher.waiting_entries, batcher.waiting_tokens, batcher.waiting_pages) == (0, 0, 0)
+    assert (batcher.waiting_windows, batcher.waiting_tokens, batcher.waiting_pages) == (0, 0, 0)
 
 
 def test_estimated_wait_is_tokens_over_the_measured_rate() -> None:
@@ -137,7 +137,7 @@ def test_pages_are_encoded_ahead_only_when_no_request_waits() -> None:
     batcher.submit(request(10))
     assert len(take(batcher)) == 1
     work = batcher.take(lambda prepared: 0)
-    assert isinstance(work, Encoding) and work.pages == pages and work.future is ahead and ahead.running()
+    assert isinstance(work, BackgroundEncode) and work.pages == pages and work.future is ahead and ahead.running()
 
 
 def test_pages_that_nobody_waits_for_any_more_are_dropped() -> None:
@@ -145,7 +145,7 @@ def test_pages_that_nobody_waits_for_any_more_are_dropped() -> None:
     gone, wanted = (batcher.submit_background(request(10).pages) for _ in range(2))
     gone.cancel()
     work = batcher.take(lambda prepared: 0)
-    assert isinstance(work, Encoding) and work.future is wanted
+    assert isinstance(work, BackgroundEncode) and work.future is wanted
 
 
 def test_a_closed_batcher_encodes_nothing_ahead() -> None:

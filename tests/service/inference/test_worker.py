@@ -19,7 +19,7 @@ from model import (
 )
 from model.device import running_on
 from service.errors import InternalError, ServiceError, UnavailableError
-from service.inference.micro_batcher import BatchBudget, MicroBatcher, Scored
+from service.inference.micro_batcher import BatchBudget, MicroBatcher, WindowResult
 from service.inference.worker import InferenceWorker
 from service.metrics import Metrics
 from tests.clocks import Clock
@@ -78,7 +78,7 @@ class ScriptedModel(FakeRankingModel):
         return request.patch_count
 
 
-def run(model: ScriptedModel, tokens: list[int]) -> tuple[list[Scored | BaseException], InferenceWorker, Metrics]:
+def run(model: ScriptedModel, tokens: list[int]) -> tuple[list[WindowResult | BaseException], InferenceWorker, Metrics]:
     """Submit all at once, run the worker to its end, and give each result or exception."""
     batcher, metrics = MicroBatcher(BUDGET), Metrics()
     lost: list[int] = []
@@ -88,7 +88,7 @@ def run(model: ScriptedModel, tokens: list[int]) -> tuple[list[Scored | BaseExce
     worker.start(model)
     assert worker.join(10)
     assert bool(lost) == worker.is_lost
-    assert worker.running_entries == 0 and worker.stalled_seconds == 0
+    assert worker.running_windows == 0 and worker.stalled_seconds == 0
     return [future.exception(timeout=0) or future.result(timeout=0) for future in futures], worker, metrics
 
 
@@ -100,7 +100,11 @@ def test_a_batch_answers_every_member_its_own_score(reranker: Reranker) -> None:
     model = ScriptedModel(reranker)
     results, _, metrics = run(model, [10, 20, 30])
     assert model.batches == [[10, 20, 30]]
-    assert [result.scores.logits for result in results if isinstance(result, Scored)] == [(10.0,), (20.0,), (30.0,)]
+    assert [result.scores.logits for result in results if isinstance(result, WindowResult)] == [
+        (10.0,),
+        (20.0,),
+        (30.0,),
+    ]
     assert value(metrics, "ziprerank_batch_tokens_sum") == 60
     assert value(metrics, "ziprerank_last_forward_timestamp_seconds") > 0
 
@@ -111,7 +115,7 @@ def test_only_the_entry_at_fault_gets_the_error(reranker: Reranker) -> None:
             raise RuntimeError("secret details")
 
     results, _, metrics = run(ScriptedModel(reranker, fault), [10, 20, 30, 40, 50])
-    failed = [index for index, result in enumerate(results) if not isinstance(result, Scored)]
+    failed = [index for index, result in enumerate(results) if not isinstance(result, WindowResult)]
     assert failed == [2]
     assert isinstance(results[2], InternalError) and "secret" not in str(results[2])
     assert value(metrics, "ziprerank_engine_errors_total") >= 1
@@ -124,7 +128,7 @@ def test_out_of_memory_halves_the_batch_until_it_fits(reranker: Reranker) -> Non
 
     model = ScriptedModel(reranker, fault)
     results, _, metrics = run(model, [20, 20, 20, 20])
-    assert all(isinstance(result, Scored) for result in results)
+    assert all(isinstance(result, WindowResult) for result in results)
     assert model.batches == [[20, 20, 20, 20], [20, 20], [20, 20]]
     assert value(metrics, "ziprerank_oom_total") == 1
 
@@ -162,7 +166,7 @@ class CardOfLimitedMemory(ScriptedModel):
 def test_entries_that_fit_alone_are_answered_after_their_batch_did_not_fit(reranker: Reranker) -> None:
     """Twelve of them, each of which needs 3 x 40 of the card's 150."""
     results, worker, metrics = run(CardOfLimitedMemory(reranker, 150), [40] * 12)
-    assert [type(result) for result in results] == [Scored] * 12
+    assert [type(result) for result in results] == [WindowResult] * 12
     assert value(metrics, "ziprerank_oom_total") == 11, "once for each split"
     assert worker._batcher.budget_share < 1
 
@@ -195,7 +199,7 @@ def test_a_score_that_is_not_finite_fails_its_own_request_only(reranker: Reranke
 
     results, _, _ = run(Broken(reranker), [10, 20])
     assert isinstance(results[0], ServiceError) and results[0].code == "score_invalid"
-    assert isinstance(results[1], Scored)
+    assert isinstance(results[1], WindowResult)
 
 
 def test_the_thread_that_scores_warms_up_first(reranker: Reranker) -> None:
@@ -229,7 +233,7 @@ def test_a_second_batch_is_started_while_the_first_runs_and_a_third_is_not(reran
     futures = [batcher.submit(request(900)) for _ in range(3)]
     worker.start(model)
     eventually(lambda: len(model.batches) == 2)
-    assert worker.running_entries == 2 and batcher.waiting_entries == 1
+    assert worker.running_windows == 2 and batcher.waiting_windows == 1
     assert not futures[0].done()
     may_end.set()
     assert [future.result(timeout=5).scores.prompt_tokens for future in futures] == [900, 900, 900]
@@ -307,7 +311,7 @@ def test_busy_time_counts_two_batches_on_the_device_once_and_pages_encoded_ahead
     worker = InferenceWorker(batcher, metrics, clock=clock)
     worker.start(model)
     futures = [batcher.submit(request(900)) for _ in range(2)]
-    eventually(lambda: worker.running_entries == 2)
+    eventually(lambda: worker.running_windows == 2)
     ends.release(2)
     assert all(future.result(timeout=5) for future in futures)
     assert value(metrics, "ziprerank_gpu_busy_seconds_total") == 4

@@ -52,8 +52,7 @@ class Pool:
         raster_documents = [raster_document(wanted, index=index) for index, wanted in enumerate(documents)]
         async with self.rasterizer.request(raster_documents, background=background) as request:
             opened = zip(documents, await request.opened(), strict=True)
-            rendered = request.render([wanted.numbers_of(outline) for wanted, outline in opened])
-            return [await page for page in rendered]
+            return await request.render_all([wanted.numbers_of(outline) for wanted, outline in opened])
 
     def ask(self, *documents: Wanted) -> list[RasterPage]:
         return asyncio.run(self.rasterize(*documents))

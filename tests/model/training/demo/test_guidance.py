@@ -8,7 +8,15 @@ import torch
 from model.attention import PackedAttention, make_kernel
 from model.config import TextConfig
 from model.qwen3_vl.language_model import DecoderLayer
-from model.training.demo.guidance import Heads, LayerInput, Lookout, attention_loss, look_at, place_loss, to_places
+from model.training.demo.guidance import (
+    AttentionTargets,
+    Heads,
+    LayerInput,
+    attend_only_to,
+    attention_loss,
+    place_loss,
+    to_places,
+)
 
 WIDTH, HEADS, KEY_HEADS, HEAD_DIM = 16, 4, 2, 8
 LENGTHS = [1, 1, 3]
@@ -53,19 +61,19 @@ def run_layer(given: LayerInput) -> torch.Tensor:
 
 def test_a_token_that_sees_itself_alone_gives_what_the_layer_gives(given: LayerInput) -> None:
     alone = torch.tensor([0, 1, 2])  # the first token of every sequence
-    assert torch.allclose(look_at(given, alone, alone), run_layer(given)[alone], atol=1e-6)
+    assert torch.allclose(attend_only_to(given, alone, alone), run_layer(given)[alone], atol=1e-6)
 
 
 def test_what_a_token_looks_at_decides_what_it_gives(given: LayerInput) -> None:
     last = torch.tensor([4, 4])
-    there, elsewhere = look_at(given, last, torch.tensor([2, 3]))
+    there, elsewhere = attend_only_to(given, last, torch.tensor([2, 3]))
     assert not torch.allclose(there, elsewhere, atol=1e-3)
 
 
 @pytest.mark.parametrize("heads", [Heads.ALL, Heads.FIRST, Heads.SECOND])
 def test_the_loss_is_the_mean_cross_entropy_of_the_guided_heads(given: LayerInput, heads: Heads) -> None:
     """Worked out head by head: the last token of the last sequence shall look at that sequence's second."""
-    wanted = Lookout(slots=torch.tensor([4]), is_target=torch.arange(5)[None] == 3, heads=heads)
+    wanted = AttentionTargets(slots=torch.tensor([4]), is_target=torch.arange(5)[None] == 3, heads=heads)
     attention = given.layer.self_attn
     normalised = given.layer.input_layernorm(given.hidden)
     keys, _ = attention.keys_and_values(normalised, given.cos, given.sin)
