@@ -23,8 +23,8 @@ class ReadSpan:
 
 
 def read_spans(path: Path) -> list[ReadSpan]:
-    """In the order of their beginnings."""
-    spans = [_read(json.loads(line)) for line in path.read_text().splitlines()]
+    """In the order of their beginnings. A line that is still being written is left out."""
+    spans = [_read(json.loads(line)) for line in path.read_text().rpartition("\n")[0].splitlines()]
     return sorted(spans, key=lambda span: (span.began, -span.ended.timestamp()))
 
 

@@ -253,6 +253,8 @@ def _place(error: ServiceError, query: RerankQuery | None) -> tuple[str, str | N
     """The place of an error as this format names it: for the sentence (empty: no place), and for `param`."""
     if error.param is not None:  # set by the code that reads this format, whose message has the place
         return "", error.param
+    if error.status >= 500:  # a fault of the service, whose message says all
+        return "", None
     if error.document_index is None:
         name = {"options": "ziprerank"}.get(error.field or "", error.field)
         return ("", name) if name == "id" else (name or "", name)

@@ -75,7 +75,7 @@ class PageLoader:
             max_pages=self._max_pages,
             trace=trace,
         )
-        await loading.read_documents()
+        await asyncio.get_running_loop().run_in_executor(self._threads, loading.read_documents)
         async with self._rasterizer.request(loading.raster_documents(), background=background) as request:
             loading.select_pages(await request.opened())
             await loading.make_pages(request)
@@ -240,17 +240,20 @@ class _Loading:
         self._tenant = tenant
         self._max_pages = max_pages
         self._trace = trace
-        self._documents = [
-            _Document(source, index=index, tenant=tenant, cache=cache, max_pages=max_pages)
-            for index, source in enumerate(sources)
-        ]
+        self._sources = sources
+        self._cache = cache
+        self._documents: list[_Document] = []
         self._incomplete: list[_Document] = []
 
-    async def read_documents(self) -> None:
-        """Read the documents that the cache does not have whole. Raises: ServiceError."""
+    def read_documents(self) -> None:
+        """Look all documents up in the cache, and read those that it does not have whole. Blocks. Raises: ServiceError."""
+        self._documents = [
+            _Document(source, index=index, tenant=self._tenant, cache=self._cache, max_pages=self._max_pages)
+            for index, source in enumerate(self._sources)
+        ]
         incomplete = [document for document in self._documents if document.is_incomplete]
-        if incomplete:
-            await asyncio.get_running_loop().run_in_executor(self._threads, self._read, incomplete)
+        for document in incomplete:
+            self._read(document)
         # A document that was replaced meanwhile, or had no hash before, may be in the cache whole.
         self._incomplete = [document for document in incomplete if document.is_incomplete]
 
@@ -297,15 +300,14 @@ class _Loading:
             stage_seconds=self._share_out(),
         )
 
-    def _read(self, documents: Sequence[_Document]) -> None:
-        for document in documents:
-            started = time.perf_counter()
-            document.read()
-            if not document.source.is_in_memory:
-                seconds = time.perf_counter() - started
-                self._work_seconds["fetch"] += seconds
-                if self._trace is not None:
-                    self._trace.stage_ended("fetch", seconds, {"ziprerank.document": document.index})
+    def _read(self, document: _Document) -> None:
+        started = time.perf_counter()
+        document.read()
+        if not document.source.is_in_memory:
+            seconds = time.perf_counter() - started
+            self._work_seconds["fetch"] += seconds
+            if self._trace is not None:
+                self._trace.stage_ended("fetch", seconds, {"ziprerank.document": document.index})
 
     def _prepare(
         self,
