@@ -16,9 +16,26 @@ CPU_TORCH_INDEX ?=
 CPU_TORCH ?= $(if $(CPU_TORCH_INDEX),--index $(CPU_TORCH_INDEX) --index-strategy unsafe-best-match)
 LOCK = $(TOOLS)/bin/uv pip compile pyproject.toml --extra otel --extra s3 --constraints constraints.txt --generate-hashes --no-header \
 	--no-annotate --no-emit-index-url --python-version 3.11 --python-platform x86_64-manylinux_2_28
+# Tests that import no torch and take seconds in all; tests/test_unit_target.py holds them to the first.
+UNIT_TESTS := \
+	tests/test_layout.py tests/test_prose.py tests/test_unit_target.py \
+	tests/benchmarks/test_distribution.py tests/benchmarks/test_pdf_questions.py \
+	tests/docker \
+	tests/model/pages tests/model/test_ranking.py tests/model/test_windows.py \
+	tests/model/training/test_data_files.py tests/model/training/test_mmdocir.py \
+	tests/model/training/test_page_images.py tests/model/training/test_parquet_images.py \
+	tests/model/training/test_rank_zephyr.py tests/model/training/test_rate_limit.py \
+	tests/model/training/test_run_file.py tests/model/training/test_spending.py \
+	tests/service/dialects/test_ziprerank.py \
+	tests/service/documents/test_gather.py tests/service/documents/test_selection.py \
+	tests/service/http/test_admission.py tests/service/http/test_callers.py tests/service/http/test_exchange.py \
+	tests/service/raster/test_crash_history.py tests/service/raster/test_image_decoder.py \
+	tests/service/raster/test_pdf_engine.py tests/service/raster/test_schedule.py \
+	tests/service/registered/test_source.py tests/service/registered/test_store.py \
+	tests/service/test_errors.py tests/service/test_lifecycle.py tests/service/test_wire_names.py
 NO_CACHES := --feature-cache-gpu-bytes 0 --feature-cache-host-bytes 0 --page-cache-bytes 0
 
-.PHONY: install format check check-deploy test test-ray test-gpu bench bench-smoke demo image image-check lock sbom clean help
+.PHONY: install format check check-deploy test test-unit test-ray test-gpu bench bench-smoke demo image image-check lock sbom clean help
 
 help: ## show this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -36,6 +53,9 @@ demo: $(INSTALLED) ## start the service, rank a bundled PDF over HTTP, stop it
 
 test: $(INSTALLED) ## all tests that need no GPU
 	$(BIN)/python -m pytest
+
+test-unit: $(INSTALLED) ## the tests that need neither torch nor a running service: seconds
+	$(BIN)/python -m pytest $(UNIT_TESTS)
 
 test-ray: $(RAY_VENV)/.installed ## deploy/ray on a Ray cluster of this machine; in an environment of its own
 	$(RAY_VENV)/bin/python -m pytest tests/service/test_ray_replica.py tests/end_to_end/test_ray_serve.py

@@ -10,9 +10,10 @@ import re
 import subprocess
 import sys
 from collections.abc import Sequence
+from email.message import Message
 from importlib.metadata import Distribution, distributions
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from cyclonedx.schema import SchemaVersion
 from cyclonedx.validation.json import JsonStrictValidator
@@ -62,7 +63,7 @@ def add_licences(document: Document, licences: dict[tuple[str, str], Document | 
 
 def licence_of(package: Distribution) -> Document | None:
     """What the package's metadata say: an SPDX expression, else a name, else what its classifiers say."""
-    metadata = package.metadata
+    metadata = cast(Message, package.metadata)  # as it is; the type that Python 3.11 declares lacks `get`
     if expression := metadata.get("License-Expression"):
         return {"expression": expression}
     classifiers = [

@@ -24,12 +24,12 @@ from typing import TYPE_CHECKING, Any, TextIO
 from opentelemetry import trace as otel
 from opentelemetry.trace import Link, Span, SpanContext, Status, StatusCode, Tracer, format_span_id, format_trace_id
 
-from model import StageInterval
-
 if TYPE_CHECKING:
     from opentelemetry.sdk.resources import Resource
     from opentelemetry.sdk.trace import TracerProvider
     from opentelemetry.sdk.trace.export import SpanExporter
+
+    from model import StageInterval
 
 CLOSE_SECONDS = 5.0
 """Longest time that the last spans may take on their way out; a collector that is away must not hold up a stop."""
@@ -135,7 +135,7 @@ class TracedWindow:
 
 
 def record_batch(
-    windows: Sequence[TracedWindow], intervals: Sequence[StageInterval], *, seconds: float, attributes: Attributes
+    windows: Sequence[TracedWindow], intervals: "Sequence[StageInterval]", *, seconds: float, attributes: Attributes
 ) -> None:
     """Record a batch that has ended just now and took `seconds`: its span, and in every trace the queue and the stages.
 

@@ -16,13 +16,14 @@ def make_pdf(page_count: int, *, width: float = 612, height: float = 792) -> byt
         for number in range(1, page_count + 1):
             page = document.new_page(width=width, height=height)
             page.draw_rect(pymupdf.Rect(0, 0, width, height * number / (page_count + 1)), fill=(0, 0, 0))
-        return document.tobytes()
+        return bytes(document.tobytes())
 
 
 def make_encrypted_pdf(*, password: str) -> bytes:
     with pymupdf.open() as document:
         document.new_page()
-        return document.tobytes(encryption=pymupdf.PDF_ENCRYPT_AES_256, user_pw=password, owner_pw="owner")
+        encryption = pymupdf.mupdf.PDF_ENCRYPT_AES_256
+        return bytes(document.tobytes(encryption=encryption, user_pw=password, owner_pw="owner"))
 
 
 def make_raw_pdf(*, media_box: str, content: bytes = b"", more: Sequence[bytes] = (), page_keys: str = "") -> bytes:

@@ -18,7 +18,10 @@ from tests.sequences import expanded_ids, expanded_positions
 
 def load_oracle(folder: Path, *, dtype: torch.dtype, device: torch.device) -> Qwen3VLForConditionalGeneration:
     """The checkpoint in transformers' own class."""
-    return Qwen3VLForConditionalGeneration.from_pretrained(folder, dtype=dtype).to(device).eval()
+    oracle = Qwen3VLForConditionalGeneration.from_pretrained(folder, dtype=dtype)
+    torch.nn.Module.to(oracle, device)  # the class's own `to`, which only refuses quantised weights, has no usable type
+    oracle.eval()
+    return oracle
 
 
 @torch.no_grad()

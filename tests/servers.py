@@ -1,7 +1,6 @@
 """Real servers for tests: uvicorn on a free port in a thread, reached over a socket."""
 
 import threading
-import time
 import uuid
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -18,12 +17,7 @@ from service.lifecycle import Lifecycle
 from service.server import Server, make_server
 from service.settings import Settings
 from service.startup import LoadModel
-
-PATIENCE_SECONDS = 300
-"""For what takes seconds on an idle machine: a loaded one may take its time, and only what hangs takes as long as this."""
-
-PATIENCE = {f"{name}_seconds": PATIENCE_SECONDS for name in ("queue", "request", "stall", "body_idle", "body")}
-"""Settings of a service that gives up nothing before a test does."""
+from tests.patience import PATIENCE, PATIENCE_SECONDS, wait_until_ready
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -80,18 +74,6 @@ def running_service(
         server.stop(0)
         thread.join(PATIENCE_SECONDS)
         assert not thread.is_alive(), "the server did not stop"
-
-
-def wait_until_ready(client: httpx.Client) -> None:
-    eventually(lambda: client.get("/readyz").status_code == 200)
-
-
-def eventually(is_true: Callable[[], bool]) -> None:
-    """Wait for a state that another thread or process brings about; a test that waits in vain fails instead of hanging."""
-    deadline = time.monotonic() + PATIENCE_SECONDS
-    while not is_true():
-        assert time.monotonic() < deadline, "waited in vain"
-        time.sleep(0.01)
 
 
 def fake_loader(

@@ -3,6 +3,7 @@
 import asyncio
 import json
 from itertools import islice, pairwise
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -13,6 +14,7 @@ from benchmarks.http_load.arrivals import make_chooser, poisson_arrivals, zipf_s
 from benchmarks.http_load.client import Outcome, Reply, closed_loop, connect, open_loop
 from benchmarks.http_load.corpus import HttpRequest, RegisteredPages, Upload, make_corpus
 from benchmarks.http_load.summary import goodput, highest_rate, hit_rates, share_in_time, split, summarise
+from tests.clocks import Clock
 from tests.servers import running_service
 
 ANSWERED = Reply(status=200, code=None, timings_ms={"queue": 10.0, "vision": 30.0, "language": 20.0, "total": 75.0})
@@ -117,22 +119,9 @@ def test_registered_pages_of_one_document_are_named_together() -> None:
     assert json.loads(first.body)["query"] != json.loads(second.body)["query"]
 
 
-class SleptTime:
-    """A clock that moves only while somebody sleeps; for one sleeper at a time."""
-
-    def __init__(self) -> None:
-        self.now = 0.0
-
-    def perf_counter(self) -> float:
-        return self.now
-
-    async def sleep(self, seconds: float) -> None:
-        self.now += seconds
-
-
 def test_open_loop_counts_from_the_due_time_while_the_service_stands_still() -> None:
     """A service that serves one at a time and takes 20 s: the fifth of five due at once waits for the four before it."""
-    time = SleptTime()
+    time = Clock()
 
     async def run() -> list[Outcome]:
         lock = asyncio.Lock()
@@ -143,8 +132,8 @@ def test_open_loop_counts_from_the_due_time_while_the_service_stands_still() -> 
             return ANSWERED
 
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(client, "time", time)
-            patch.setattr(client.asyncio, "sleep", time.sleep)
+            patch.setattr(client, "time", SimpleNamespace(perf_counter=time))
+            patch.setattr(asyncio, "sleep", time.sleep)
             return await open_loop(send, iter([REQUEST] * 5), arrivals=[10.0] * 5, on_done=lambda: None)
 
     outcomes = asyncio.run(run())

@@ -8,7 +8,7 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from tests.deploy.fleet import Fleet, running_fleet
-from tests.deploy.processes import PATIENCE_SECONDS
+from tests.patience import PATIENCE_SECONDS
 
 _SUFFIXES = {"counter": ("_total",), "histogram": ("_bucket", "_sum", "_count"), "summary": ("_sum", "_count")}
 

@@ -2,25 +2,20 @@
 
 import csv
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import httpx
 
-from tests.deploy.processes import (
-    PATIENCE_SECONDS,
-    answers,
-    eventually,
-    free_port,
-    metric,
-    replica,
-    request_of_one_page,
-    tool_process,
-)
+from tests.deploy.processes import answers, metric, replica, request_of_one_page, tool_process
 from tests.deploy.tools import HAPROXY
+from tests.patience import PATIENCE_SECONDS, eventually
+from tests.processes import free_port
 
 REPLICAS = 3
 MAX_REQUESTS = 16
@@ -50,12 +45,13 @@ class Fleet:
         self.running[number].kill()
         self.running[number].wait()
 
-    def ask(self, key: str | None = None, *, page: int = 0, **headers: str) -> httpx.Response:
+    def ask(
+        self, key: str | None = None, *, page: int = 0, headers: Mapping[str, str] = MappingProxyType({})
+    ) -> httpx.Response:
         """One small request through the balancer."""
-        if key is not None:
-            headers["X-ZipRerank-Affinity"] = key
+        own = {} if key is None else {"X-ZipRerank-Affinity": key}
         return httpx.post(
-            f"{self.url}/rerank", json=request_of_one_page(page), headers=headers, timeout=PATIENCE_SECONDS
+            f"{self.url}/rerank", json=request_of_one_page(page), headers={**headers, **own}, timeout=PATIENCE_SECONDS
         )
 
     def status(self, server: str) -> str:
@@ -86,7 +82,7 @@ def running_fleet(folder: Path) -> Iterator[Fleet]:
         for number in range(REPLICAS):
             fleet.start(number)
         for port in ports:
-            eventually(lambda port=port: answers(f"http://127.0.0.1:{port}/readyz"))
+            eventually(partial(answers, f"http://127.0.0.1:{port}/readyz"))
         closing.enter_context(tool_process("haproxy", "-db", "-f", configuration, log=folder / "haproxy.log"))
         eventually(lambda: answers(f"{fleet.url}/readyz"))
         yield fleet

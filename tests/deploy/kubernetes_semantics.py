@@ -22,7 +22,9 @@ BASE_MEMORY = 8 * GIB  # torch, the CUDA context, Python
 MEMORY_A_RASTER_PROCESS = GIB // 2
 DRAIN_SLACK_SECONDS = 10  # the raster processes and the event loop end after the drain
 
-_UNITS = {"": 1, "m": Decimal("0.001"), "k": 10**3, "M": 10**6, "G": 10**9, "Ki": 2**10, "Mi": 2**20, "Gi": 2**30}
+_UNITS: dict[str, int | Decimal] = {
+    "": 1, "m": Decimal("0.001"), "k": 10**3, "M": 10**6, "G": 10**9, "Ki": 2**10, "Mi": 2**20, "Gi": 2**30,
+}  # fmt: skip
 _POD_LABEL = {"app.kubernetes.io/name": "ziprerank"}
 
 
@@ -51,6 +53,7 @@ class Overlay:
 
     @cached_property
     def service_container(self) -> Resource:
+        container: Resource
         [container] = self.deployment["spec"]["template"]["spec"]["containers"]
         return container
 

@@ -2,10 +2,8 @@
 
 import base64
 import itertools
-import socket
 import subprocess
 import threading
-import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -16,15 +14,8 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from tests.deploy.tools import tool
 from tests.documents import make_image
-from tests.end_to_end.test_service_process import listening_url, process
-
-PATIENCE_SECONDS = 600  # several processes start at once, also on a machine that is busy with something else
-_TICK_SECONDS = 0.1
-
-
-def free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as taken:
-        return int(taken.getsockname()[1])
+from tests.patience import PATIENCE_SECONDS
+from tests.processes import listening_url, process
 
 
 @contextmanager
@@ -56,14 +47,6 @@ def repeating(*actions: Callable[[int], object]) -> Iterator[None]:
             enough.set()
     for each in running:
         each.result()
-
-
-def eventually(is_true: Callable[[], bool]) -> None:
-    """Wait for a state that another process brings about; a test that waits in vain fails."""
-    deadline = time.monotonic() + PATIENCE_SECONDS
-    while not is_true():
-        assert time.monotonic() < deadline, "waited in vain"
-        time.sleep(_TICK_SECONDS)
 
 
 def answers(url: str) -> bool:

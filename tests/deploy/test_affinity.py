@@ -9,7 +9,8 @@ from dataclasses import dataclass
 import httpx
 
 from tests.deploy.fleet import MAX_REQUESTS, REPLICAS, SERVED_BY, Fleet
-from tests.deploy.processes import PATIENCE_SECONDS, eventually, repeating
+from tests.deploy.processes import repeating
+from tests.patience import PATIENCE_SECONDS, eventually
 
 KEYS = [f"document-{number}" for number in range(12)]
 LOAD_CLIENTS = 3
@@ -49,7 +50,7 @@ def test_the_id_in_the_path_is_the_same_key(fleet: Fleet) -> None:
 
 
 def test_a_client_cannot_set_the_balancers_own_header(fleet: Fleet) -> None:
-    servers = {fleet.ask(**{"X-Affinity-Key": KEYS[0]}).headers[SERVED_BY] for _ in range(8)}
+    servers = {fleet.ask(headers={"X-Affinity-Key": KEYS[0]}).headers[SERVED_BY] for _ in range(8)}
     assert len(servers) > 1
 
 

@@ -12,8 +12,8 @@ import yaml
 from service.settings import PREFIX, Settings, unknown_variables
 from tests.deploy.fleet import Fleet
 from tests.deploy.json_schemas import faults_by_schema
-from tests.deploy.processes import free_port
 from tests.deploy.tools import COMPOSE, DEPLOY, HAPROXY, ROOT, run, tool
+from tests.processes import free_port
 
 DOCKERFILE = ROOT / "Dockerfile"
 PROFILES = {"cpu": 2, "gpu": 1, "gpu2": 2, "gpu4": 4, "gpu8": 8}

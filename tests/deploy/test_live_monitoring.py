@@ -17,17 +17,11 @@ import yaml
 
 from tests.deploy.expressions import RULES, dashboard_queries, recordings, series_in
 from tests.deploy.fleet import MAX_REQUESTS, REPLICAS, Fleet
-from tests.deploy.processes import (
-    PATIENCE_SECONDS,
-    answers,
-    eventually,
-    free_port,
-    repeating,
-    request_of_one_page,
-    tool_process,
-)
+from tests.deploy.processes import answers, repeating, request_of_one_page, tool_process
 from tests.deploy.tools import DEPLOY
 from tests.documents import make_endless_pdf, make_pdf, make_tiff
+from tests.patience import PATIENCE_SECONDS, eventually
+from tests.processes import free_port
 
 CONFIGURATION = DEPLOY / "prometheus" / "prometheus.yml"
 CARD_ONLY = {"ziprerank_gpu_memory_bytes"}  # a CPU has no such memory

@@ -44,7 +44,7 @@ def make_pages(count: int, *, seed: int, height: int = 1024, width: int = 724) -
     return pages
 
 
-def rerank(service: RunningService, query: str, pages: list[bytes], **fields: str) -> dict[str, Any]:
+def rerank_images(service: RunningService, query: str, pages: list[bytes], **fields: str) -> dict[str, Any]:
     files = [("file", (f"{index}.jpg", page, "image/jpeg")) for index, page in enumerate(pages)]
     data = {"query": query, "ziprerank": '{"include_timings": true}', "raw_scores": "true", **fields}
     answer = service.client.post("/rerank", data=data, files=files)
@@ -71,13 +71,13 @@ def hits(service: RunningService, cache: str) -> float:
 
 def test_the_same_pages_with_another_query_are_neither_rendered_nor_encoded_again(service: RunningService) -> None:
     pages = make_pages(PAGES, seed=1)
-    cold = rerank(service, "first query", pages)
+    cold = rerank_images(service, "first query", pages)
     before, image_hits, vision_hits = work_done(service), hits(service, "image"), hits(service, "vision")
-    warm = rerank(service, "another query", pages)
+    warm = rerank_images(service, "another query", pages)
     assert work_done(service) == before
     assert (hits(service, "image") - image_hits, hits(service, "vision") - vision_hits) == (PAGES, PAGES)
     # An eighth of the time on an idle machine; a busy one may slow some down, but not the quickest of three to the first.
-    others = [rerank(service, query, pages) for query in ("a third one", "a fourth one")]
+    others = [rerank_images(service, query, pages) for query in ("a third one", "a fourth one")]
     fastest = min(body["ziprerank"]["timings_ms"]["total"] for body in (warm, *others))
     assert fastest < cold["ziprerank"]["timings_ms"]["total"]
     assert (cold["ziprerank"]["cache"], warm["ziprerank"]["cache"]) == (
@@ -91,10 +91,10 @@ def test_scores_are_bit_identical_with_all_caches_on_and_off(
     service: RunningService, remembers_as_set: LoadModel
 ) -> None:
     pages = make_pages(6, seed=2, height=448, width=320)
-    off = {"feature_cache_gpu_bytes": 0, "feature_cache_host_bytes": 0, "page_cache_bytes": 0}
+    off: dict[str, Any] = {"feature_cache_gpu_bytes": 0, "feature_cache_host_bytes": 0, "page_cache_bytes": 0}
     with running_service(remembers_as_set, **off) as plain:
         for fields in ({}, {"ziprerank": '{"keep_ratio": 0.1}'}):
-            answers = [rerank(run, "which page?", pages, **fields) for run in (plain, service, service, plain)]
+            answers = [rerank_images(run, "which page?", pages, **fields) for run in (plain, service, service, plain)]
             scores = [{result["index"]: result["relevance_score"] for result in body["results"]} for body in answers]
             assert scores == [scores[0]] * 4
         assert hits(plain, "vision") == hits(plain, "image") == 0
@@ -113,14 +113,14 @@ def test_a_pdf_that_is_sent_again_is_not_rendered_again_whatever_pages_are_asked
 
 
 def test_caches_stay_within_their_bytes(service: RunningService) -> None:
-    limits = {
+    limits: dict[str, Any] = {
         "feature_cache_gpu_bytes": 2_000_000,
         "feature_cache_host_bytes": 1_000_000,
         "page_cache_bytes": 3_000_000,
     }
     with running_service(**limits) as small:
         for seed in range(8):
-            rerank(small, "which page?", make_pages(4, seed=seed, height=448, width=320))
+            rerank_images(small, "which page?", make_pages(4, seed=seed, height=448, width=320))
             assert small.metric("ziprerank_feature_tier_bytes", tier="gpu") <= 2_000_000
             assert small.metric("ziprerank_feature_tier_bytes", tier="host") <= 1_000_000
             assert small.metric("ziprerank_cache_bytes", cache="image") <= 3_000_000
@@ -133,7 +133,7 @@ def test_caches_stay_within_their_bytes(service: RunningService) -> None:
 def test_each_page_of_a_long_document_is_encoded_once(service: RunningService, strategy: str) -> None:
     pages = make_pages(45, seed=len(strategy), height=128, width=96)
     before = work_done(service)["vision misses"]
-    body = rerank(service, "which page?", pages, ziprerank=f'{{"window_strategy": "{strategy}"}}')
+    body = rerank_images(service, "which page?", pages, ziprerank=f'{{"window_strategy": "{strategy}"}}')
     assert work_done(service)["vision misses"] - before == 45
     assert body["meta"]["windows"] == 4
     assert sorted(result["index"] for result in body["results"]) == list(range(45))

@@ -12,12 +12,8 @@ from model import FakeRankingModel, Observe, PreparedRequest
 from service.app import load_reranker
 from service.settings import Settings
 from tests.conformance import CASES, CHECKPOINT, TOLERANCE, WINDOW_CASES, Case, WindowCase, page_path
-from tests.servers import (
-    PATIENCE_SECONDS,
-    RunningService,
-    eventually,
-    running_service,
-)
+from tests.patience import PATIENCE_SECONDS, eventually
+from tests.servers import RunningService, running_service
 
 
 class GatedScores(FakeRankingModel):

@@ -7,7 +7,7 @@ from service.commands.demo import PDF, QUERY, run_demo
 
 
 def test_the_page_with_the_words_of_the_query_comes_first(capsys: pytest.CaptureFixture[str]) -> None:
-    with pymupdf.open(PDF) as document:  # type: ignore[no-untyped-call]
+    with pymupdf.open(PDF) as document:
         right = [page.number + 1 for page in document if set(QUERY.split()) <= set(page.get_text().lower().split())]
     assert len(right) == 1
     assert run_demo() == 0

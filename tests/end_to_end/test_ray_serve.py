@@ -5,12 +5,11 @@ Ray runs in processes of its own, is started as the README says, and is asked ov
 
 import os
 import signal
-import socket
 import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from importlib.util import find_spec
 from pathlib import Path
@@ -21,6 +20,8 @@ import pytest
 import yaml
 
 from tests.documents import make_pdf
+from tests.patience import eventually
+from tests.processes import free_port
 
 if find_spec("ray") is None:
     pytest.skip("the extra [ray] is not installed", allow_module_level=True)
@@ -29,7 +30,6 @@ PROJECT = Path(__file__).parents[2]
 RAY = Path(sys.executable).with_name("ray")
 INVENTED_GPUS = 4
 REPLICAS = 3
-PATIENCE_SECONDS = 600
 ANSWER_SECONDS = 120
 METRICS_PORTS = range(9400, 9400 + REPLICAS)
 
@@ -73,7 +73,7 @@ def _value(exposition: str, series: str) -> float:
 @pytest.fixture(scope="module")
 def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
     """Ray's own files go to a folder with a short name: its sockets' paths have a limit."""
-    dashboard_port, service_port = _free_port(), _free_port()
+    dashboard_port, service_port = free_port(), free_port()
     environment = {name: value for name, value in os.environ.items() if not name.startswith("ZIPRERANK_")} | {
         "PYTHONPATH": str(PROJECT),
         "RAY_AUTH_MODE": "disabled",
@@ -114,13 +114,6 @@ def _config(port: int) -> dict[str, Any]:
     return config
 
 
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
-
-
 def _has_started(head: "subprocess.Popen[bytes]", log: Path) -> bool:
     """Ray gives up where starting takes more than 30 s, as it may on a machine that is busy with something else."""
     assert head.poll() is None, log.read_text()
@@ -132,15 +125,6 @@ def _answers(client: httpx.Client, path: str) -> bool:
         return client.get(path).status_code == 200
     except httpx.TransportError:
         return False
-
-
-def eventually(is_true: Callable[[], bool], what: str) -> float:
-    """The seconds until it was so."""
-    started = time.monotonic()
-    while not is_true():
-        assert time.monotonic() - started < PATIENCE_SECONDS, f"waited in vain: {what}"
-        time.sleep(0.5)
-    return time.monotonic() - started
 
 
 @pytest.fixture(scope="module")

@@ -10,8 +10,8 @@ from typing import Any
 import httpx
 
 from tests.documents import make_tiff
-from tests.end_to_end.test_service_process import STOP_SECONDS, listening_url, process
-from tests.servers import eventually, wait_until_ready
+from tests.patience import PATIENCE_SECONDS, eventually, wait_until_ready
+from tests.processes import listening_url, process
 
 OLD, NEW = make_tiff([(64, 64)] * 2), make_tiff([(64, 96)] * 3)
 TIFF = {"content-type": "image/tiff"}
@@ -23,7 +23,7 @@ def service_on(store: Path) -> Iterator[tuple[httpx.Client, Any]]:
     flags = ("--model", "demo", "--port", "0", "--device", "cpu", "--drain-delay-seconds", "0")
     with (
         process(*flags, ZIPRERANK_DOCUMENT_STORE=str(store)) as running,
-        httpx.Client(base_url=listening_url(running), timeout=STOP_SECONDS) as client,
+        httpx.Client(base_url=listening_url(running), timeout=PATIENCE_SECONDS) as client,
     ):
         wait_until_ready(client)
         yield client, running
@@ -61,7 +61,7 @@ def test_a_kill_while_a_body_is_half_sent_keeps_the_old_version(tmp_path: Path) 
         with begin_put(client, NEW):
             eventually(lambda: "ziprerank_requests_in_flight 1.0" in client.get("/metrics").text)
             running.kill()
-            running.wait(STOP_SECONDS)
+            running.wait(PATIENCE_SECONDS)
     with service_on(tmp_path) as (client, _):
         assert client.get("/documents/report").json() == before
         assert ranked_pages(client) == [1, 2]
@@ -74,7 +74,7 @@ def test_a_kill_among_many_puts_leaves_a_whole_version_that_is_served_and_finish
 
         def replace_for_ever() -> None:
             try:
-                with httpx.Client(base_url=client.base_url, timeout=STOP_SECONDS) as writer:
+                with httpx.Client(base_url=client.base_url, timeout=PATIENCE_SECONDS) as writer:
                     while True:
                         for version in (NEW, OLD):
                             put(writer, version)
@@ -85,10 +85,10 @@ def test_a_kill_among_many_puts_leaves_a_whole_version_that_is_served_and_finish
         writer_thread = threading.Thread(target=replace_for_ever)
         writer_thread.start()
         for _ in range(5):
-            assert has_put.acquire(timeout=STOP_SECONDS)
+            assert has_put.acquire(timeout=PATIENCE_SECONDS)
         running.kill()
-        running.wait(STOP_SECONDS)
-        writer_thread.join(STOP_SECONDS)
+        running.wait(PATIENCE_SECONDS)
+        writer_thread.join(PATIENCE_SECONDS)
     with service_on(tmp_path) as (client, _):
         [listed] = client.get("/documents").json()["data"]
         assert listed["bytes"] in (len(OLD), len(NEW))

@@ -1,54 +1,16 @@
 """The service as an operator runs it: a process with flags and variables, signals and exit codes."""
 
-import os
-import re
 import signal
-import subprocess
-import sys
 import threading
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from pathlib import Path
 
 import httpx
 import pytest
 
 from tests.documents import make_pdf
-from tests.servers import PATIENCE, PATIENCE_SECONDS, eventually, wait_until_ready
-
-STOP_SECONDS = PATIENCE_SECONDS
-
-
-@contextmanager
-def process(*flags: str, module: str = "service", **variables: str) -> Iterator["subprocess.Popen[str]"]:
-    """`python -m service` with its log and its input on pipes; ended with the test. Nothing is kept in the home folder."""
-    environment = {name: value for name, value in os.environ.items() if not name.startswith("ZIPRERANK_")}
-    environment["ZIPRERANK_DOCUMENT_STORE"] = "memory://process"
-    environment |= {f"ZIPRERANK_{name.upper()}": str(seconds) for name, seconds in PATIENCE.items()}
-    running = subprocess.Popen(
-        [sys.executable, "-m", module, *flags],
-        stdin=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        env={**environment, **variables},
-    )
-    try:
-        yield running
-    finally:
-        if running.poll() is None:
-            running.kill()
-        running.communicate()
-
-
-def listening_url(running: "subprocess.Popen[str]") -> str:
-    """Reads the log up to the line that tells the address; the rest is read in the background so that the pipe never fills."""
-    assert running.stderr is not None
-    for line in running.stderr:
-        if found := re.search(r"listening on (http://\S+)", line):
-            threading.Thread(target=running.stderr.read, daemon=True).start()
-            return found[1]
-    raise AssertionError(f"the service ended with {running.wait()} before it listened")
+from tests.patience import PATIENCE_SECONDS, eventually, wait_until_ready
+from tests.processes import listening_url, process
 
 
 def test_a_pdf_of_more_than_30_pages_is_ranked_through_windows_and_sigterm_drains() -> None:
@@ -62,7 +24,7 @@ def test_a_pdf_of_more_than_30_pages_is_ranked_through_windows_and_sigterm_drain
             assert sorted(result["page"] for result in body["results"]) == list(range(1, 34))
             assert body["meta"]["windows"] == 3 and body["meta"]["score"] == "rank"
             running.send_signal(signal.SIGTERM)
-        assert running.wait(STOP_SECONDS) == 0
+        assert running.wait(PATIENCE_SECONDS) == 0
 
 
 def test_a_request_in_flight_is_finished_after_sigterm() -> None:
@@ -78,9 +40,9 @@ def test_a_request_in_flight_is_finished_after_sigterm() -> None:
             metrics = f"{client.base_url}/metrics"
             eventually(lambda: "ziprerank_requests_in_flight 1.0" in httpx.get(metrics).text)
             running.send_signal(signal.SIGTERM)
-            sender.join(STOP_SECONDS)
+            sender.join(PATIENCE_SECONDS)
             assert [answer.status_code for answer in answers] == [200]
-        assert running.wait(STOP_SECONDS) == 0
+        assert running.wait(PATIENCE_SECONDS) == 0
 
 
 def test_a_lost_device_is_not_ready_and_ends_the_process_with_70() -> None:
@@ -98,28 +60,28 @@ def test_a_lost_device_is_not_ready_and_ends_the_process_with_70() -> None:
             assert running.poll() is None and not answer.done()
             assert running.stdin is not None
             print(file=running.stdin, flush=True)  # now it may end
-            told = answer.result(STOP_SECONDS)
+            told = answer.result(PATIENCE_SECONDS)
             assert (told.status_code, told.json()["code"]) == (503, "gpu_failed")
-        assert running.wait(STOP_SECONDS) == 70
+        assert running.wait(PATIENCE_SECONDS) == 70
 
 
 def test_a_checkpoint_that_cannot_be_loaded_ends_the_process(tmp_path: Path) -> None:
     with process("--model", str(tmp_path), "--port", "0") as running:
-        _, log = running.communicate(timeout=STOP_SECONDS)
+        _, log = running.communicate(timeout=PATIENCE_SECONDS)
         assert running.returncode == 1
         assert "config.json is missing" in log
 
 
 def test_a_budget_below_the_longest_window_ends_the_process() -> None:
     with process("--model", "demo", "--port", "0", ZIPRERANK_MAX_BATCH_TOKENS="1000") as running:
-        _, log = running.communicate(timeout=STOP_SECONDS)
+        _, log = running.communicate(timeout=PATIENCE_SECONDS)
         assert running.returncode == 1
         assert "max_batch_tokens is 1000" in log
 
 
 def test_a_kernel_that_cannot_run_ends_the_process() -> None:
     with process("--model", "demo", "--port", "0", "--device", "cpu", "--attention", "flash-attn") as running:
-        _, log = running.communicate(timeout=STOP_SECONDS)
+        _, log = running.communicate(timeout=PATIENCE_SECONDS)
         assert running.returncode == 1
         assert "attention is 'flash-attn', but it needs CUDA and the device is cpu" in log
 
@@ -133,6 +95,6 @@ def test_a_kernel_that_cannot_run_ends_the_process() -> None:
 )
 def test_wrong_settings_are_told_at_once(flags: tuple[str, ...], variables: dict[str, str], said: str) -> None:
     with process(*flags, **variables) as running:
-        _, log = running.communicate(timeout=STOP_SECONDS)
+        _, log = running.communicate(timeout=PATIENCE_SECONDS)
         assert running.returncode == 2
         assert said in log

@@ -8,8 +8,8 @@ from pathlib import Path
 import httpx
 
 from tests.documents import make_pdf
-from tests.end_to_end.test_service_process import STOP_SECONDS, process
-from tests.servers import eventually, wait_until_ready
+from tests.patience import PATIENCE_SECONDS, eventually, wait_until_ready
+from tests.processes import process
 from tests.spans import read_spans
 
 TRACE_ID, CALLER_ID = "4bf92f3577b34da6a3ce929d0e0e4736", "00f067aa0ba902b7"
@@ -26,7 +26,7 @@ def test_a_request_has_one_trace_through_the_raster_process_and_the_device_threa
         reader.start()
         eventually(lambda: any("listening on" in line for line in log))
         [url] = re.findall(r"listening on (http://\S+)", "".join(log))
-        with httpx.Client(base_url=url, timeout=STOP_SECONDS) as client:
+        with httpx.Client(base_url=url, timeout=PATIENCE_SECONDS) as client:
             wait_until_ready(client)
             answer = client.post(
                 "/v1/rerank",
@@ -36,8 +36,8 @@ def test_a_request_has_one_trace_through_the_raster_process_and_the_device_threa
             )
             assert answer.status_code == 200, answer.text
             running.send_signal(signal.SIGTERM)  # the end of the drain exports what is left
-        assert running.wait(STOP_SECONDS) == 0
-        reader.join(STOP_SECONDS)
+        assert running.wait(PATIENCE_SECONDS) == 0
+        reader.join(PATIENCE_SECONDS)
 
     spans = read_spans(file)
     assert {span.trace_id for span in spans} == {TRACE_ID}  # readiness probes leave no spans
@@ -71,5 +71,5 @@ def test_a_request_has_one_trace_through_the_raster_process_and_the_device_threa
 
 def test_tracing_without_its_folder_is_told_at_once(tmp_path: Path) -> None:
     with process("--tracing", f"file:{tmp_path}/nowhere/spans.jsonl") as running:
-        _, log = running.communicate(timeout=STOP_SECONDS)
+        _, log = running.communicate(timeout=PATIENCE_SECONDS)
         assert running.returncode == 2 and "ZIPRERANK_TRACING" in log and "no folder" in log

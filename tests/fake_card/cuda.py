@@ -154,7 +154,8 @@ def tensor_methods(card: "FakeCard") -> dict[str, Callable[..., Any]]:
     def copy_(tensor: torch.Tensor, source: torch.Tensor, non_blocking: bool = False) -> torch.Tensor:
         if not isinstance(tensor, FakeTensor):
             return copy(tensor, source, non_blocking)
-        return torch.ops.aten.copy_.default(tensor, source, non_blocking)
+        copied: torch.Tensor = torch.ops.aten.copy_.default(tensor, source, non_blocking)
+        return copied
 
     def contiguous(tensor: torch.Tensor, memory_format: torch.memory_format = torch.contiguous_format) -> torch.Tensor:
         if not isinstance(tensor, FakeTensor) or tensor.is_contiguous(memory_format=memory_format):
@@ -176,12 +177,15 @@ def tensor_methods(card: "FakeCard") -> dict[str, Callable[..., Any]]:
 
         return read
 
-    methods = {"__getitem__": getitem, "__setitem__": setitem, "copy_": copy_, "contiguous": contiguous, "to": to}
-    return (
-        methods
-        | {"cuda": lambda tensor, **keywords: to(tensor, "cuda", **keywords)}
-        | {name: reading(name) for name in _READING}
-    )
+    return {
+        "__getitem__": getitem,
+        "__setitem__": setitem,
+        "copy_": copy_,
+        "contiguous": contiguous,
+        "to": to,
+        "cuda": lambda tensor, **keywords: to(tensor, "cuda", **keywords),
+        **{name: reading(name) for name in _READING},
+    }
 
 
 OPERATORS = ("__getitem__", "__setitem__", "__bool__", "__float__", "__index__", "__int__")

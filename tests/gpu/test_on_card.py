@@ -20,9 +20,9 @@ from model.qwen3_vl.vision_encoder import linear_gelu
 from model.qwen3_vl.weights import load_network
 from tests.closeness import assert_bfloat16_is_close
 from tests.conformance import CASES, CHECKPOINT, TOLERANCE, WINDOW_CASES, Case, WindowCase
-from tests.model.test_attention import run
 from tests.oracle import load_oracle
 from tests.waiting import waiting_is_an_error
+from tests.written_out_attention import run
 
 pytestmark = [
     pytest.mark.gpu,

@@ -9,15 +9,9 @@ from model import ConfigurationError, Reranker, RerankerConfig, cards, placement
 from model.cards import card_without_cuda, nvidia_cards
 from model.device import choose_compute
 from tests.conformance import CHECKPOINT
+from tests.pci_bus import add_device
 
 pytestmark = pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has a CUDA device")
-
-
-def add_device(bus: Path, address: str, vendor: str, kind: str) -> None:
-    folder = bus / address
-    folder.mkdir(parents=True)
-    (folder / "vendor").write_text(f"{vendor}\n")
-    (folder / "class").write_text(f"{kind}\n")
 
 
 @pytest.fixture

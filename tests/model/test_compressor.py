@@ -36,11 +36,12 @@ def test_selection_is_by_page_what_sorting_gives(pages: list[tuple[int, float]],
     shares = [share(tokens, kept_count(tokens, ratio)) for tokens, ratio in pages]
     generator = torch.Generator().manual_seed(seed)
     similarity = torch.randint(0, 5, (sum(tokens for tokens, _ in pages),), generator=generator) / 5  # many ties
-    expected, start = [], 0
+    expected: list[int] = []
+    start = 0
     for page in shares:
         values = similarity[start : start + page.visual_tokens].tolist()
-        best = sorted(range(page.visual_tokens), key=lambda index, values=values: (-values[index], index))[: page.kept]
-        expected += [start + index for index in sorted(best)]
+        best = sorted(enumerate(values), key=lambda indexed: (-indexed[1], indexed[0]))[: page.kept]
+        expected += [start + index for index in sorted(index for index, _ in best)]
         start += page.visual_tokens
     assert select_tokens(similarity, shares).tolist() == expected
 

@@ -1,5 +1,6 @@
 """The library against the numbers of the published code."""
 
+from collections.abc import Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -46,7 +47,7 @@ def _kept_indices(reranker: Reranker, case: Case) -> list[list[int]]:
     """What the selection stage chose, by page."""
     seen: list[torch.Tensor] = []
 
-    def watch(similarity: torch.Tensor, pages: list[PageShare]) -> torch.Tensor:
+    def watch(similarity: torch.Tensor, pages: Sequence[PageShare]) -> torch.Tensor:
         seen.append(select_tokens(similarity, pages))
         return seen[0]
 
@@ -129,7 +130,7 @@ def test_resized_pages_are_within_one_level_of_pillows() -> None:
         pillows = _resized_by_pillow(to_page_image(load_page(name)).pixels, ours.shape[:2])
         distance = np.abs(ours.astype(int) - pillows.astype(int))
         assert distance.max() <= 1
-        differing, total = differing + np.count_nonzero(distance), total + ours.size
+        differing, total = differing + int(np.count_nonzero(distance)), total + ours.size
     assert differing / total < 0.005
 
 

@@ -136,12 +136,13 @@ def test_thousands_of_pages_stay_within_the_bytes() -> None:
 def test_an_arena_never_deals_out_a_place_twice_and_loses_none(data: st.DataObject) -> None:
     arena, held = Arena(20), dict[int, int]()
     for _ in range(30):
-        if held and data.draw(st.booleans()):
+        gives_back: bool = data.draw(st.booleans())
+        if held and gives_back:
             start = data.draw(st.sampled_from(sorted(held)))
             arena.give_back(start, held.pop(start))
-        elif (start := arena.take(size := data.draw(st.integers(1, 8)))) is not None:
-            assert all(start + size <= other or other + length <= start for other, length in held.items())
-            held[start] = size
+        elif (taken := arena.take(size := data.draw(st.integers(1, 8)))) is not None:
+            assert all(taken + size <= other or other + length <= taken for other, length in held.items())
+            held[taken] = size
     for start, size in held.items():
         arena.give_back(start, size)
     assert arena.take(20) == 0

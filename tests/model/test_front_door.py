@@ -24,8 +24,8 @@ def test_the_front_door_lists_what_it_exports() -> None:
 
 def test_type_checkers_and_the_interpreter_find_each_name_in_the_same_module() -> None:
     tree = ast.parse(Path(model.__file__).read_text())
-    imports = [node for node in ast.walk(tree) if isinstance(node, ast.ImportFrom) and node.module is not None]
-    typed = {name.name: node.module for node in imports for name in node.names if node.module.startswith("model.")}
+    imports = [(node.module or "", node.names) for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)]
+    typed = {name.name: module for module, names in imports for name in names if module.startswith("model.")}
     assert typed == model._HOMES
     assert set(typed) == set(model.__all__)
 

@@ -8,7 +8,7 @@ import re
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from types import ModuleType
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import pytest
@@ -20,6 +20,7 @@ from model.compressor import PageShare, select_tokens
 from model.config import ModelConfig
 from model.dataflow import PreparedRequest
 from model.device import download
+from model.feature_cache import FeatureCache
 from model.qwen3_vl import vision_encoder
 from model.qwen3_vl.language_model import RmsNorm, SwiGluMlp
 from tests.compressors import Select, SelectedBy
@@ -359,7 +360,7 @@ def test_a_cache_that_is_freed_while_the_card_reads_it_is_a_fault(model_config: 
         requests = make_requests(reranker)
         reranker.score(requests)
         pending = reranker.start(requests)
-        reranker = replace(reranker, feature_cache=None)
+        reranker = replace(reranker, feature_cache=cast(FeatureCache, None))  # which no step reads any more
         gc.collect()
         assert pending.wait() and "Registered memory is freed before a copy is complete" in card.faults[0]
 
@@ -373,11 +374,12 @@ def test_pages_are_staged_while_they_are_prepared(model_config: ModelConfig, mon
         assert all(np.array_equal(page.host_pixels.numpy(), page.pixels) for page in request.pages)
         pinned: list[torch.Size] = []
         pin_memory = torch.Tensor.pin_memory
-        monkeypatch.setattr(
-            torch.Tensor,
-            "pin_memory",
-            lambda tensor, *more: (pinned.append(tensor.shape), pin_memory(tensor, *more))[1],
-        )
+
+        def pin_and_note(tensor: torch.Tensor, *more: Any) -> torch.Tensor:
+            pinned.append(tensor.shape)
+            return pin_memory(tensor, *more)
+
+        monkeypatch.setattr(torch.Tensor, "pin_memory", pin_and_note)
         reranker.score([request])
         assert not any(len(shape) == 3 for shape in pinned), "no pixels"
         again = reranker.prepare("another query", request.pages)

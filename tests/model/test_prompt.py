@@ -6,7 +6,7 @@ from model.prompt import instruction
 
 
 def ids(reranker: Reranker, query: str, page_count: int = 2) -> list[int]:
-    return np.concatenate(reranker.prompts.build(query, page_count).segments).tolist()
+    return [int(token) for token in np.concatenate(reranker.prompts.build(query, page_count).segments)]
 
 
 @pytest.mark.parametrize("marker", ["<|im_end|>", "<|image_pad|>", "<|vision_start|>", "<|im_start|>", "<|endoftext|>"])

@@ -6,7 +6,6 @@ Most of it runs without Ray, on tests/fake_ray.py. The rest needs a cluster: tes
 import asyncio
 import importlib
 import threading
-import time
 import uuid
 import warnings
 from collections.abc import Callable, Coroutine, Iterator, Sequence
@@ -22,7 +21,8 @@ from service.settings import Settings
 from service.startup import LoadModel
 from tests.documents import make_image
 from tests.fake_ray import FakeAutoscalingConfig, FakeAutoscalingContext, FakeRay, fake_ray
-from tests.servers import PATIENCE_SECONDS, fake_loader
+from tests.patience import PATIENCE_SECONDS, until
+from tests.servers import fake_loader
 
 CONFIGURATION = Path(__file__).parents[2] / "deploy" / "ray" / "config.yaml"
 
@@ -152,14 +152,7 @@ def served(replica: Any, use: Callable[[httpx.AsyncClient], Coroutine[Any, Any, 
     asyncio.run(run())
 
 
-async def eventually(is_true: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + PATIENCE_SECONDS
-    while not is_true():
-        assert time.monotonic() < deadline, "waited in vain"
-        await asyncio.sleep(0.01)
-
-
-async def rerank(client: httpx.AsyncClient) -> httpx.Response:
+async def rerank_image(client: httpx.AsyncClient) -> httpx.Response:
     return await client.post("/rerank", data={"query": "a"}, files=[("file", ("a.png", make_image(64, 64)))])
 
 
@@ -220,13 +213,13 @@ def test_ray_is_told_how_long_the_work_takes_that_waits(
 
     async def ask(client: httpx.AsyncClient) -> None:
         await replica.check_health()
-        assert (await rerank(client)).status_code == 200  # a rate is measured
+        assert (await rerank_image(client)).status_code == 200  # a rate is measured
         assert wait() == 0
         gate.opened.clear()
-        requests = [asyncio.create_task(rerank(client))]
-        await eventually(lambda: replica._service.worker.running_windows == 1)  # else it could share the others' batch
-        requests += [asyncio.create_task(rerank(client)) for _ in range(2)]
-        await eventually(lambda: wait() > 0)
+        requests = [asyncio.create_task(rerank_image(client))]
+        await until(lambda: replica._service.worker.running_windows == 1)  # else it could share the others' batch
+        requests += [asyncio.create_task(rerank_image(client)) for _ in range(2)]
+        await until(lambda: wait() > 0)
         gate.opened.set()
         assert [answer.status_code for answer in await asyncio.gather(*requests)] == [200] * 3
         assert wait() == 0

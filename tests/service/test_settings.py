@@ -1,5 +1,5 @@
 from dataclasses import fields
-from typing import get_args
+from typing import Any, get_args
 
 import pytest
 from pydantic import ValidationError
@@ -37,7 +37,7 @@ def test_every_field_of_the_library_is_a_setting_with_the_same_default(name: str
 def test_a_window_is_as_long_as_the_library_takes_and_no_longer(
     kind: type[Settings] | type[ZipRerankOptions], name: str
 ) -> None:
-    longest = {"window_size": MAX_WINDOW_SIZE, "stride": MAX_WINDOW_SIZE}
+    longest: dict[str, Any] = {"window_size": MAX_WINDOW_SIZE, "stride": MAX_WINDOW_SIZE}
     assert getattr(kind(**longest), name) == MAX_WINDOW_SIZE
     with pytest.raises(ValidationError, match=name):
         kind(**{**longest, name: MAX_WINDOW_SIZE + 1})

@@ -8,6 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from typing import Any
 
 import httpx
 import pytest
@@ -19,13 +20,9 @@ from service import tracing
 from service.logs import configure_logging
 from service.settings import read_settings
 from tests.documents import make_image
-from tests.servers import (
-    PATIENCE_SECONDS,
-    RunningService,
-    eventually,
-    fake_loader,
-    running_service,
-)
+from tests.patience import PATIENCE_SECONDS, eventually
+from tests.servers import RunningService, fake_loader, running_service
+from tests.service.http.requests import rerank_file
 from tests.spans import ReadSpan, read_spans
 
 TRACE_ID = "4bf92f3577b34da6a3ce929d0e0e4736"
@@ -34,13 +31,13 @@ NOT_SAMPLED = {"traceparent": f"00-{TRACE_ID}-00f067aa0ba902b7-00"}
 OPENMETRICS = {"Accept": "application/openmetrics-text;version=1.0.0"}
 
 
-def rerank(service: RunningService, headers: dict[str, str] | None = None) -> httpx.Response:
-    file = ("file", ("private.png", make_image(64, 64), "image/png"))
-    return service.client.post("/rerank", data={"query": "what is private"}, files=[file], headers=headers)
+def rerank_private(service: RunningService, headers: dict[str, str] | None = None) -> httpx.Response:
+    file = ("private.png", make_image(64, 64), "image/png")
+    return rerank_file(service, file, query="what is private", headers=headers)
 
 
 def spans_after(
-    reranker: Reranker, file: Path, use: Callable[[RunningService], object], **settings: object
+    reranker: Reranker, file: Path, use: Callable[[RunningService], object], **settings: Any
 ) -> list[ReadSpan]:
     """What a service has written when it has ended."""
     with running_service(fake_loader(reranker), tracing=f"file:{file}", **settings) as service:
@@ -57,10 +54,10 @@ def exemplars(service: RunningService, name: str) -> set[str]:
 
 def test_latency_histograms_lead_to_the_trace(reranker: Reranker, tmp_path: Path) -> None:
     with running_service(fake_loader(reranker), tracing=f"file:{tmp_path}/spans") as service:
-        assert rerank(service, NOT_SAMPLED).status_code == 200
+        assert rerank_private(service, NOT_SAMPLED).status_code == 200
         service.client.get("/readyz")  # the series follow the answer
         assert exemplars(service, "ziprerank_request_duration_seconds") == set()
-        assert rerank(service, SAMPLED).status_code == 200
+        assert rerank_private(service, SAMPLED).status_code == 200
         eventually(lambda: exemplars(service, "ziprerank_request_duration_seconds") == {TRACE_ID})
         assert exemplars(service, "ziprerank_stage_duration_seconds") == {TRACE_ID}
         assert TRACE_ID not in service.client.get("/metrics", headers={"Accept": "text/plain"}).text
@@ -68,7 +65,7 @@ def test_latency_histograms_lead_to_the_trace(reranker: Reranker, tmp_path: Path
 
 def test_without_tracing_nothing_is_kept(reranker: Reranker) -> None:
     with running_service(fake_loader(reranker)) as service:
-        assert rerank(service, SAMPLED).status_code == 200
+        assert rerank_private(service, SAMPLED).status_code == 200
         service.client.get("/readyz")
         assert exemplars(service, "ziprerank_request_duration_seconds") == set()
         assert not [thread.name for thread in threading.enumerate() if "Otel" in thread.name]
@@ -76,7 +73,7 @@ def test_without_tracing_nothing_is_kept(reranker: Reranker) -> None:
 
 def test_what_the_caller_did_not_sample_is_not_kept_and_probes_never_are(reranker: Reranker, tmp_path: Path) -> None:
     def use(service: RunningService) -> None:
-        assert rerank(service, NOT_SAMPLED).status_code == 200
+        assert rerank_private(service, NOT_SAMPLED).status_code == 200
         for path in ("/livez", "/readyz", "/metrics"):
             assert service.client.get(path).status_code == 200
 
@@ -85,10 +82,12 @@ def test_what_the_caller_did_not_sample_is_not_kept_and_probes_never_are(reranke
 
 def test_ids_and_scores_are_told_only_where_asked_for_and_content_never(reranker: Reranker, tmp_path: Path) -> None:
     quiet, telling = tmp_path / "quiet", tmp_path / "telling"
-    spans_after(reranker, quiet, rerank)
+    spans_after(reranker, quiet, rerank_private)
     assert "private" not in quiet.read_text()
     [span] = [
-        span for span in spans_after(reranker, telling, rerank, tracing_documents=True) if "rerank z" in span.name
+        span
+        for span in spans_after(reranker, telling, rerank_private, tracing_documents=True)
+        if "rerank z" in span.name
     ]
     assert span.attributes["reranker.input_documents.0.document.id"] == "private.png"
     assert span.attributes["reranker.output_documents.0.document.id"] == "private.png"
@@ -114,7 +113,7 @@ def test_a_documents_id_in_the_path_becomes_a_hash(reranker: Reranker, tmp_path:
 
 
 def test_a_refusal_at_the_door_has_its_routes_name(reranker: Reranker, tmp_path: Path) -> None:
-    spans = spans_after(reranker, tmp_path / "spans", lambda service: rerank(service), api_key="right")
+    spans = spans_after(reranker, tmp_path / "spans", lambda service: rerank_private(service), api_key="right")
     assert [(span.name, span.attributes["http.response.status_code"]) for span in spans] == [("POST /rerank", 401)]
 
 
@@ -128,9 +127,9 @@ def test_requests_of_one_batch_are_linked_to_it_and_it_to_them(reranker: Reranke
 
     load = fake_loader(reranker, wait)
     with running_service(load, tracing=f"file:{tmp_path}/spans") as service, ThreadPoolExecutor(3) as threads:
-        first = threads.submit(rerank, service, NOT_SAMPLED)
+        first = threads.submit(rerank_private, service, NOT_SAMPLED)
         assert entered.wait(PATIENCE_SECONDS)
-        others = [threads.submit(rerank, service) for _ in range(2)]
+        others = [threads.submit(rerank_private, service) for _ in range(2)]
         eventually(lambda: service.metric("ziprerank_requests_waiting") == 2)
         opened.set()
         assert {future.result().status_code for future in (first, *others)} == {200}
@@ -205,7 +204,7 @@ def test_spans_reach_a_collector_by_otlp(reranker: Reranker, monkeypatch: pytest
     with collector(monkeypatch) as handler:
         handler.answers.set()
         with running_service(fake_loader(reranker), tracing="otlp") as service:
-            assert rerank(service, SAMPLED).status_code == 200
+            assert rerank_private(service, SAMPLED).status_code == 200
     messages = [ExportTraceServiceRequest.FromString(body) for path, body in handler.received if path == "/v1/traces"]
     spans = [
         span for message in messages for part in message.resource_spans for s in part.scope_spans for span in s.spans
@@ -222,7 +221,7 @@ def test_a_collector_that_hangs_delays_neither_answers_nor_the_stop(
     monkeypatch.setattr(tracing, "CLOSE_SECONDS", 0.3)
     with collector(monkeypatch):
         with running_service(fake_loader(reranker), tracing="otlp") as service:
-            assert rerank(service, SAMPLED).status_code == 200
+            assert rerank_private(service, SAMPLED).status_code == 200
             stopping = time.monotonic()
         assert time.monotonic() - stopping < 10
     assert "could not be exported within 0.3 s" in caplog.text
@@ -235,8 +234,8 @@ def test_every_log_line_of_a_request_carries_its_trace(
     try:
         configure_logging("info", more_fields=tracing.current_ids)
         with running_service(fake_loader(reranker), tracing=f"file:{tmp_path}/spans") as service:
-            rerank(service, SAMPLED)
-            rerank(service, {"traceparent": "nonsense"})
+            rerank_private(service, SAMPLED)
+            rerank_private(service, {"traceparent": "nonsense"})
         logging.getLogger("elsewhere").info("nothing to do with a request")
     finally:
         logging.getLogger().handlers[:] = handlers

@@ -6,6 +6,7 @@ Measures are those of Pillow's own font, which is the same everywhere. `with_any
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -145,9 +146,12 @@ def test_a_megabyte_costs_little_more_than_a_page(text: str, monkeypatch: pytest
     """What is beyond the page is cleaned, in a time that grows with the text, and then neither measured nor wrapped."""
     measured: list[int] = []
     measure = text_renderer._Advances.measure
-    monkeypatch.setattr(
-        text_renderer._Advances, "measure", lambda widths, part: (measured.append(len(part)), measure(widths, part))[1]
-    )
+
+    def measure_and_count(advances: text_renderer._Advances, part: str) -> float:
+        measured.append(len(part))
+        return measure(advances, part)
+
+    monkeypatch.setattr(text_renderer._Advances, "measure", measure_and_count)
     costs = []
     for length in (50_000, len(text)):
         measured.clear()
@@ -162,10 +166,17 @@ def test_a_letter_is_measured_and_drawn_once_a_size(monkeypatch: pytest.MonkeyPa
     """A page of 200 words takes a few milliseconds so, and ten times as long where each line is measured and drawn anew."""
     calls: list[str] = []
     draw, getlength = ImageDraw.Draw, ImageFont.FreeTypeFont.getlength
-    monkeypatch.setattr(ImageDraw, "Draw", lambda *given: (calls.append("draw"), draw(*given))[1])
-    monkeypatch.setattr(
-        ImageFont.FreeTypeFont, "getlength", lambda *given: (calls.append("measure"), getlength(*given))[1]
-    )
+
+    def draw_and_count(*given: Any) -> Any:
+        calls.append("draw")
+        return draw(*given)
+
+    def measure_and_count(*given: Any) -> float:
+        calls.append("measure")
+        return getlength(*given)
+
+    monkeypatch.setattr(ImageDraw, "Draw", draw_and_count)
+    monkeypatch.setattr(ImageFont.FreeTypeFont, "getlength", measure_and_count)
     text_renderer._advances.cache_clear()
     text_renderer._glyphs.cache_clear()
     render_text(WORDS_200, width=280, height=280, font_size=11)
@@ -185,7 +196,7 @@ def test_a_letter_is_measured_and_drawn_once_a_size(monkeypatch: pytest.MonkeyPa
 )
 def test_impossible_sizes_are_refused(sizes: dict[str, int], said: str) -> None:
     with pytest.raises(ValueError, match=f"{said}; it must be at least 1 pixel"):
-        render_text("a", **sizes)  # type: ignore[arg-type]
+        render_text("a", **sizes)
 
 
 FONT_FILES = [
@@ -245,7 +256,7 @@ def test_the_first_font_with_most_of_the_characters_is_chosen(maps: None, charac
 def test_a_character_map_says_what_the_font_can_draw() -> None:
     """Pillow's own font is the same everywhere: its sign for a missing glyph is drawn for exactly what the map lacks."""
     codes = character_codes(None)
-    font = load_font(None, 30, 0)  # type: ignore[arg-type]
+    font = load_font(None, 30, ImageFont.Layout.BASIC)
     missing = bytes(font.getmask("\U0010ffff"))
     for character in "Aazé€жع中":
         assert (ord(character) in codes) == (bytes(font.getmask(character)) != missing), character

@@ -73,7 +73,8 @@ def make_checkpoint(folder: Path, changes: dict[str, Any], *, seed: int = 0) -> 
     config = merged(json.loads((CHECKPOINT / "config.json").read_text()), changes)
     (folder / "config.json").write_text(json.dumps(config))
     torch.manual_seed(seed)
-    oracle = Qwen3VLForConditionalGeneration(Qwen3VLConfig.from_pretrained(folder)).eval()
+    oracle = Qwen3VLForConditionalGeneration(Qwen3VLConfig.from_pretrained(folder))
+    oracle.eval()
     with torch.no_grad():
         for parameter in oracle.parameters():
             parameter.normal_(std=0.1) if parameter.ndim > 1 else parameter.add_(torch.randn_like(parameter) * 0.1)

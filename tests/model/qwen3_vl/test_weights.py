@@ -54,7 +54,8 @@ class LikeOnACard:
         return self._file.get_slice(name)
 
     def get_tensor(self, name: str) -> torch.Tensor:
-        return self._file.get_tensor(name).clone()
+        tensor: torch.Tensor = self._file.get_tensor(name)
+        return tensor.clone()
 
 
 class LiveBytes(TorchDispatchMode):

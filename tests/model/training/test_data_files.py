@@ -83,8 +83,12 @@ def test_a_damaged_archive_is_a_data_error(tmp_path: Path) -> None:
 
 def test_an_unusable_record_is_skipped_where_it_stands(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     skips = SkipLog(tmp_path / "x.jsonl", 1)
-    with skips.at(7):
+
+    def use_record() -> None:
         raise UnusableRecordError("it is blue")
+
+    with skips.at(7):
+        use_record()
     assert caplog.messages == [f"{tmp_path / 'x.jsonl'}:7: skipped: it is blue"]
 
 

@@ -22,7 +22,7 @@ from model.training.rate_limit import RateLimit
 from model.training.spending import Prices
 from model.training.teacher import TeacherConfig
 from tests.documents import make_image
-from tests.servers import eventually
+from tests.patience import eventually
 from tests.teacher_endpoint import Question, Reply, refuses, reversed_order, says, teacher_endpoint
 
 KEY = "sk-a-key-that-nobody-may-see"

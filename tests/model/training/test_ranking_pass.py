@@ -63,7 +63,7 @@ def noise(*sizes: tuple[int, int]) -> RankingExample:
     return RankingExample(
         id="noise",
         query="revenue of the third quarter",
-        pages=tuple((lambda page=page: page) for page in pages),
+        pages=tuple(page.copy for page in pages),
         page_ids=tuple(map(str, range(len(pages)))),
         ranking=tuple(reversed(range(len(pages)))),
         relevant=frozenset({0}),
@@ -189,11 +189,11 @@ def test_gradients_are_the_slope_of_the_loss(tiny_reranker: Reranker) -> None:
     ):
         step = 1e-3 * gradients[name] / gradients[name].norm()
         with torch.no_grad():
-            parameters[name] += step
+            parameters[name].add_(step)
             above = loss_of(ranking_pass(prompts)).item()
-            parameters[name] -= 2 * step
+            parameters[name].sub_(2 * step)
             below = loss_of(ranking_pass(prompts)).item()
-            parameters[name] += step
+            parameters[name].add_(step)
         assert (above - below) / 2e-3 == pytest.approx(gradients[name].norm().item(), rel=0.05)  # a quotient in float32
 
 
@@ -214,16 +214,16 @@ def test_autocast_gives_nearly_the_same_logits_and_letters_in_float32(tiny_reran
     with torch.autocast("cpu", dtype=torch.bfloat16):
         half = ranking_pass(prompts)
         loss = loss_of(half)
-    loss.backward()  # type: ignore[no-untyped-call]
+    loss.backward()
     assert (half.letter_logits.dtype, half.token_logits.dtype) == (torch.float32, torch.bfloat16)
     assert torch.allclose(half.letter_logits, exact.letter_logits, atol=HALF_TOLERANCE)
     assert all(p.grad is not None and p.grad.dtype == torch.float32 for p in ranking_pass.parameters())
 
 
 @pytest.fixture
-def process_group() -> Iterator[None]:
+def process_group(tmp_path: Path) -> Iterator[None]:
     """A group of this process alone: the wrappers do all that they do, with nobody to talk to."""
-    dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
+    dist.init_process_group("gloo", init_method=f"file://{tmp_path}/store", rank=0, world_size=1)
     yield
     dist.destroy_process_group()
 

@@ -3,22 +3,10 @@ import asyncio
 import pytest
 
 from model.training.rate_limit import RateLimit
+from tests.clocks import Clock
 
 
-class FakeTime:
-    """Time passes only where somebody sleeps."""
-
-    def __init__(self) -> None:
-        self.now = 100.0
-
-    def clock(self) -> float:
-        return self.now
-
-    async def sleep(self, seconds: float) -> None:
-        self.now += seconds
-
-
-def departures(rate: RateLimit, time: FakeTime, count: int) -> list[float]:
+def departures(rate: RateLimit, time: Clock, count: int) -> list[float]:
     async def leave() -> float:
         await rate.wait()
         return time.now
@@ -30,29 +18,29 @@ def departures(rate: RateLimit, time: FakeTime, count: int) -> list[float]:
 
 
 def test_30_requests_a_minute_leave_two_seconds_apart() -> None:
-    time = FakeTime()
-    rate = RateLimit(30, clock=time.clock, sleep=time.sleep)
+    time = Clock(100.0)
+    rate = RateLimit(30, clock=time, sleep=time.sleep)
     assert departures(rate, time, 3) == [100.0, 102.0, 104.0]
 
 
 def test_an_idle_minute_does_not_allow_a_burst() -> None:
-    time = FakeTime()
-    rate = RateLimit(30, clock=time.clock, sleep=time.sleep)
+    time = Clock(100.0)
+    rate = RateLimit(30, clock=time, sleep=time.sleep)
     time.now = 160.0
     assert departures(rate, time, 2) == [160.0, 162.0]
 
 
 def test_tokens_hold_later_requests_back() -> None:
-    time = FakeTime()
-    rate = RateLimit(60, tokens_per_minute=6_000, clock=time.clock, sleep=time.sleep)
+    time = Clock(100.0)
+    rate = RateLimit(60, tokens_per_minute=6_000, clock=time, sleep=time.sleep)
     assert departures(rate, time, 1) == [100.0]
     rate.charge(500)  # 5 s at 100 tokens a second, after the second that the request itself takes
     assert departures(rate, time, 1) == [106.0]
 
 
 def test_without_a_token_limit_tokens_cost_no_time() -> None:
-    time = FakeTime()
-    rate = RateLimit(60, clock=time.clock, sleep=time.sleep)
+    time = Clock(100.0)
+    rate = RateLimit(60, clock=time, sleep=time.sleep)
     rate.charge(1_000_000)
     assert departures(rate, time, 1) == [100.0]
 

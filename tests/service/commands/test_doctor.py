@@ -23,7 +23,7 @@ from service.commands import doctor_checks
 from service.raster.pool import RasterLimits
 from service.settings import Settings
 from tests.fake_card import FakeCard
-from tests.model.test_cards import add_device
+from tests.pci_bus import add_device
 
 NAMES = ["card", "checkpoint", "attention", "compile", "memory", "raster", "fonts", "forward"]
 

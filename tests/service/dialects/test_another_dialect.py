@@ -15,7 +15,8 @@ from service.dialects.dialect import DialectRoute, RequestHead
 from service.errors import InvalidRequestError, ServiceError
 from service.records import RerankAnswer, RerankQuery, Upload
 from tests.documents import make_pdf
-from tests.servers import RunningService, eventually, fake_loader, running_service
+from tests.patience import eventually
+from tests.servers import RunningService, fake_loader, running_service
 from tests.spans import read_spans
 
 
@@ -53,7 +54,7 @@ def spans(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def service(reranker: Reranker, spans: Path) -> Iterator[RunningService]:
-    settings = {"api_key": "secret", "max_body_bytes": 100_000, "tracing": f"file:{spans}"}
+    settings: dict[str, Any] = {"api_key": "secret", "max_body_bytes": 100_000, "tracing": f"file:{spans}"}
     with running_service(fake_loader(reranker), dialects=[Librarian()], **settings) as running:
         running.client.headers["Authorization"] = "Bearer secret"
         yield running

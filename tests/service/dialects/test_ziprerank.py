@@ -104,7 +104,7 @@ def test_a_form_becomes_the_same_kind_of_query() -> None:
     )
     [upload] = query.documents
     assert isinstance(upload, Upload)
-    assert (upload.name, upload.content, upload.kind) == ("file[0]", b"%PDF", None)
+    assert (upload.name, upload.content, upload.kind) == ("file[0]", bytearray(b"%PDF"), None)
     assert (upload.pages, upload.label, query.text, query.max_results) == ("2", "report.pdf", "locks", None)
 
 

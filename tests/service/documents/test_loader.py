@@ -9,12 +9,12 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import pytest
 
-from model import PageImage, PageImageError, PreparedPage
+from model import PageImage, PageImageError, PreparedPage, RankingModel
 from service.documents.loader import Loaded, LoadedPage, PageLoader
 from service.documents.page_cache import PageCache
 from service.documents.selection import PageSelection, parse_page_selection
@@ -28,7 +28,8 @@ from service.errors import (
 )
 from service.raster.page import SINGLE_PAGE_OUTLINE, DocumentOutline, Kind
 from tests.documents import make_encrypted_pdf, make_image, make_pdf, make_pdf_with_truncated_image, make_tiff
-from tests.service.raster.pools import PATIENCE_SECONDS, TICK_SECONDS, Pool, running_pool, until
+from tests.patience import PATIENCE_SECONDS, TICK_SECONDS, until
+from tests.service.raster.pools import Pool, running_pool
 
 THREE_PAGES, FIVE_PAGES = make_pdf(3), make_pdf(5)
 
@@ -41,7 +42,7 @@ class Preparer:
 
     def prepare_page(self, page: PageImage, *, tenant: bytes) -> PreparedPage:
         self.calls.append((tenant, threading.current_thread().name))
-        content_hash = hashlib.sha256(page.pixels).digest()
+        content_hash = hashlib.sha256(page.pixels.tobytes()).digest()
         return PreparedPage(pixels=page.pixels, rows=1, columns=1, content_hash=content_hash)
 
 
@@ -58,6 +59,11 @@ class PickyPreparer(Preparer):
         return super().prepare_page(page, tenant=tenant)
 
 
+def model_of(preparer: Preparer) -> RankingModel:
+    """The preparer in place of a model, of which a loader uses `prepare_page` alone."""
+    return cast(RankingModel, preparer)
+
+
 class Loading:
     """A loader over a real raster pool, and the traces that the two leave."""
 
@@ -72,7 +78,7 @@ class Loading:
     def load_all(
         self, *sources: Source, tenant: bytes = b"", preparer: Preparer | None = None, **options: Any
     ) -> Loaded:
-        return asyncio.run(self.loader.load(sources, preparer or Preparer(), tenant=tenant, **options))
+        return asyncio.run(self.loader.load(sources, model_of(preparer or Preparer()), tenant=tenant, **options))
 
     def rendered_by(self, ask: Callable[[], object]) -> list[str]:
         """Stages of the pages that the raster pool makes while `ask` runs."""
@@ -379,13 +385,13 @@ def test_pixels_are_freed_as_soon_as_their_page_is_prepared(loads: Loading) -> N
 
 def test_cancelled_request_stops_before_the_next_page(loads: Loading) -> None:
     async def scenario() -> None:
-        task = asyncio.create_task(loads.loader.load([pdf(make_pdf(100))], Preparer(), tenant=b""))
+        task = asyncio.create_task(loads.loader.load([pdf(make_pdf(100))], model_of(Preparer()), tenant=b""))
         await until(lambda: len(loads.pool.stages) > 2)
         task.cancel()
         with pytest.raises(asyncio.CancelledError):
             await task
         rendered = len(loads.pool.stages)
-        await loads.loader.load([pdf(make_pdf(1))], Preparer(), tenant=b"")
+        await loads.loader.load([pdf(make_pdf(1))], model_of(Preparer()), tenant=b"")
         assert len(loads.pool.stages) <= rendered + 2 < 100  # the page in hand, and the other document's
 
     asyncio.run(scenario())
@@ -404,7 +410,7 @@ def test_background_request_yields_to_a_live_one(loads: Loading) -> None:
         order: list[str] = []
 
         async def load(name: str, data: bytes, *, background: bool) -> None:
-            await loads.loader.load([pdf(data)], Preparer(), tenant=b"", background=background)
+            await loads.loader.load([pdf(data)], model_of(Preparer()), tenant=b"", background=background)
             order.append(name)
 
         background = asyncio.create_task(load("background", make_pdf(80), background=True))

@@ -15,8 +15,10 @@ from service.http.affinity import affinity_mark
 from service.http.route_table import RouteTable
 from tests.documents import make_image
 from tests.servers import RunningService, fake_loader, running_service, settings_for_tests
+from tests.service.http.requests import rerank_file
 
 KEY = "board-minutes-2026"
+PNG = ("a.png", make_image(64, 64), "image/png")
 MARK = hashlib.sha256(KEY.encode()).hexdigest()[:12]
 
 
@@ -33,16 +35,11 @@ def request_line(service: RunningService, caplog: pytest.LogCaptureFixture, answ
     return line
 
 
-def rerank(service: RunningService, path: str = "/rerank", **headers: str) -> httpx.Response:
-    file = ("file", ("a.png", make_image(64, 64), "image/png"))
-    return service.client.post(path, data={"query": "locks"}, files=[file], headers=headers)
-
-
 def test_the_header_reaches_the_log_as_a_hash_prefix_beside_the_replicas_name(
     service: RunningService, caplog: pytest.LogCaptureFixture
 ) -> None:
     with caplog.at_level("INFO", logger="service.http.exchange"):
-        answer = rerank(service, **{"X-ZipRerank-Affinity": KEY})
+        answer = rerank_file(service, PNG, headers={"X-ZipRerank-Affinity": KEY})
         line = request_line(service, caplog, answer)
     assert answer.status_code == 200 and answer.headers["x-ziprerank-replica"] == "gpu-0"
     assert f" replica=gpu-0 affinity={MARK}" in line
@@ -51,7 +48,7 @@ def test_the_header_reaches_the_log_as_a_hash_prefix_beside_the_replicas_name(
 
 def test_without_a_key_there_is_none_in_the_log(service: RunningService, caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level("INFO", logger="service.http.exchange"):
-        line = request_line(service, caplog, rerank(service))
+        line = request_line(service, caplog, rerank_file(service, PNG))
     assert "replica=gpu-0" in line and "affinity=" not in line
 
 

@@ -12,29 +12,22 @@ from typing import Any
 
 import httpx
 import pytest
-from pydantic import TypeAdapter
 
 from model import FakeRankingModel, PreparedPage, Reranker
-from service.dialects.ziprerank import ErrorBody
 from service.http.document_schemas import RegisteredDocumentPages, RegisteredDocuments
 from service.registered.store import DocumentKey
 from tests.documents import make_encrypted_pdf, make_image, make_pdf, make_raw_pdf, make_tiff
-from tests.servers import (
-    PATIENCE_SECONDS,
-    RunningService,
-    eventually,
-    fake_loader,
-    running_service,
-)
+from tests.patience import PATIENCE_SECONDS, eventually
+from tests.servers import RunningService, fake_loader, running_service
+from tests.service.http.requests import ERROR_BODY, refused, rerank
 
 PDF = {"content-type": "application/pdf"}
-ERROR_BODY = TypeAdapter(ErrorBody)
 THREE_PAGES, FIVE_PAGES = make_pdf(3, width=64, height=64), make_pdf(5, width=64, height=64)
 
 
 @pytest.fixture(scope="module")
 def service(reranker: Reranker) -> Iterator[RunningService]:
-    limits = {"max_body_bytes": 300_000, "max_file_bytes": 200_000, "max_document_pages": 6}
+    limits: dict[str, Any] = {"max_body_bytes": 300_000, "max_file_bytes": 200_000, "max_document_pages": 6}
     with running_service(fake_loader(reranker), **limits) as running:
         yield running
 
@@ -58,23 +51,9 @@ def get(service: RunningService, id: str, **headers: str) -> dict[str, Any]:
     return dict(answer.json())
 
 
-def rerank(service: RunningService, documents: Any, headers: dict[str, str] | None = None) -> httpx.Response:
-    body = {"query": "locks", "documents": documents, "return_documents": True}
-    return service.client.post("/rerank", json=body, headers=headers)
-
-
 def ranked_ids(answer: httpx.Response) -> list[str]:
     assert answer.status_code == 200, answer.text
     return [result["id"] for result in answer.json()["results"]]
-
-
-def refused(answer: httpx.Response, status: int, code: str, *mentions: str) -> dict[str, Any]:
-    body = dict(answer.json())
-    ERROR_BODY.validate_python(body)
-    assert (answer.status_code, body["code"]) == (status, code), body
-    for mention in mentions:
-        assert mention in body["message"], body["message"]
-    return body
 
 
 # Put, get, delete
@@ -265,7 +244,7 @@ def test_references_and_uploads_are_ranked_together(service: RunningService) -> 
 
 def test_a_registered_document_is_ranked_like_the_same_document_sent(service: RunningService) -> None:
     put_document = register(service, "same", THREE_PAGES)
-    by_reference = rerank(service, [{"id": "same"}]).json()
+    by_reference = rerank(service, [{"id": "same"}], return_documents=True).json()
     files = [("file", ("same", THREE_PAGES, "application/pdf"))]
     form = {"query": "locks", "return_documents": "true"}
     sent = service.client.post("/rerank", data=form, files=files).json()
@@ -318,7 +297,7 @@ def test_a_replaced_document_gives_its_new_pages(service: RunningService) -> Non
     old = register(service, "changing", THREE_PAGES)
     assert len(ranked_ids(rerank(service, [{"id": "changing"}]))) == 3
     new = register(service, "changing", FIVE_PAGES)
-    answer = rerank(service, [{"id": "changing"}])
+    answer = rerank(service, [{"id": "changing"}], return_documents=True)
     assert sorted(ranked_ids(answer)) == [f"changing#page={number}" for number in range(1, 6)]
     shown = {result["document"]["sha256"] for result in answer.json()["results"]}
     assert shown == {new["sha256"]} != {old["sha256"]}
@@ -399,11 +378,11 @@ def test_with_a_scope_per_key_a_document_is_its_owners_alone(reranker: Reranker)
         for stranger in (YOURS, {}):
             refused(service.client.get("/documents/secret", headers=stranger), 404, "document_not_found")
             refused(service.client.delete("/documents/secret", headers=stranger), 404, "document_not_found")
-            refused(rerank(service, [{"id": "secret"}], stranger), 404, "document_not_found")
+            refused(rerank(service, [{"id": "secret"}], headers=stranger), 404, "document_not_found")
             assert service.client.get("/documents", headers=stranger).json()["data"] == []
         register(service, "secret", FIVE_PAGES, **YOURS)
         register(service, "secret", make_pdf(1))
-        counts = [len(ranked_ids(rerank(service, [{"id": "secret"}], caller))) for caller in (MINE, YOURS, {})]
+        counts = [len(ranked_ids(rerank(service, [{"id": "secret"}], headers=caller))) for caller in (MINE, YOURS, {})]
         assert counts == [3, 5, 1]
 
 
@@ -419,7 +398,7 @@ def test_with_a_scope_per_key_nothing_cached_is_shared(reranker: Reranker) -> No
 
 def test_without_it_all_callers_share_documents(service: RunningService) -> None:
     register(service, "shared", THREE_PAGES, **MINE)
-    assert len(ranked_ids(rerank(service, [{"id": "shared"}], YOURS))) == 3
+    assert len(ranked_ids(rerank(service, [{"id": "shared"}], headers=YOURS))) == 3
 
 
 def test_a_key_guards_documents_and_a_refusing_service_takes_none(reranker: Reranker) -> None:

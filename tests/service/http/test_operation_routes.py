@@ -6,7 +6,7 @@ import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
-from typing import NoReturn
+from typing import Any, NoReturn
 
 import httpx
 import pytest
@@ -30,20 +30,11 @@ from service.settings import Settings
 from service.startup import EXIT_DEVICE_LOST
 from tests.compressors import SelectedBy
 from tests.documents import make_pdf
-from tests.servers import (
-    PATIENCE_SECONDS,
-    RunningService,
-    eventually,
-    fake_loader,
-    running_service,
-    wait_until_ready,
-)
+from tests.patience import PATIENCE_SECONDS, eventually, wait_until_ready
+from tests.servers import RunningService, fake_loader, running_service
+from tests.service.http.requests import rerank_file
 
-FILES = [("file", ("a.pdf", make_pdf(2, width=64, height=64), "application/pdf"))]
-
-
-def rerank(service: RunningService, query: str = "a") -> httpx.Response:
-    return service.client.post("/rerank", data={"query": query}, files=FILES)
+PDF = ("a.pdf", make_pdf(2, width=64, height=64), "application/pdf")
 
 
 def address(service: RunningService) -> tuple[str, int]:
@@ -94,7 +85,7 @@ def test_not_ready_until_a_warm_up_forward_has_run(reranker: Reranker) -> None:
         refused_as_not_ready(service)
         opened.set()
         wait_until_ready(service.client)
-        assert rerank(service).status_code == 200
+        assert rerank_file(service, PDF).status_code == 200
 
 
 def test_not_ready_while_the_model_loads(reranker: Reranker) -> None:
@@ -112,7 +103,7 @@ def test_not_ready_while_the_model_loads(reranker: Reranker) -> None:
 
 def refused_as_not_ready(service: RunningService) -> None:
     assert service.client.get("/livez").status_code == 200
-    for response in (service.client.get("/readyz"), rerank(service)):
+    for response in (service.client.get("/readyz"), rerank_file(service, PDF)):
         assert response.status_code == 503 and response.json()["code"] == "not_ready"
         assert response.headers["retry-after"]
     assert service.client.get("/info").json()["state"] == "loading"
@@ -170,7 +161,7 @@ def test_the_api_description_resolves_all_its_references(service: RunningService
 
 def test_a_request_moves_the_metrics(service: RunningService) -> None:
     before = service.metric("ziprerank_requests_total", code="200", route="/rerank")
-    assert rerank(service).status_code == 200
+    assert rerank_file(service, PDF).status_code == 200
     assert service.metric("ziprerank_requests_total", code="200", route="/rerank") == before + 1
     assert service.metric("ziprerank_requests_in_flight") == 0
     assert service.metric("ziprerank_ready") == 1
@@ -188,7 +179,7 @@ def test_a_request_moves_the_metrics(service: RunningService) -> None:
 
 
 def test_metrics_are_text_or_openmetrics_as_the_client_accepts(service: RunningService) -> None:
-    assert rerank(service).status_code == 200
+    assert rerank_file(service, PDF).status_code == 200
     text = service.client.get("/metrics", headers={"Accept": "text/plain;version=0.0.4"})
     assert text.headers["content-type"] == "text/plain; version=0.0.4; charset=utf-8"
     assert not text.text.endswith("# EOF\n")
@@ -217,15 +208,15 @@ def test_the_estimated_wait_rises_with_the_queue_and_falls_to_nothing(reranker: 
     gate = Gate()
     with running_service(fake_loader(reranker, gate)) as service, ThreadPoolExecutor(3) as threads:
         gate.opened.set()
-        assert rerank(service).status_code == 200  # a rate is measured
+        assert rerank_file(service, PDF).status_code == 200  # a rate is measured
         gate.opened.clear()
         gate.entered.clear()
-        running = threads.submit(rerank, service)
+        running = threads.submit(rerank_file, service, PDF)
         assert gate.entered.wait(PATIENCE_SECONDS)
-        waiting = [threads.submit(rerank, service)]
+        waiting = [threads.submit(rerank_file, service, PDF)]
         eventually(lambda: service.metric("ziprerank_requests_waiting") == 1)
         one = service.metric("ziprerank_estimated_wait_seconds")
-        waiting.append(threads.submit(rerank, service))
+        waiting.append(threads.submit(rerank_file, service, PDF))
         eventually(lambda: service.metric("ziprerank_requests_waiting") == 2)
         assert service.metric("ziprerank_estimated_wait_seconds") == pytest.approx(2 * one) and one > 0
         gate.opened.set()
@@ -237,7 +228,7 @@ def test_one_log_line_a_request_with_sizes_and_times_and_without_content(
     service: RunningService, caplog: pytest.LogCaptureFixture
 ) -> None:
     with caplog.at_level("INFO", logger="service.http.exchange"):
-        answer = rerank(service, query="secret plans")
+        answer = rerank_file(service, PDF, query="secret plans")
         service.client.get("/livez")  # its answer comes after the line of the request before
     [line] = [message for message in caplog.messages if answer.json()["id"] in message]
     for field in ("id=rerank-", "path=/rerank", "status=200", "documents=1", "pages=2", "visual_tokens=", "kept_tokens=",
@@ -249,9 +240,9 @@ def test_one_log_line_a_request_with_sizes_and_times_and_without_content(
 def test_what_waits_becomes_one_batch_and_the_gauges_see_it(reranker: Reranker) -> None:
     gate = Gate()
     with running_service(fake_loader(reranker, gate)) as service, ThreadPoolExecutor(4) as threads:
-        first = threads.submit(rerank, service)
+        first = threads.submit(rerank_file, service, PDF)
         assert gate.entered.wait(PATIENCE_SECONDS)
-        others = [threads.submit(rerank, service) for _ in range(3)]
+        others = [threads.submit(rerank_file, service, PDF) for _ in range(3)]
         eventually(lambda: service.metric("ziprerank_requests_waiting") == 3)
         assert service.metric("ziprerank_requests_running") == 1
         assert service.metric("ziprerank_requests_in_flight") == 4
@@ -263,17 +254,17 @@ def test_what_waits_becomes_one_batch_and_the_gauges_see_it(reranker: Reranker) 
 
 def test_a_full_house_refuses_with_retry_after(reranker: Reranker) -> None:
     gate = Gate()
-    limits = {"max_concurrent_requests": 1}
+    limits: dict[str, Any] = {"max_concurrent_requests": 1}
     with running_service(fake_loader(reranker, gate), **limits) as service, ThreadPoolExecutor(1) as threads:
-        first = threads.submit(rerank, service)
+        first = threads.submit(rerank_file, service, PDF)
         assert gate.entered.wait(PATIENCE_SECONDS)
-        refusal = rerank(service)
+        refusal = rerank_file(service, PDF)
         assert (refusal.status_code, refusal.json()["code"]) == (429, "overloaded")
         assert 1 <= int(refusal.headers["retry-after"]) <= 5
         assert service.metric("ziprerank_rejections_total", reason="queue_full") == 1
         gate.opened.set()
         assert first.result().status_code == 200
-        assert rerank(service).status_code == 200
+        assert rerank_file(service, PDF).status_code == 200
 
 
 def test_a_full_queue_refuses_with_retry_after(reranker: Reranker) -> None:
@@ -282,11 +273,11 @@ def test_a_full_queue_refuses_with_retry_after(reranker: Reranker) -> None:
         running_service(fake_loader(reranker, gate), queue_limit_tokens=300) as service,
         ThreadPoolExecutor(2) as threads,
     ):
-        running = threads.submit(rerank, service)
+        running = threads.submit(rerank_file, service, PDF)
         assert gate.entered.wait(PATIENCE_SECONDS)
-        waiting = threads.submit(rerank, service)
+        waiting = threads.submit(rerank_file, service, PDF)
         eventually(lambda: service.metric("ziprerank_requests_waiting") == 1)
-        refusal = rerank(service)
+        refusal = rerank_file(service, PDF)
         assert (refusal.status_code, refusal.json()["code"]) == (429, "overloaded")
         assert refusal.headers["retry-after"]
         gate.opened.set()
@@ -296,15 +287,15 @@ def test_a_full_queue_refuses_with_retry_after(reranker: Reranker) -> None:
 def test_a_client_that_has_gone_is_dropped_from_the_queue(reranker: Reranker) -> None:
     gate = Gate()
     with running_service(fake_loader(reranker, gate)) as service, ThreadPoolExecutor(2) as threads:
-        first = threads.submit(rerank, service)
+        first = threads.submit(rerank_file, service, PDF)
         assert gate.entered.wait(PATIENCE_SECONDS)
-        body = httpx.Request("POST", service.url, data={"query": "gone"}, files=FILES)
+        body = httpx.Request("POST", service.url, data={"query": "gone"}, files=[("file", PDF)])
         with socket.create_connection(address(service)) as impatient:
             head = f"Content-Type: {body.headers['content-type']}\r\nContent-Length: {body.headers['content-length']}"
             impatient.sendall(f"POST /rerank HTTP/1.1\r\nHost: a\r\n{head}\r\n\r\n".encode() + body.read())
             eventually(lambda: service.metric("ziprerank_requests_waiting") == 1)
         eventually(lambda: service.metric("ziprerank_requests_in_flight") == 1)
-        second = threads.submit(rerank, service)
+        second = threads.submit(rerank_file, service, PDF)
         eventually(lambda: service.metric("ziprerank_requests_in_flight") == 2)
         gate.opened.set()
         assert [first.result().status_code, second.result().status_code] == [200, 200]
@@ -315,7 +306,7 @@ def test_a_client_that_has_gone_is_dropped_from_the_queue(reranker: Reranker) ->
 def test_a_request_over_its_deadline_is_told_so(reranker: Reranker) -> None:
     gate = Gate()
     with running_service(fake_loader(reranker, gate), request_seconds=0.3) as service:
-        late = rerank(service)
+        late = rerank_file(service, PDF)
         assert (late.status_code, late.json()["code"]) == (504, "deadline_exceeded")
         gate.opened.set()
 
@@ -323,7 +314,7 @@ def test_a_request_over_its_deadline_is_told_so(reranker: Reranker) -> None:
 def test_a_batch_that_hangs_makes_the_service_not_ready(reranker: Reranker) -> None:
     gate = Gate()
     with running_service(fake_loader(reranker, gate), stall_seconds=0.2) as service, ThreadPoolExecutor(1) as threads:
-        stuck = threads.submit(rerank, service)
+        stuck = threads.submit(rerank_file, service, PDF)
         assert gate.entered.wait(PATIENCE_SECONDS)
         eventually(lambda: service.client.get("/readyz").status_code == 503)
         assert service.client.get("/livez").status_code == 200
@@ -341,7 +332,7 @@ def test_a_bug_is_a_500_with_a_request_id_and_without_details(
 
     broken = Buggy(model=reranker)
     with running_service(lambda settings: broken) as service:
-        answer = rerank(service)
+        answer = rerank_file(service, PDF)
         assert (answer.status_code, answer.json()["code"]) == (500, "internal_error")
         assert answer.json()["request_id"] == answer.headers["x-request-id"]
         assert "0x7f00" not in answer.text and "0x7f00" in caplog.text
@@ -353,7 +344,7 @@ def test_a_fault_in_the_model_is_a_500_without_details(reranker: Reranker) -> No
         raise RuntimeError("weights at 0x7f00")
 
     with running_service(fake_loader(reranker, fault)) as service:
-        answer = rerank(service)
+        answer = rerank_file(service, PDF)
         assert (answer.status_code, answer.json()["code"]) == (500, "internal_error")
         assert "0x7f00" not in answer.text
         assert service.metric("ziprerank_engine_errors_total") == 1
@@ -364,7 +355,7 @@ def test_a_lost_device_is_told_and_ends_the_service(reranker: Reranker) -> None:
         raise DeviceLostError("illegal access")
 
     with running_service(fake_loader(reranker, fault)) as service:
-        answer = rerank(service)
+        answer = rerank_file(service, PDF)
         assert (answer.status_code, answer.json()["code"]) == (503, "gpu_failed")
         assert service.exit_code() == EXIT_DEVICE_LOST == 70  # as the runbook says
 
@@ -373,9 +364,9 @@ def test_draining_is_seen_at_once_and_still_accepts(reranker: Reranker) -> None:
     with running_service(fake_loader(reranker)) as service:
         service.lifecycle.drain()
         assert service.client.get("/readyz").json()["code"] == "draining"
-        assert rerank(service).status_code == 200
+        assert rerank_file(service, PDF).status_code == 200
         service.lifecycle.refuse()
-        refusal = rerank(service)
+        refusal = rerank_file(service, PDF)
         assert (refusal.status_code, refusal.json()["code"]) == (503, "draining")
         assert refusal.headers["connection"] == "close"
 
@@ -384,7 +375,7 @@ def test_a_key_guards_everything_but_the_probes(reranker: Reranker) -> None:
     with running_service(fake_loader(reranker), wait=False, api_key="right") as service:
         for path in ("/livez", "/readyz"):
             assert service.client.get(path).status_code in (200, 503)
-        for refusal in (rerank(service), service.client.get("/metrics"), service.client.get("/info")):
+        for refusal in (rerank_file(service, PDF), service.client.get("/metrics"), service.client.get("/info")):
             assert (refusal.status_code, refusal.json()["code"]) == (401, "unauthorized")
             assert refusal.headers["www-authenticate"] == "Bearer"
         key = {"Authorization": "Bearer right"}

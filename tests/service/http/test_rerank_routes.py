@@ -13,17 +13,18 @@ from PIL import Image
 from pydantic import TypeAdapter
 
 from model import Reranker
-from service.dialects.ziprerank import ErrorBody, RerankResponse
+from service.dialects.ziprerank import RerankResponse
 from tests.documents import make_encrypted_pdf, make_pdf
 from tests.servers import RunningService, fake_loader, running_service
+from tests.service.http.requests import refused, rerank
 
 FIVE_PAGES = make_pdf(5)
-ANSWER, ERROR_BODY = TypeAdapter(RerankResponse), TypeAdapter(ErrorBody)
+ANSWER = TypeAdapter(RerankResponse)
 
 
 @pytest.fixture(scope="module")
 def service(reranker: Reranker) -> Iterator[RunningService]:
-    limits = {"max_body_bytes": 3_000_000, "max_file_bytes": 2_000_000, "max_files": 6, "max_pages": 40}
+    limits: dict[str, Any] = {"max_body_bytes": 3_000_000, "max_file_bytes": 2_000_000, "max_files": 6, "max_pages": 40}
     with running_service(fake_loader(reranker), **limits, max_query_characters=300) as running:
         yield running
 
@@ -38,10 +39,6 @@ def picture(mode: str = "RGB", size: tuple[int, int] = (64, 96), kind: str = "PN
     return stream.getvalue()
 
 
-def rerank(service: RunningService, documents: Any, **fields: Any) -> httpx.Response:
-    return service.client.post("/rerank", json={"query": "locks", "documents": documents, **fields})
-
-
 def results(response: httpx.Response) -> list[dict[str, Any]]:
     assert response.status_code == 200, response.text
     return list(fitting_its_schema(response.json())["results"])
@@ -49,19 +46,9 @@ def results(response: httpx.Response) -> list[dict[str, Any]]:
 
 def fitting_its_schema(answer: dict[str, Any]) -> dict[str, Any]:
     """The answer, which has every required field of the published schema, and no field that is not in it."""
-    assert ANSWER.validate_python(answer, extra="forbid") == answer
+    as_published: object = ANSWER.validate_python(answer, extra="forbid")
+    assert as_published == answer
     return answer
-
-
-def refused(response: httpx.Response, status: int, code: str, *mentions: str) -> dict[str, Any]:
-    body = response.json()
-    ERROR_BODY.validate_python(body, extra="forbid")
-    assert (response.status_code, body["code"]) == (status, code), body
-    assert response.headers["content-type"] == "application/json"
-    assert body["request_id"] == response.headers["x-request-id"]
-    for mention in mentions:
-        assert mention in body["message"], body["message"]
-    return dict(body)
 
 
 # Answers

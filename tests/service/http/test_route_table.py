@@ -16,7 +16,8 @@ from service.dialects.ziprerank import ZipRerankDialect
 from service.http.route_registration import check_routes, serve
 from service.http.route_table import FIXED_ROUTES, Route, RouteTable
 from service.settings import Settings
-from tests.servers import PATIENCE_SECONDS, fake_loader, running_service, settings_for_tests
+from tests.patience import PATIENCE_SECONDS
+from tests.servers import fake_loader, running_service, settings_for_tests
 
 TABLE = RouteTable.of_dialects(DIALECTS)
 OF_FASTAPI = {"/openapi.json", "/docs", "/docs/oauth2-redirect"}

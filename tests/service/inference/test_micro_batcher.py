@@ -1,33 +1,14 @@
 from concurrent.futures import Future
 from threading import Thread
 
-import numpy as np
 import pytest
 
-from model import PreparedPage, PreparedRequest
-from model.dataflow import Prompt
 from service.errors import OverloadedError, UnavailableError
 from service.inference.micro_batcher import BackgroundEncode, BatchBudget, MicroBatcher, QueuedWindow
+from tests.clocks import Clock
+from tests.service.inference.requests import request
 
 BUDGET = BatchBudget(max_tokens=100, max_patches=1000, queue_limit_tokens=300, queue_seconds=10)
-
-
-class Clock:
-    """Time that stands still until it is moved."""
-
-    def __init__(self) -> None:
-        self.now = 0.0
-
-    def __call__(self) -> float:
-        return self.now
-
-
-def request(tokens: int, patches: int = 4) -> PreparedRequest:
-    page = PreparedPage(pixels=np.zeros((32, 32, 3), np.uint8), rows=1, columns=1, content_hash=b"")
-    prompt = Prompt(segments=(np.zeros(tokens - 2, np.int64), np.zeros(1, np.int64)), context_length=1)
-    prepared = PreparedRequest(prompt=prompt, pages=(page,), kept_counts=(1,), patch_count=patches)
-    assert prepared.token_count == tokens
-    return prepared
 
 
 def take(batcher: MicroBatcher) -> list[QueuedWindow]:

@@ -22,8 +22,9 @@ from service.errors import InternalError, ServiceError, UnavailableError
 from service.inference.micro_batcher import BatchBudget, MicroBatcher, WindowResult
 from service.inference.worker import InferenceWorker
 from service.metrics import Metrics
-from tests.servers import eventually
-from tests.service.inference.test_micro_batcher import request
+from tests.clocks import Clock
+from tests.patience import eventually
+from tests.service.inference.requests import request
 
 BUDGET = BatchBudget(max_tokens=1000, max_patches=10_000, queue_limit_tokens=10_000, queue_seconds=60)
 
@@ -276,18 +277,8 @@ def test_pages_are_encoded_ahead_and_a_failure_harms_nobody(reranker: Reranker) 
     assert worker.join(5)
 
 
-class SteppedClock:
-    """A clock that a test sets."""
-
-    def __init__(self) -> None:
-        self.now = 100.0
-
-    def __call__(self) -> float:
-        return self.now
-
-
 def test_busy_time_grows_by_what_the_device_works_and_not_while_it_waits(reranker: Reranker) -> None:
-    clock = SteppedClock()
+    clock = Clock(100.0)
     batcher, metrics = MicroBatcher(BUDGET), Metrics()
 
     def work() -> None:
@@ -305,7 +296,7 @@ def test_busy_time_grows_by_what_the_device_works_and_not_while_it_waits(reranke
 
 
 def test_busy_time_counts_two_batches_on_the_device_once_and_pages_encoded_ahead_too(reranker: Reranker) -> None:
-    clock, ends = SteppedClock(), Semaphore(0)
+    clock, ends = Clock(100.0), Semaphore(0)
     batcher, metrics = MicroBatcher(BUDGET), Metrics()
 
     def work() -> None:
@@ -331,7 +322,7 @@ def test_busy_time_counts_two_batches_on_the_device_once_and_pages_encoded_ahead
 
 
 def test_a_batch_that_fails_was_busy_time_too(reranker: Reranker) -> None:
-    clock = SteppedClock()
+    clock = Clock(100.0)
     batcher, metrics = MicroBatcher(BUDGET), Metrics()
 
     def fault(tokens: list[int]) -> None:

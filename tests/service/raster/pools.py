@@ -5,8 +5,7 @@ import hashlib
 import os
 import signal
 import threading
-import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import Any
@@ -15,10 +14,7 @@ from service.errors import (
     ServiceError,
 )
 from service.raster.pool import DocumentOutline, Kind, RasterDocument, Rasterizer, RasterLimits, RasterPage
-
-TICK_SECONDS = 0.01
-PATIENCE_SECONDS = 60
-"""For what takes a moment on an idle machine; only a test that waits in vain waits so long."""
+from tests.patience import until
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -95,13 +91,6 @@ def kill_idle(pid: int) -> None:
     with suppress(ProcessLookupError, ChildProcessError):
         os.kill(pid, signal.SIGKILL)
         os.waitid(os.P_PID, pid, os.WEXITED | os.WNOWAIT)
-
-
-async def until(is_true: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + PATIENCE_SECONDS
-    while not is_true():
-        assert time.monotonic() < deadline
-        await asyncio.sleep(TICK_SECONDS)
 
 
 def pdf(data: bytes, *numbers: int) -> Wanted:

@@ -31,17 +31,8 @@ from tests.documents import (
     make_raw_pdf,
     make_tiff,
 )
-from tests.service.raster.pools import (
-    PATIENCE_SECONDS,
-    Pool,
-    Wanted,
-    answer,
-    image,
-    pdf,
-    raster_document,
-    running_pool,
-    until,
-)
+from tests.patience import PATIENCE_SECONDS, until
+from tests.service.raster.pools import Pool, Wanted, answer, image, pdf, raster_document, running_pool
 
 SAMPLES = Path(__file__).parents[3].parent / "shared" / "samples"
 

@@ -18,7 +18,8 @@ from tests.documents import (
     make_pdf,
     make_pdf_with_huge_jpeg2000,
 )
-from tests.service.raster.pools import Pool, answer, image, kill_idle, pdf, running_pool, until
+from tests.patience import until
+from tests.service.raster.pools import Pool, answer, image, kill_idle, pdf, running_pool
 
 ENOUGH_SECONDS = 1.5
 """A hundred times what a small page takes, so that a loaded machine renders it in time; each endless one costs so much."""

@@ -5,7 +5,6 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -15,20 +14,10 @@ from service.raster import process as process_module
 from service.raster.page import Kind, RasterFailure, WorkerSettings
 from service.raster.process import ProcessDied, RasterProcess
 from tests.documents import make_image, make_pdf
-from tests.service.raster.pools import PATIENCE_SECONDS
+from tests.patience import PATIENCE_SECONDS
+from tests.service.raster.processes import settings, started
 
 linux = pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
-
-
-def settings(*, memory_bytes: int = 1 << 30) -> WorkerSettings:
-    return WorkerSettings(memory_bytes=memory_bytes, cpu_seconds=60, max_image_pixels=10_000_000, max_image_edge=5_000)
-
-
-@contextmanager
-def started(settings: WorkerSettings) -> Iterator[RasterProcess]:
-    with closing(RasterProcess(settings)) as process:
-        process.await_hello(seconds=PATIENCE_SECONDS)
-        yield process
 
 
 @pytest.fixture
@@ -132,7 +121,7 @@ def test_worker_ends_with_its_socket(process: RasterProcess) -> None:
 @linux
 def test_worker_ends_with_its_parent() -> None:
     code = (
-        "import os, signal; from tests.service.raster.test_process import *\n"
+        "import os, signal; from tests.service.raster.processes import *\n"
         "process = RasterProcess(settings()); process.await_hello(seconds=PATIENCE_SECONDS)\n"
         "os.kill(process.pid, signal.SIGSTOP); print(process.pid, flush=True); os.kill(os.getpid(), signal.SIGKILL)"
     )
@@ -243,6 +232,8 @@ def test_slot_cannot_be_cut_short(process: RasterProcess) -> None:
 
 
 def test_settings_in_the_argument_are_all_the_worker_gets(process: RasterProcess) -> None:
-    argument = json.loads(process._popen.args[-1])  # type: ignore[index]
+    command = process._popen.args
+    assert isinstance(command, list)
+    argument = json.loads(command[-1])
     assert set(argument) == {"control_fd", "slot_fd", "settings"}
     assert WorkerSettings(**argument["settings"]) == settings()

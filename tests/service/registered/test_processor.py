@@ -5,13 +5,13 @@ import uuid
 from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import replace
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import pytest
 
 from model import PageImage, PreparedPage, RankingModel
-from service.documents.loader import Loaded, LoadedPage
+from service.documents.loader import Loaded, LoadedPage, PageLoader
 from service.documents.sources import Source
 from service.errors import OverloadedError, UnavailableError, UnusableDocumentError
 from service.registered.files import DocumentFiles
@@ -69,6 +69,8 @@ class Workshop:
     def __init__(self, pages: FakePages, *, queue_limit: int = 9) -> None:
         self.store = DocumentStore(DocumentFiles(f"memory://{uuid.uuid4().hex}"))
         self.pages = pages
+        self.loader = cast(PageLoader, pages)  # of which a processor uses `load` alone
+        self.model = cast(RankingModel, pages)  # which a processor only hands to the loader
         self.ends: asyncio.Queue[str] = asyncio.Queue()
         self.pauses: list[float] = []
         self.threads = ThreadPoolExecutor(1)
@@ -77,7 +79,7 @@ class Workshop:
     def make_processor(self, queue_limit: int = 9) -> DocumentProcessor:
         return DocumentProcessor(
             self.store,
-            self.pages,
+            self.loader,
             self.pages.submit_background,
             threads=self.threads,
             queue_limit=queue_limit,
@@ -111,7 +113,7 @@ def test_all_pages_are_encoded_a_few_at_a_time_and_then_it_is_ready() -> None:
     async def test() -> None:
         shop = Workshop(FakePages())
         shop.put(b"ten pages", pages=10)
-        shop.processor.start(shop.pages)
+        shop.processor.start(shop.model)
         assert await shop.end() == "ready"
         assert [numbers for _, numbers, _, _ in shop.pages.loaded] == [[1, 2, 3, 4], [5, 6, 7, 8], [9, 10]]
         assert all(background for _, _, _, background in shop.pages.loaded)
@@ -126,7 +128,7 @@ def test_a_documents_pages_are_cached_for_its_tenant() -> None:
     async def test() -> None:
         shop = Workshop(FakePages())
         shop.put(b"mine", key=OTHER)
-        shop.processor.start(shop.pages)
+        shop.processor.start(shop.model)
         await shop.end()
         assert [tenant for _, _, tenant, _ in shop.pages.loaded] == [OTHER.tenant]
         await shop.processor.close()
@@ -142,7 +144,7 @@ def test_a_page_that_cannot_be_rendered_fails_the_document_and_is_named() -> Non
     async def test() -> None:
         shop = Workshop(FakePages(refuse_page_6))
         shop.put(b"a torn page", pages=10)
-        shop.processor.start(shop.pages)
+        shop.processor.start(shop.model)
         assert await shop.end() == "failed"
         outcome = shop.found().outcome
         assert outcome and outcome.failure
@@ -169,7 +171,7 @@ def test_a_service_without_room_is_waited_for_and_no_fault_of_the_document(busy:
     async def test() -> None:
         shop = Workshop(FakePages(refuse_twice))
         shop.put(b"patience")
-        shop.processor.start(shop.pages)
+        shop.processor.start(shop.model)
         assert await shop.end() == "ready"
         assert shop.pauses == [0.5, 1.0]
         await shop.processor.close()
@@ -184,7 +186,7 @@ def test_a_service_that_never_has_room_leaves_the_document_in_processing_to_be_r
     async def test() -> None:
         shop = Workshop(FakePages(refuse))
         shop.put(b"no luck")
-        shop.processor.start(shop.pages)
+        shop.processor.start(shop.model)
         assert await shop.end() == "interrupted"
         assert shop.found().state == "processing"
         shop.pages.before = None
@@ -203,7 +205,7 @@ def test_a_replaced_document_is_stopped_and_the_new_version_processed() -> None:
 
         shop = Workshop(FakePages(replace_meanwhile))
         shop.put(b"old", pages=100)
-        shop.processor.start(shop.pages)
+        shop.processor.start(shop.model)
         assert [await shop.end(), await shop.end()] == ["replaced", "ready"]
         assert [(data, numbers) for data, numbers, _, _ in shop.pages.loaded] == [
             (b"old", [1, 2, 3, 4]),
@@ -223,7 +225,7 @@ def test_a_deleted_document_is_not_brought_back() -> None:
 
         shop = Workshop(FakePages(delete_meanwhile))
         shop.put(b"gone", pages=5)
-        shop.processor.start(shop.pages)
+        shop.processor.start(shop.model)
         assert await shop.end() == "replaced"
         assert shop.store.find(REPORT) is None
         await shop.processor.close()
@@ -241,7 +243,7 @@ def test_closing_stops_at_once_and_the_next_processor_takes_it_up() -> None:
 
         shop = Workshop(FakePages(wait_for_ever))
         shop.put(b"cut off", pages=5)
-        shop.processor.start(shop.pages)
+        shop.processor.start(shop.model)
         await asyncio.wait_for(has_begun.wait(), 30)
         await asyncio.wait_for(shop.processor.close(), 30)
         assert shop.store.unfinished() == [REPORT]
@@ -249,7 +251,7 @@ def test_closing_stops_at_once_and_the_next_processor_takes_it_up() -> None:
         shop.pages.before = None
         successor = shop.make_processor()
         successor.resume(REPORT)
-        successor.start(shop.pages)
+        successor.start(shop.model)
         assert await shop.end() == "ready"
         assert shop.store.unfinished() == []
         await successor.close()
@@ -268,7 +270,7 @@ def test_a_bug_in_one_document_does_not_stop_the_next(caplog: pytest.LogCaptureF
         shop = Workshop(shop_pages)
         shop.put(b"first")
         shop.put(b"second", key=OTHER)
-        shop.processor.start(shop.pages)
+        shop.processor.start(shop.model)
         assert [await shop.end(), await shop.end()] == ["interrupted", "ready"]
         assert "a bug" in caplog.text
         assert shop.found().state == "processing" and shop.found(OTHER).state == "ready"
@@ -286,7 +288,7 @@ def test_a_full_queue_refuses_and_what_is_met_again_waits_for_room() -> None:
             shop.processor.refuse_when_full()
         shop.processor.resume(OTHER)
         assert shop.processor.waiting_documents == 1
-        shop.processor.start(shop.pages)
+        shop.processor.start(shop.model)
         await shop.end()
         shop.processor.refuse_when_full()
         await shop.processor.close()
@@ -300,7 +302,7 @@ def test_a_document_met_many_times_is_processed_once() -> None:
         shop.put(b"popular")
         for _ in range(5):
             shop.processor.resume(REPORT)
-        shop.processor.start(shop.pages)
+        shop.processor.start(shop.model)
         await shop.end()
         shop.processor.resume(REPORT)
         assert await shop.end() == "ready"

@@ -18,6 +18,7 @@ from service.registered.store import (
     Outcome,
     new_version,
 )
+from tests.clocks import Clock
 from tests.service.registered.stores import NEW, OLD, REPORT, manifest_of, open_store, put
 
 
@@ -207,13 +208,6 @@ def test_what_a_kill_left_is_swept_when_it_is_an_hour_old(tmp_path: Path) -> Non
     assert not orphans[2].parent.exists()
 
 
-class Clock:
-    now = 0.0
-
-    def __call__(self) -> float:
-        return self.now
-
-
 def test_a_manifest_of_an_object_store_is_read_again_after_five_seconds() -> None:
     url, clock = f"memory://{uuid.uuid4().hex}", Clock()
     here, elsewhere = open_store(url, clock), open_store(url)
@@ -241,6 +235,7 @@ def test_two_stores_on_one_folder_see_each_others_changes_at_once(tmp_path: Path
 
 _PUTS_FOR_EVER = """
 import sys
+from tests.clocks import Clock
 from tests.service.registered.stores import NEW, OLD, open_store, put
 store = open_store(sys.argv[1])
 print("begun", flush=True)

@@ -79,13 +79,13 @@ def trained(tmp_path_factory: pytest.TempPathFactory, one_thread: None, fonts: N
     return work
 
 
-def test_all_stages_run_and_the_folder_can_be_ranked_with(trained: Path):
+def test_all_stages_run_and_the_folder_can_be_ranked_with(trained: Path) -> None:
     reranker = Reranker.from_checkpoint(trained / "checkpoint", RerankerConfig(device="cpu"))
     ranking = reranker.rank("people number", [Image.new("RGB", (724, 1024), shade) for shade in ("white", "grey")])
     assert sorted(ranking.order) == [0, 1]
 
 
-def test_a_run_that_was_broken_off_ends_where_an_unbroken_one_does(trained: Path, tmp_path: Path):
+def test_a_run_that_was_broken_off_ends_where_an_unbroken_one_does(trained: Path, tmp_path: Path) -> None:
     broken = tmp_path / "broken"
     shutil.copytree(trained, broken)
     (broken / "ranking.pt").unlink()
@@ -96,7 +96,7 @@ def test_a_run_that_was_broken_off_ends_where_an_unbroken_one_does(trained: Path
     assert all(torch.equal(ours[name], theirs[name]) for name in ours)
 
 
-def test_without_fonts_nothing_is_drawn(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+def test_without_fonts_nothing_is_drawn(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(run, "installed_fonts", tuple)
     with pytest.raises(RunFileError, match=f"no fonts. Install some of {PILLOWS_OWN}"):
         train(tiny_recipe(), tmp_path)
@@ -130,17 +130,17 @@ def run_stage(state_file: Path, stop: int) -> torch.Tensor:
     return linear.weight.detach()
 
 
-def test_a_stage_goes_on_bit_for_bit(tmp_path: Path):
+def test_a_stage_goes_on_bit_for_bit(tmp_path: Path) -> None:
     whole = run_stage(tmp_path / "whole.pt", 4)
     run_stage(tmp_path / "parts.pt", 2)
     assert torch.equal(run_stage(tmp_path / "parts.pt", 4), whole)
 
 
-def test_the_bundled_recipes_can_be_read():
+def test_the_bundled_recipes_can_be_read() -> None:
     assert read_recipe("small").ranking.course(10**9).pages == read_recipe("small").ranking.courses[-1].pages
 
 
-def test_a_misspelt_key_of_a_recipe_is_named(tmp_path: Path):
+def test_a_misspelt_key_of_a_recipe_is_named(tmp_path: Path) -> None:
     text = (Path(__file__).parents[4] / "model/training/demo/recipes/small.toml").read_text()
     (tmp_path / "mine.toml").write_text(text.replace("band_rows", "bandrows"))
     with pytest.raises(RunFileError, match="bandrows"):
