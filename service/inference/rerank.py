@@ -38,7 +38,7 @@ _WINDOWS_AT_ONCE = 2  # one on the device, one behind it
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RequestContext:
-    """The things that stay the same through all windows of one query."""
+    """The values that all windows of one query share."""
 
     text: str
     settings: RankSettings
@@ -140,7 +140,7 @@ class RerankPipeline:
     async def _score_turn(
         self, context: RequestContext, windows: Sequence[Sequence[PreparedPage]], *, is_first: bool
     ) -> list[PageScores]:
-        """Side by side, but few at a time, so that nobody's small request waits behind all windows of a large one."""
+        """Side by side, but few at a time, so that a small request does not wait behind all windows of a large one."""
         places = asyncio.Semaphore(_WINDOWS_AT_ONCE)
 
         async def score(index: int) -> PageScores:
@@ -216,14 +216,8 @@ def _describe(
         keep_ratio=context.settings.keep_ratio,
     )
     if trace.takes_documents:
-        shown = ranked[: query.max_results]
-        trace.describe_documents(
-            RankedDocuments(
-                candidates=[page.label for page in pages],
-                results=[(page.label, _shown_score(page, query)) for page in shown],
-            )
-        )
-
-
-def _shown_score(page: RankedPage, query: RerankQuery) -> float:
-    return page.logit if query.wants_logits and page.logit is not None else page.score
+        results = [
+            (page.label, page.logit if query.wants_logits and page.logit is not None else page.score)
+            for page in ranked[: query.max_results]
+        ]
+        trace.describe_documents(RankedDocuments(candidates=[page.label for page in pages], results=results))

@@ -92,21 +92,17 @@ class InferenceWorker:
         return self._clock() - max(min(started), self._last_end) if started else 0.0
 
     def _run(self, model: RankingModel, is_warm: "Future[float]") -> None:
-        try:
-            if self._warm_up(model, is_warm):
-                self._take_batches(model)
-        finally:
-            self._started.put(None)
-
-    def _warm_up(self, model: RankingModel, is_warm: "Future[float]") -> bool:
+        """The first thread: warms up, then starts batches."""
         started = time.perf_counter()
         try:
             model.warm_up()
         except Exception as error:  # noqa: BLE001 (raised where the future is awaited)
             is_warm.set_exception(error)
-            return False
-        is_warm.set_result(time.perf_counter() - started)
-        return True
+        else:
+            is_warm.set_result(time.perf_counter() - started)
+            self._take_batches(model)
+        finally:
+            self._started.put(None)
 
     def _take_batches(self, model: RankingModel) -> None:
         while self._places.acquire() and (work := self._batcher.take(model.patches_to_encode)) is not None:
@@ -131,7 +127,9 @@ class InferenceWorker:
 
     def _start(self, model: RankingModel, batch: list[QueuedWindow]) -> bool:
         """Queue `batch` on the device. False where that failed; then its windows are already answered."""
-        self._record_batch(batch)
+        self._metrics.batch_requests.observe(len(batch))
+        self._metrics.batch_pages.observe(sum(len(window.request.pages) for window in batch))
+        self._metrics.batch_tokens.observe(_tokens(batch))
         running = self._occupy(batch, model.stage_clock())
         try:
             pending = model.start([window.request for window in batch], observe=running.clock.observe)
@@ -266,11 +264,6 @@ class InferenceWorker:
             self._metrics.device_busy.inc(now - self._busy_since)
             self._last_end = self._busy_since = now
 
-    def _record_batch(self, batch: Sequence[QueuedWindow]) -> None:
-        self._metrics.batch_requests.observe(len(batch))
-        self._metrics.batch_pages.observe(sum(len(window.request.pages) for window in batch))
-        self._metrics.batch_tokens.observe(_tokens(batch))
-
     def _record_failure(self, batch: Sequence[QueuedWindow], failure: Exception) -> None:
         self._metrics.engine_errors.inc()
         if isinstance(failure, DeviceMemoryError):
@@ -284,7 +277,7 @@ def _tokens(batch: Sequence[QueuedWindow]) -> int:
 
 
 def client_error_for(failure: Exception) -> ServiceError:
-    """The error that the client of a failed window gets."""
+    """The error for the client whose window failed."""
     if isinstance(failure, DeviceMemoryError):
         message = "The request does not fit into the device's memory. Send fewer pages or a smaller keep_ratio."
         return UnavailableError("gpu_out_of_memory", message, retry_after_seconds=5)
