@@ -80,7 +80,7 @@ class RasterSupervisor:
         return self._process
 
     def _ensure_process(self) -> bool:
-        """Start a child if there is none, however often that takes. False: the pool is closed."""
+        """Start a child if there is none, and retry until one runs. False: the pool is closed."""
         delay = _FIRST_RESTART_DELAY_SECONDS
         while not self._schedule.is_closed:
             if self._process or self._start_process():
