@@ -140,10 +140,10 @@ class Metrics:
 
     def observe_stages(self, seconds_by_stage: Mapping[str, float], exemplar: Exemplar | None = None) -> None:
         for stage, seconds in seconds_by_stage.items():
-            self.stage_duration.labels(stage).observe(seconds, _own(exemplar))
+            self.stage_duration.labels(stage).observe(seconds, _labels_of(exemplar))
 
     def observe_request(self, route: str, outcome: str, seconds: float, exemplar: Exemplar | None = None) -> None:
-        self.request_duration.labels(route, outcome).observe(seconds, _own(exemplar))
+        self.request_duration.labels(route, outcome).observe(seconds, _labels_of(exemplar))
 
     def export_cache(self, cache: str, counts: Callable[[], CacheCounts]) -> None:
         """Show a cache (`image`: rendered pages, `vision`: page features) under its name."""
@@ -191,5 +191,5 @@ class Metrics:
         return Histogram(f"ziprerank_{name}", help_text, labels, buckets=buckets, registry=self.registry)
 
 
-def _own(exemplar: Exemplar | None) -> dict[str, str] | None:
+def _labels_of(exemplar: Exemplar | None) -> dict[str, str] | None:
     return dict(exemplar) if exemplar else None

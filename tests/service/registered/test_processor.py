@@ -279,7 +279,7 @@ def test_a_bug_in_one_document_does_not_stop_the_next(caplog: pytest.LogCaptureF
     run(test())
 
 
-def test_a_full_queue_refuses_documents_and_a_resumed_one_waits_for_room() -> None:
+def test_a_full_queue_refuses_new_documents_and_resumes_none() -> None:
     async def test() -> None:
         shop = Workshop(FakePages(), queue_limit=1)
         shop.processor.refuse_when_full()
