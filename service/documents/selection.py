@@ -77,11 +77,10 @@ def _uncovered(span: range, *, covered: list[range]) -> list[range]:
     """The parts of `span` outside `covered`. Intervals, not numbers: "1-,1-,1-" must not cost three times the document."""
     parts = [span]
     for other in covered:
-        parts = [rest for part in parts for rest in _subtract(part, other)]
+        rests: list[range] = []
+        for part in parts:
+            before = range(part.start, min(part.stop, other.start))
+            after = range(max(part.start, other.stop), part.stop)
+            rests += [rest for rest in (before, after) if rest]
+        parts = rests
     return parts
-
-
-def _subtract(part: range, other: range) -> list[range]:
-    before = range(part.start, min(part.stop, other.start))
-    after = range(max(part.start, other.stop), part.stop)
-    return [rest for rest in (before, after) if rest]
