@@ -183,30 +183,27 @@ class InferenceWorker:
 
     def _resolve(self, running: _Running, answers: Sequence[PageScores], seconds: dict[str, float]) -> None:
         assert len(answers) == len(running.batch), "a model answers every request of its batch"
-        traces = [window.trace for window in running.batch if window.trace is not None]
-        self._metrics.observe_stages(seconds, traces[0].exemplar if traces else None)
+        traced = [
+            TracedWindow(trace=window.trace, queue_seconds=running.started_at - window.queued_at)
+            for window in running.batch
+            if window.trace is not None
+        ]
+        self._metrics.observe_stages(seconds, traced[0].trace.exemplar if traced else None)
         self._metrics.last_forward.set(time.time())
         self._batcher.regain_budget()
         for window, scores in zip(running.batch, answers, strict=True):
             self._resolve_window(window, scores, running.started_at, seconds)
-        if traces:
-            self._record_spans(running)
-
-    def _record_spans(self, running: _Running) -> None:
-        record_batch(
-            [
-                TracedWindow(trace=window.trace, queue_seconds=running.started_at - window.queued_at)
-                for window in running.batch
-                if window.trace is not None
-            ],
-            running.clock.intervals(),
-            seconds=self._clock() - running.started_at,
-            attributes={
-                "ziprerank.batch.requests": len(running.batch),
-                "ziprerank.batch.pages": sum(len(window.request.pages) for window in running.batch),
-                "ziprerank.batch.tokens": _tokens(running.batch),
-            },
-        )
+        if traced:
+            record_batch(
+                traced,
+                running.clock.intervals(),
+                seconds=self._clock() - running.started_at,
+                attributes={
+                    "ziprerank.batch.requests": len(running.batch),
+                    "ziprerank.batch.pages": sum(len(window.request.pages) for window in running.batch),
+                    "ziprerank.batch.tokens": _tokens(running.batch),
+                },
+            )
 
     def _resolve_window(
         self, window: QueuedWindow, scores: PageScores, started_at: float, seconds: dict[str, float]
