@@ -10,8 +10,8 @@ from collections.abc import Sequence
 from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined
 
-from service.commands import training
-from service.settings import PREFIX, Settings, read_settings
+from service.commands import keys, training
+from service.settings import PREFIX, Settings, api_keys_file, read_settings
 
 EXIT_USAGE = 2
 
@@ -43,6 +43,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = _build_parser().parse_args(arguments)
     if options.command in training.COMMANDS:
         return training.run_training_command(options)
+    if options.command == "keys":
+        return keys.run_keys(options, default_file=api_keys_file())
     return _run_demo() if options.command == "demo" else _run_with_settings(options)
 
 
@@ -90,6 +92,7 @@ def _build_parser() -> argparse.ArgumentParser:
     _add_settings(serve, list(Settings.model_fields))
     _add_doctor(commands)
     commands.add_parser("demo", help="start the service on the bundled checkpoint, rank a bundled PDF, and stop")
+    keys.add_keys_command(commands)
     training.add_training_commands(commands)
     return parser
 

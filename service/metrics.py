@@ -88,6 +88,7 @@ class Metrics:
         GCCollector(registry=self.registry)
 
         self.requests = self._counter("requests", "Finished requests", "route", "dialect", "code")
+        self.key_requests = self._counter("key_requests", "Finished requests by the id of the API key", "key", "code")
         self.requests_in_flight = self._gauge("requests_in_flight", "Accepted and not yet answered")
         self.requests_waiting = self._gauge("requests_waiting", "Entries waiting for a batch")
         self.requests_running = self._gauge("requests_running", "Entries in the batch on the device")
@@ -157,6 +158,9 @@ class Metrics:
 
     def count_processed_document(self, state: str) -> None:
         self.documents_processed.labels(state).inc()
+
+    def count_key_request(self, key_id: str, status: int) -> None:
+        self.key_requests.labels(key_id, str(status)).inc()
 
     def count_rejection(self, code: str) -> None:
         """Count an error where it is a refusal."""

@@ -15,11 +15,21 @@ DOCUMENT_ID_RULE = "a registered document's id has 1 to 128 of the characters A-
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class CallerLimits:
+    """Limits of one caller beside those of the service; None: no limit."""
+
+    max_concurrent_requests: int | None = None
+    max_pages_per_minute: int | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Caller:
     """The sender of a request. Made by `http.callers`, once, before anything that depends on it."""
 
-    id: str  # names the key in log lines without giving it away
+    id: str  # names the key in log lines and metrics without giving it away; empty: the caller sent none
     tenant: bytes  # callers of one tenant share caches and registered documents; empty: all callers are one
+    is_known: bool = False  # the key is one of the service's; the ids of other callers have no bound
+    limits: CallerLimits = CallerLimits()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -141,7 +141,7 @@ class ExchangeMiddleware:
             caller = self._callers.identify(exchange.headers)
             if caller.id:
                 exchange.facts["caller"] = caller.id
-            permit = self._admission.admit(exchange.headers)
+            permit = self._admission.admit(exchange.headers, caller)
         except ServiceError as error:
             self._metrics.count_rejection(error.code)
             await exchange.refuse(error)
@@ -181,6 +181,8 @@ class ExchangeMiddleware:
         seconds = time.perf_counter() - exchange.started
         outcome = "ok" if status < 400 else "client_error" if status < 500 else "server_error"
         self._metrics.requests.labels(route.label, route.route.dialect.name, str(status)).inc()
+        if (caller := exchange.state.get("caller")) is not None and caller.is_known:
+            self._metrics.count_key_request(caller.id, status)
         self._metrics.observe_request(route.label, outcome, seconds, self._tracing.exemplar())
         first = {"id": exchange.request_id, "path": route.label, "status": status, "seconds": seconds}
         logger.info(fields_line({**first, **exchange.facts}))

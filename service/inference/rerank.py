@@ -26,6 +26,7 @@ from service.documents.sources import loading_stage
 from service.errors import InvalidRequestError
 from service.inference.micro_batcher import MicroBatcher
 from service.inference.options import RankSettings, check_query_text, choose_rank_settings
+from service.inference.page_rates import PageRates
 from service.inference.request_record import RequestRecord
 from service.metrics import Metrics
 from service.records import Caller, RankedPage, RerankAnswer, RerankQuery, TokenCounts
@@ -65,6 +66,7 @@ class RerankPipeline:
         self._batcher = batcher
         self._metrics = metrics
         self._threads = threads
+        self._page_rates = PageRates()
 
     async def answer(
         self, query: RerankQuery, *, caller: Caller, model: RankingModel, record: RequestRecord, request_id: str
@@ -77,6 +79,7 @@ class RerankPipeline:
         check_query_text(query.text, self._settings.max_query_characters)
         self._batcher.refuse_when_full()
         pages = await self._load_pages(query, caller, model, record)
+        self._page_rates.spend(caller, len(pages))
         record.sizes.update(documents=len(query.documents), pages=len(pages))
         context = RequestContext(text=query.text, settings=settings, model=model, record=record)
         ranking = await self._rank(context, [page.prepared for page in pages])
