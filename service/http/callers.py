@@ -34,9 +34,11 @@ class Callers:
         if self._keys and not (scheme.lower() == "bearer" and self._is_accepted(key)):
             message = "The API key is missing or wrong; send it as 'Authorization: Bearer <key>'."
             raise UnauthorizedError("unauthorized", message, param="authorization")
+        # A part of the key's SHA-256 names it in log lines without giving it away.
+        digits = hashlib.sha256((key or authorization).encode()).hexdigest()[:_ID_DIGITS]
         is_shared = self._cache_scope == "shared"
         return Caller(
-            id=_digest_of(key or authorization) if authorization else "",
+            id=digits if authorization else "",
             tenant=_SHARED_TENANT if is_shared else hashlib.sha256(authorization.encode()).digest(),
         )
 
@@ -44,8 +46,3 @@ class Callers:
         """Compare with every key, each in constant time, so that the duration reveals no key."""
         matches = [hmac.compare_digest(sent.encode(), key) for key in self._keys]
         return any(matches)
-
-
-def _digest_of(key: str) -> str:
-    """The beginning of the key's SHA-256: names it in log lines without giving it away."""
-    return hashlib.sha256(key.encode()).hexdigest()[:_ID_DIGITS]
