@@ -19,9 +19,7 @@ class Caller:
     """The sender of a request. Made by `http.callers`, once, before anything that depends on it."""
 
     id: str  # names the key in log lines without giving it away
-    tenant: (
-        bytes  # callers of one tenant share caches and registered documents, others share nothing; empty: one for all
-    )
+    tenant: bytes  # callers of one tenant share caches and registered documents; empty: all callers are one
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

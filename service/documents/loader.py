@@ -36,9 +36,7 @@ class Loaded:
     """The selected pages of all documents, and the time that they took."""
 
     pages: tuple[LoadedPage, ...]  # in document order, then in the order of the selection
-    stage_seconds: Mapping[
-        str, float
-    ]  # wall time by stage: fetch, render, decode, prepare; a stage without work is absent
+    stage_seconds: Mapping[str, float]  # wall time of fetch, render, decode, prepare; only stages with work
 
 
 class PageLoader:

@@ -24,14 +24,8 @@ from service.settings import Settings
 from service.tracing import Tracing
 
 _ERROR_STATUSES = (400, 401, 404, 408, 413, 415, 422, 429, 500, 503, 504)
-_REQUEST_STAGES = (
-    "parse",
-    "fetch",
-    "render",
-    "decode",
-    "prepare",
-    "respond",
-)  # the worker counts the others, per batch
+_REQUEST_STAGES = ("parse", "fetch", "render", "decode", "prepare", "respond")
+"""Counted here, once a request. The inference worker counts the others, once a batch."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
