@@ -7,7 +7,6 @@ import argparse
 import sys
 from collections.abc import Sequence
 
-from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined
 
 from service.commands import keys, training
@@ -45,17 +44,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return training.run_training_command(options)
     if options.command == "keys":
         return keys.run_keys(options, default_file=api_keys_file())
-    return _run_demo() if options.command == "demo" else _run_with_settings(options)
+    if options.command == "demo":
+        from service.commands.demo import run_demo
 
-
-def _run_demo() -> int:
-    from service.commands.demo import run_demo
-
-    return run_demo()
-
-
-def _run_with_settings(options: argparse.Namespace) -> int:
-    flags = {name: value for name, value in vars(options).items() if name in Settings.model_fields}
+        return run_demo()
+    flags = {name: vars(options).get(name) for name in Settings.model_fields}
     try:
         settings = read_settings({name: value for name, value in flags.items() if value is not None})
     except ValueError as error:
@@ -90,14 +83,6 @@ def _build_parser() -> argparse.ArgumentParser:
         description=f"Starts the HTTP service. Each flag is also a variable, --max-pages being {PREFIX}MAX_PAGES; flags win.",
     )
     _add_settings(serve, list(Settings.model_fields))
-    _add_doctor(commands)
-    commands.add_parser("demo", help="start the service on the bundled checkpoint, rank a bundled PDF, and stop")
-    keys.add_keys_command(commands)
-    training.add_training_commands(commands)
-    return parser
-
-
-def _add_doctor(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
     doctor = commands.add_parser(
         "doctor",
         help="check whether this machine can serve the checkpoint, and recommend changes",
@@ -113,18 +98,19 @@ def _add_doctor(commands: "argparse._SubParsersAction[argparse.ArgumentParser]")
         "--no-forward", dest="forward", action="store_false", help="do not load the checkpoint and rank two pages"
     )
     _add_settings(doctor, DOCTOR_SETTINGS)
+    keys.add_keys_command(commands)
+    commands.add_parser("demo", help="start the service on the bundled checkpoint, rank a bundled PDF, and stop")
+    training.add_training_commands(commands)
+    return parser
 
 
 def _add_settings(parser: argparse.ArgumentParser, names: Sequence[str]) -> None:
     """A flag for each setting."""
     for name in names:
-        parser.add_argument(
-            f"--{name.replace('_', '-')}", dest=name, metavar="VALUE", help=_help(Settings.model_fields[name])
-        )
-
-
-def _help(field: FieldInfo) -> str:
-    is_computed = field.default is PydanticUndefined  # when settings are built; the description says from which facts
-    default = None if is_computed else field.default
-    shown = f" (default: {default})" if default is not None else ""
-    return f"{field.description}{shown}".replace("%", "%%")
+        field = Settings.model_fields[name]
+        is_computed = (
+            field.default is PydanticUndefined
+        )  # when settings are built; the description says from which facts
+        default = "" if is_computed or field.default is None else f" (default: {field.default})"
+        text = f"{field.description}{default}".replace("%", "%%")
+        parser.add_argument(f"--{name.replace('_', '-')}", dest=name, metavar="VALUE", help=text)

@@ -213,12 +213,10 @@ def read_settings(flags: dict[str, Any]) -> Settings:
     try:
         return Settings(**flags)
     except ValidationError as error:
-        raise ValueError("; ".join(_complaint(fault) for fault in error.errors(include_url=False))) from error
-
-
-def _complaint(fault: Any) -> str:
-    name = ".".join(str(step) for step in fault["loc"])
-    return f"{PREFIX}{name.upper()}: {fault['msg']}" if name else str(fault["msg"])
+        for fault in error.errors(include_url=False):
+            name = ".".join(str(step) for step in fault["loc"])
+            complaints.append(f"{PREFIX}{name.upper()}: {fault['msg']}" if name else fault["msg"])
+        raise ValueError("; ".join(complaints)) from error
 
 
 def unknown_variables(environment: Mapping[str, str]) -> list[str]:

@@ -119,22 +119,19 @@ class ExchangeMiddleware:
         route = self._routes.find(scope["method"], scope["path"])
         exchange = Exchange(scope, receive, send, route=route, replica=self._replica)
         if route is None or route.route.door != "admitted":
-            await self._answer(exchange)
+            try:
+                if not self._routes.is_open(scope["path"]):
+                    exchange.state["caller"] = self._callers.identify(exchange.headers)
+            except ServiceError as error:
+                await exchange.refuse(error)
+            else:
+                await self._run(exchange)
             return
         self._describe(exchange, route)
         try:
             await self._admit_and_answer(exchange)
         finally:
             self._finish(exchange, route)
-
-    async def _answer(self, exchange: Exchange) -> None:
-        if not self._routes.is_open(exchange.scope["path"]):
-            try:
-                exchange.state["caller"] = self._callers.identify(exchange.headers)
-            except ServiceError as error:
-                await exchange.refuse(error)
-                return
-        await self._run(exchange)
 
     async def _admit_and_answer(self, exchange: Exchange) -> None:
         try:
