@@ -41,6 +41,7 @@ class Upload:
     kind: Literal["pdf", "image"] | None  # as the client declared it; None: not declared
     pages: str | None  # page numbers such as 1-3,7, unparsed; None: all
     label: str  # of its pages in the answer
+    yields_one: bool = False  # its best page stands for it in the answer
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -50,6 +51,7 @@ class DocumentReference:
     name: str  # of the reference in the client's format; its dialect puts it into messages
     id: str
     pages: str | None  # page numbers, unparsed; None: all
+    yields_one: bool = False  # its best page stands for it in the answer
 
 
 QueryDocument = Upload | DocumentReference
