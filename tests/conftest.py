@@ -14,8 +14,18 @@ if TYPE_CHECKING:
 
 
 def pytest_configure() -> None:
+    _use_one_thread()
     _hear_ctrl_c()
     _compile_for_this_cpu()
+
+
+def _use_one_thread() -> None:
+    """One thread for torch, in this process and in services, unless the environment says otherwise.
+
+    Threads of one computation wait for each other. On a machine with other work each wait lasts until the scheduler gives the
+    last of them its turn, and the tests, whose models are small, take many times as long.
+    """
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 
 def _hear_ctrl_c() -> None:
