@@ -7,6 +7,7 @@ import socket
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Iterator, Sequence
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -359,7 +360,7 @@ def test_documents_that_are_too_large_for_a_server_end_with_5_and_its_limit(
     service: RunningService, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     large = tmp_path / "large.pdf"
-    large.write_bytes(make_pdf(1) + bytes(8 << 20))  # more than buffers of sockets hold: the server refuses meanwhile
+    large.write_bytes(make_pdf(1) + bytes(1 << 20))
     assert rank(str(large), *on(service)) == 5
     assert "answered 413" in (sentence := complaint(capsys)) and "the limit is 200000" in sentence
 
@@ -384,7 +385,8 @@ class OtherServer(BaseHTTPRequestHandler):
     """Answers as the path says; none of the answers is one of ours."""
 
     def do_POST(self) -> None:
-        self.rfile.read(int(self.headers["Content-Length"]))
+        if self.path != "/early/rerank":  # which closes the connection while the client sends
+            self.rfile.read(int(self.headers["Content-Length"]))
         status, body = {
             "/page/rerank": (200, b"<html>welcome</html>"),
             "/list/rerank": (200, b"[]"),
@@ -394,6 +396,7 @@ class OtherServer(BaseHTTPRequestHandler):
                 b'{"results": [{"index": 3, "id": "x", "page": null, "relevance_score": 1}]}',
             ),
             "/broken/rerank": (502, b"<html>bad gateway</html>"),
+            "/early/rerank": (413, b"too much"),
             "/silent/rerank": (0, b""),
         }[self.path]
         if status:
@@ -432,10 +435,21 @@ def test_a_server_of_another_kind_ends_with_5(
     assert said in complaint(capsys)
 
 
+def test_a_refusal_is_read_from_a_server_that_stops_reading(
+    other_server: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    large = tmp_path / "large.pdf"
+    large.write_bytes(bytes(32 << 20))  # more than buffers of sockets hold
+    assert rank(str(large), "--url", f"{other_server}/early") == 5
+    assert "answered 413" in complaint(capsys)
+
+
 def test_a_server_that_never_answers_ends_with_5(files: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    started = time.monotonic()
     with socket.create_server(("127.0.0.1", 0)) as mute:  # connects, because the system accepts
         url = f"http://127.0.0.1:{mute.getsockname()[1]}"
-        assert rank(*files, "--url", url, "--answer-seconds", "0.05") == 5
+        assert rank(*files, "--url", url, "--answer-seconds", "0.05", "--connect-seconds", str(PATIENCE_SECONDS)) == 5
+    assert time.monotonic() - started < PATIENCE_SECONDS / 2, "the patience with connecting is another"
     assert complaint(capsys) == f"{url} did not answer within 0.05 s. Raise --answer-seconds."
 
 
@@ -497,7 +511,7 @@ def test_ctrl_c_ends_with_130_and_no_worker_left(files: list[str]) -> None:
         assert running.poll() is None
         workers = children_of(running.pid)
         assert workers, "the raster workers run"
-        running.send_signal(signal.SIGINT)
+        os.killpg(running.pid, signal.SIGINT)  # workers included, as a terminal does
         assert running.communicate(timeout=PATIENCE_SECONDS)[1] == "ziprerank: stopped.\n"
         assert running.returncode == 130
         assert [pid for pid in workers if Path(f"/proc/{pid}").exists()] == []
