@@ -4,7 +4,7 @@ For each card size the plans list every quantisation scheme and the one that `au
 a checkpoint: no card, weights or tokenizer are needed.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -64,48 +64,34 @@ def plan_absent_cards(
     fp8 products are returned in bfloat16, so fp8 is left out for other dtypes.
     Raises: ConfigurationError for an unknown dtype.
     """
-    dtype = _planned_dtype(config)
+    if config.dtype not in ("auto", *DTYPES):
+        raise ConfigurationError(f"dtype is {config.dtype!r}; it must be auto, {', '.join(DTYPES)}.")
+    dtype = torch.bfloat16 if config.dtype == "auto" else DTYPES[config.dtype]
     shapes = expected_shapes(build_network(model_config))
     schemes = [scheme for scheme in SCHEMES if scheme != "fp8" or dtype == torch.bfloat16]
-    return [row for card in card_bytes for row in _plan_card(config, model_config, shapes, dtype, schemes, card)]
-
-
-def _plan_card(
-    config: RerankerConfig,
-    model_config: ModelConfig,
-    shapes: Mapping[str, tuple[int, ...]],
-    dtype: torch.dtype,
-    schemes: Sequence[str],
-    card_bytes: int,
-) -> list[AbsentCardPlan]:
     largest = max_window_cost_without_tokenizer(model_config, config.max_query_characters)
-    plans = [
-        plan_absent_card(
-            config, model_config, shapes, dtype=dtype, quantise=scheme, card_bytes=card_bytes, largest_window=largest
-        )
-        for scheme in schemes
-    ]
-    with_fp8 = _auto_choice(plans, config)
-    without_fp8 = _auto_choice([plan for plan in plans if plan.quantise != "fp8"], config)
     page_bytes = A4_TOKENS * feature_shape(model_config, dtype).token_bytes
-    return [
-        AbsentCardPlan(
-            card_bytes=card_bytes,
-            plan=plan,
-            a4_pages=plan.cache_bytes // page_bytes if plan.fits else 0,
-            is_auto_with_fp8=plan is with_fp8,
-            is_auto_without_fp8=plan is without_fp8,
-        )
-        for plan in plans
-    ]
-
-
-def _planned_dtype(config: RerankerConfig) -> torch.dtype:
-    if config.dtype == "auto":
-        return torch.bfloat16
-    if config.dtype not in DTYPES:
-        raise ConfigurationError(f"dtype is {config.dtype!r}; it must be auto, {', '.join(DTYPES)}.")
-    return DTYPES[config.dtype]
+    rows: list[AbsentCardPlan] = []
+    for card in card_bytes:
+        plans = [
+            plan_absent_card(
+                config, model_config, shapes, dtype=dtype, quantise=scheme, card_bytes=card, largest_window=largest
+            )
+            for scheme in schemes
+        ]
+        with_fp8 = _auto_choice(plans, config)
+        without_fp8 = _auto_choice([plan for plan in plans if plan.quantise != "fp8"], config)
+        rows += [
+            AbsentCardPlan(
+                card_bytes=card,
+                plan=plan,
+                a4_pages=plan.cache_bytes // page_bytes if plan.fits else 0,
+                is_auto_with_fp8=plan is with_fp8,
+                is_auto_without_fp8=plan is without_fp8,
+            )
+            for plan in plans
+        ]
+    return rows
 
 
 def _auto_choice(plans: Sequence[MemoryPlan], config: RerankerConfig) -> MemoryPlan | None:

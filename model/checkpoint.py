@@ -48,8 +48,9 @@ def find_checkpoint(name: str, *, revision: str | None = None) -> Checkpoint:
     if folder.is_dir():
         return Checkpoint(name=name, folder=folder, revision=None)
     if name.count("/") != 1 or name.startswith((".", "/", "~")):
+        bundled = " or ".join(map(repr, BUNDLED))
         raise CheckpointError(
-            f"{name!r} is neither a folder nor a hub id of the form owner/name, nor {_bundled_names()}. "
+            f"{name!r} is neither a folder nor a hub id of the form owner/name, nor {bundled}. "
             "Check the path or the id."
         )
     return _download(name, revision)
@@ -85,10 +86,6 @@ def is_hub_id(name: str) -> bool:
     """Whether the name has the form owner/name and is neither a folder nor a bundled checkpoint."""
     is_local = name in BUNDLED or Path(name).expanduser().is_dir()
     return not is_local and name.count("/") == 1 and not name.startswith((".", "/", "~"))
-
-
-def _bundled_names() -> str:
-    return " or ".join(repr(name) for name in BUNDLED)
 
 
 def _download(hub_id: str, revision: str | None) -> Checkpoint:
@@ -129,19 +126,15 @@ def _not_found(hub_id: str, revision: str | None, obstacle: Exception | None) ->
 
 
 def _refused(hub_id: str, revision: str | None, error: Exception) -> CheckpointError:
+    response = getattr(error, "response", None)
+    status = f"status {response.status_code}" if response is not None else type(error).__name__
     return CheckpointError(
-        f"The hub refused {hub_id!r}{_revision_suffix(revision)}: {_hub_status(error)}. "
-        "Check the id, the revision and your token."
+        f"The hub refused {hub_id!r}{_revision_suffix(revision)}: {status}. Check the id, the revision and your token."
     )
 
 
 def _revision_suffix(revision: str | None) -> str:
     return f" at revision {revision!r}" if revision else ""
-
-
-def _hub_status(error: Any) -> str:
-    response = getattr(error, "response", None)
-    return f"status {response.status_code}" if response is not None else type(error).__name__
 
 
 def read_model_config(folder: Path) -> ModelConfig:

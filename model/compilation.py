@@ -47,7 +47,10 @@ class LayerRunner:
         """Run the layer: hidden (tokens, width) in and out."""
         if not self.is_compiled:
             return self._run(layer, hidden, cos, sin, attend)
-        started = self._log_first_call()
+        is_first = self.seconds is None
+        if is_first:
+            logger.info("compiling the %s; this takes up to a minute if the compile cache is empty", self._layers)
+        started = time.perf_counter()
         try:
             out = self._run(layer, hidden, cos, sin, attend)
         except (torch.OutOfMemoryError, torch.AcceleratorError, DeviceError):
@@ -56,17 +59,10 @@ class LayerRunner:
             out = run_layer(layer, hidden, cos, sin, attend)
             self._turn_off_compilation(error)
             return out
-        if started is not None:
+        if is_first:
             self.seconds = time.perf_counter() - started
             logger.info("compiled the %s in %.1f s", self._layers, self.seconds)
         return out
-
-    def _log_first_call(self) -> float | None:
-        """Log the start of the first compiled call and return its time; None for later calls."""
-        if self.seconds is not None:
-            return None
-        logger.info("compiling the %s; this takes up to a minute if the compile cache is empty", self._layers)
-        return time.perf_counter()
 
     def _turn_off_compilation(self, error: Exception) -> None:
         self.is_compiled, self._run = False, run_layer
@@ -89,20 +85,15 @@ def choose_runner(compile: Compile, compute: Compute, layers: str, *, is_fp8: bo
 
 def decide_compilation(compile: Compile, compute: Compute) -> tuple[bool, str]:
     """Whether to compile the layers, and the reason."""
-    if compile == "auto":
-        obstacle = _compilation_obstacle(compute)
-        return obstacle is None, obstacle or "auto: fused layers are faster on a card"
-    return compile, "as asked"
-
-
-def _compilation_obstacle(compute: Compute) -> str | None:
+    if compile != "auto":
+        return compile, "as asked"
     if compute.device.type != "cuda":
-        return "auto: on a CPU compilation is slow and gains little"
+        return False, "auto: on a CPU compilation is slow and gains little"
     if not has_triton_package():
-        return "auto: Triton is not installed"
+        return False, "auto: Triton is not installed"
     if torch.cuda.get_device_capability(compute.device) < (7, 0):
-        return "auto: Triton needs compute capability 7.0 or higher"
-    return None
+        return False, "auto: Triton needs compute capability 7.0 or higher"
+    return True, "auto: fused layers are faster on a card"
 
 
 def run_layer(

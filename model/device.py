@@ -62,18 +62,14 @@ def _choose_device(name: str) -> tuple[torch.device, str]:
     if device.type not in ("cpu", "cuda"):
         raise ConfigurationError(f"device is {name!r}; it must be auto, cpu, cuda or cuda:N.")
     if device.type == "cuda":
-        device = _existing_card(name, device.index or 0)
+        device = torch.device("cuda", device.index or 0)
+        count = torch.cuda.device_count() if torch.cuda.is_available() else 0
+        if device.index >= count:
+            obstacle = f" ({card_without_cuda()})" if count == 0 and card_without_cuda() else ""
+            raise ConfigurationError(
+                f"device is {name!r}, but {count} CUDA devices are visible{obstacle}. Choose cpu, auto or a visible device."
+            )
     return device, f"device {device}, as asked"
-
-
-def _existing_card(name: str, index: int) -> torch.device:
-    count = torch.cuda.device_count() if torch.cuda.is_available() else 0
-    if index >= count:
-        obstacle = f" ({card_without_cuda()})" if count == 0 and card_without_cuda() else ""
-        raise ConfigurationError(
-            f"device is {name!r}, but {count} CUDA devices are visible{obstacle}. Choose cpu, auto or a visible device."
-        )
-    return torch.device("cuda", index)
 
 
 def _choose_dtype(name: str, device: torch.device) -> tuple[torch.dtype, str]:

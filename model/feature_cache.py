@@ -120,7 +120,9 @@ class CacheTier:
         start = self._arena.take(token_count)
         assert start is not None, "make_room was not called"
         page = _StoredPage(start=start, features=self._views(start, token_count))
-        _copy_into(page.features, features)
+        places = page.features.main, *page.features.deepstack
+        for place, values in zip(places, (features.main, *features.deepstack), strict=True):
+            place.copy_(values, non_blocking=True)  # (tokens, D)
         self._pages[key] = page
         self._token_count += token_count
 
@@ -199,7 +201,10 @@ class FeatureCache:
         if key in self.device_tier:
             return
         if self.device_tier.has_room_for(len(features.main)):
-            self._put_on_device(key, features)
+            self.host_tier.discard(key)
+            for evicted_key, evicted in self.device_tier.make_room(len(features.main)):
+                self._put_on_host(evicted_key, evicted)
+            self.device_tier.store(key, features)
         elif self.is_on and key not in self.host_tier:
             self._put_on_host(key, features)
 
@@ -209,12 +214,6 @@ class FeatureCache:
         self.host_tier.clear()
         self.device_hits = self.host_hits = self.misses = self.evictions = 0
 
-    def _put_on_device(self, key: bytes, features: VisualTokens) -> None:
-        self.host_tier.discard(key)
-        for evicted_key, evicted in self.device_tier.make_room(len(features.main)):
-            self._put_on_host(evicted_key, evicted)
-        self.device_tier.store(key, features)
-
     def _put_on_host(self, key: bytes, features: VisualTokens) -> None:
         if not self.host_tier.has_room_for(len(features.main)):
             self.evictions += 1
@@ -222,8 +221,3 @@ class FeatureCache:
         for _ in self.host_tier.make_room(len(features.main)):
             self.evictions += 1
         self.host_tier.store(key, features)
-
-
-def _copy_into(target: VisualTokens, source: VisualTokens) -> None:
-    for place, values in zip((target.main, *target.deepstack), (source.main, *source.deepstack), strict=True):
-        place.copy_(values, non_blocking=True)  # (tokens, D)

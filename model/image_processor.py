@@ -65,22 +65,18 @@ def to_page_image(page: Image.Image | np.ndarray) -> PageImage:
     Raises: PageImageError.
     """
     if isinstance(page, np.ndarray):
-        page = _image_of_array(page)
+        if page.dtype != np.uint8 or page.ndim != 3 or page.shape[2] != 3 or page.size == 0:
+            raise PageImageError(
+                f"A page array must be uint8 (height, width, 3), got {page.dtype} {page.shape}. "
+                "Convert it, or pass a PIL image."
+            )
+        page = Image.fromarray(page)
     if min(page.size) < 1:
         raise PageImageError(f"The page is {page.width} x {page.height} px; both sides must be at least 1 px.")
     try:
         return PageImage(pixels=np.array(to_page(page)))
     except UnreadableSamplesError as error:
         raise PageImageError(str(error)) from error
-
-
-def _image_of_array(pixels: np.ndarray) -> Image.Image:
-    if pixels.dtype != np.uint8 or pixels.ndim != 3 or pixels.shape[2] != 3 or pixels.size == 0:
-        raise PageImageError(
-            f"A page array must be uint8 (height, width, 3), got {pixels.dtype} {pixels.shape}. "
-            "Convert it, or pass a PIL image."
-        )
-    return Image.fromarray(pixels)
 
 
 def smart_resize(height: int, width: int, config: ImageConfig) -> tuple[int, int]:

@@ -96,11 +96,10 @@ def weight_bytes(shapes: Mapping[str, tuple[int, ...]], config: ModelConfig, dty
 
 def batch_bytes(config: ModelConfig, dtype: torch.dtype, quantise: str, batch: BatchLimits) -> int:
     """Peak bytes of a forward pass of such a batch, without weights and page features."""
-    return max(
-        _vision_bytes(config, dtype) * batch.patches,
-        _compressor_bytes(config, dtype, batch),
-        _decoder_bytes(config, dtype, quantise) * batch.tokens + _widest_weight_bytes(config, dtype, quantise),
-    )
+    decoder = _decoder_bytes(config, dtype, quantise) * batch.tokens
+    if quantise == "int8":  # the largest weight in the activations' dtype, because one at a time is converted
+        decoder += config.text.hidden_size * config.text.intermediate_size * dtype.itemsize
+    return max(_vision_bytes(config, dtype) * batch.patches, _compressor_bytes(config, dtype, batch), decoder)
 
 
 def _vision_bytes(config: ModelConfig, dtype: torch.dtype) -> int:
@@ -139,11 +138,6 @@ def _decoder_bytes(config: ModelConfig, dtype: torch.dtype, quantise: str) -> in
     if quantise == "fp8":  # the gated activations, and their float32 and 8-bit copies during rounding
         mlp = states + text.intermediate_size * (size + _FLOAT32 + 1)
     return held + max(attention, mlp)
-
-
-def _widest_weight_bytes(config: ModelConfig, dtype: torch.dtype, quantise: str) -> int:
-    """Bytes of the largest weight in the activations' dtype; int8 converts one weight at a time."""
-    return config.text.hidden_size * config.text.intermediate_size * dtype.itemsize if quantise == "int8" else 0
 
 
 def plan_memory(
@@ -197,7 +191,11 @@ def choose_plan(plans: Sequence[MemoryPlan], *, least_cache_bytes: int) -> tuple
     """
     fitting = [plan for plan in plans if plan.fits]
     if not fitting:
-        raise ConfigurationError(f"The card is too small for these settings. {_figures_and_remedy(plans)}")
+        figures = "; ".join(f"{plan.describe()}, {_gib(plan.needed_bytes)} GiB needed" for plan in plans)
+        raise ConfigurationError(
+            f"The card is too small for these settings. {figures}. "
+            "Lower max_query_characters or feature_cache_gpu_bytes if they are set, or use a larger card."
+        )
     chosen = next((plan for plan in fitting if plan.cache_bytes >= least_cache_bytes), fitting[-1])
     if chosen is plans[0]:
         return chosen, f"auto: there is room for {chosen.scheme}"
@@ -223,8 +221,3 @@ def check_plan(plan: MemoryPlan, others: Sequence[MemoryPlan]) -> None:
         f"The card is too small for these settings: {plan.describe()}, {_gib(plan.needed_bytes)} GiB needed. "
         + (remedy or "Lower max_batch_tokens, max_batch_patches or max_query_characters, or use a larger card.")
     )
-
-
-def _figures_and_remedy(plans: Sequence[MemoryPlan]) -> str:
-    figures = "; ".join(f"{plan.describe()}, {_gib(plan.needed_bytes)} GiB needed" for plan in plans)
-    return f"{figures}. Lower max_query_characters or feature_cache_gpu_bytes if they are set, or use a larger card."

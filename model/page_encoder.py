@@ -15,7 +15,7 @@ from model.dataflow import Observe, PreparedPage, VisualTokens
 from model.device import Compute, upload
 from model.feature_cache import FeatureCache
 from model.image_processor import to_patches
-from model.qwen3_vl.vision_encoder import PatchLayout, VisionEncoder, lay_out_patches
+from model.qwen3_vl.vision_encoder import VisionEncoder, lay_out_patches
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -62,15 +62,12 @@ class PageEncoder:
     def _run_vision_tower(self, pages: Sequence[PreparedPage], observe: Observe) -> VisualTokens:
         with observe("upload"):
             pixels = [upload(page.host_pixels, self.compute.device) for page in pages]  # each (height, width, 3)
-            layout = self._lay_out_patches(pages)
+            layout = lay_out_patches(pages, self.model_config.vision).upload(self.compute.device)
         with observe("vision"):
             image, dtype = self.model_config.image, self.compute.dtype
             patches = torch.cat([to_patches(page, image, dtype) for page in pixels])  # (P, patch values)
             tokens: VisualTokens = self.visual(patches, layout, self.kernel, self.run_block)
             return self.visual.merge_deepstack(tokens) if self.cache.is_on else tokens
-
-    def _lay_out_patches(self, pages: Sequence[PreparedPage]) -> PatchLayout:
-        return lay_out_patches(pages, self.model_config.vision).upload(self.compute.device)
 
     def _put_in_cache(self, pages: Sequence[PreparedPage], tokens: VisualTokens) -> None:
         """Put the pages into the cache. This moves pages that were found in host memory to the device."""

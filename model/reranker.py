@@ -147,19 +147,15 @@ class Reranker:
 
         Raises: DeviceMemoryError, DeviceLostError.
         """
-        cached_pages = tuple(self._count_cached(request) for request in batch)
+        cached_pages = tuple(
+            sum(page.content_hash in self.feature_cache for page in request.pages) for request in batch
+        )
         with running_on(self.compute.device):
-            logits = self._score_letters(batch, observe) if batch else torch.empty(0)
+            # float32 (B, letters)
+            logits = letter_logits(self.forward_pass.run(batch, observe), self.letter_rows) if batch else torch.empty(0)
             return PendingScores(
                 batch=tuple(batch), cached_pages=cached_pages, logits=download(logits), device=self.compute.device
             )
-
-    def _count_cached(self, request: PreparedRequest) -> int:
-        return sum(page.content_hash in self.feature_cache for page in request.pages)
-
-    def _score_letters(self, batch: Sequence[PreparedRequest], observe: Observe) -> torch.Tensor:
-        """Letter logits float32 (B, letters)."""
-        return letter_logits(self.forward_pass.run(batch, observe), self.letter_rows)
 
     @torch.inference_mode()
     def encode(self, pages: Sequence[PreparedPage]) -> int:
@@ -298,22 +294,20 @@ class PendingScores:
         """
         with running_on(self.device):
             rows = self.logits.wait().tolist()
-        return [
-            _page_scores(request, row, cached_pages)
-            for request, row, cached_pages in zip(self.batch, rows, self.cached_pages, strict=True)
-        ]
-
-
-def _page_scores(request: PreparedRequest, row: Sequence[float], cached_pages: int) -> PageScores:
-    logits = tuple(row[: len(request.pages)])
-    return PageScores(
-        logits=logits,
-        order=order_by_score(logits),
-        visual_tokens=request.visual_token_count,
-        kept_tokens=request.kept_token_count,
-        prompt_tokens=request.token_count,
-        cached_pages=cached_pages,
-    )
+        answers: list[PageScores] = []
+        for request, row, cached_pages in zip(self.batch, rows, self.cached_pages, strict=True):
+            logits = tuple(row[: len(request.pages)])
+            answers.append(
+                PageScores(
+                    logits=logits,
+                    order=order_by_score(logits),
+                    visual_tokens=request.visual_token_count,
+                    kept_tokens=request.kept_token_count,
+                    prompt_tokens=request.token_count,
+                    cached_pages=cached_pages,
+                )
+            )
+        return answers
 
 
 def require_finite(answer: PageScores) -> PageScores:

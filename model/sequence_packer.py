@@ -54,14 +54,18 @@ def plan_packing(requests: Sequence[PreparedRequest], read_counts: Sequence[int]
     read_counts = read_counts or [1] * len(requests)
     is_visual = np.concatenate([_visual_mask(request) for request in requests])  # (S,)
     positions = [mrope_positions(request.prompt.segments, request.pages) for request in requests]  # text, visual
-    ends = np.cumsum([request.token_count for request in requests])  # (B,)
+    ends = np.cumsum([request.token_count for request in requests])  # (B,), one past the last position of each prompt
+    # Text tokens are numbered from 0, visual tokens from T, each in order of appearance.
+    text_count = int((~is_visual).sum())
+    sources = np.where(is_visual, text_count + np.cumsum(is_visual) - 1, np.cumsum(~is_visual) - 1)  # (S,)
+    read_slots = [np.arange(end - count, end) for end, count in zip(ends, read_counts, strict=True)]
     return PackingPlan(
         text_ids=torch.from_numpy(np.concatenate([s for request in requests for s in request.prompt.segments])),
         text_positions=torch.from_numpy(np.concatenate([text for text, _ in positions], axis=1)),
         visual_positions=torch.from_numpy(np.concatenate([visual for _, visual in positions], axis=1)),
-        sources=torch.from_numpy(_sources(is_visual)),
+        sources=torch.from_numpy(sources),
         visual_slots=torch.from_numpy(np.flatnonzero(is_visual)),
-        read_slots=torch.from_numpy(_read_slots(ends, read_counts)),
+        read_slots=torch.from_numpy(np.concatenate(read_slots)),
         read_cu_seqlens=torch.tensor([0, *accumulate(read_counts)], dtype=torch.int32),
         max_read_len=max(read_counts),
         cu_seqlens=torch.from_numpy(np.concatenate([[0], ends]).astype(np.int32)),
@@ -75,17 +79,6 @@ def _visual_mask(request: PreparedRequest) -> np.ndarray:
     for kept, segment in zip(request.kept_counts, request.prompt.segments[1:], strict=True):
         pieces += [np.ones(kept, dtype=bool), np.zeros(len(segment), dtype=bool)]
     return np.concatenate(pieces)
-
-
-def _sources(is_visual: np.ndarray) -> np.ndarray:
-    """int64 (S,): text tokens are numbered from 0, visual tokens from T, each in order of appearance. is_visual: bool (S,)."""
-    text_count = int((~is_visual).sum())
-    return np.where(is_visual, text_count + np.cumsum(is_visual) - 1, np.cumsum(~is_visual) - 1)
-
-
-def _read_slots(ends: np.ndarray, read_counts: Sequence[int]) -> np.ndarray:
-    """int64 (R,), ascending: the last positions of every prompt. ends: (B,), one past the last position of each."""
-    return np.concatenate([np.arange(end - count, end) for end, count in zip(ends, read_counts, strict=True)])
 
 
 def mrope_positions(segments: Sequence[np.ndarray], pages: Sequence[PreparedPage]) -> tuple[np.ndarray, np.ndarray]:

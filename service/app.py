@@ -14,6 +14,7 @@ from starlette.exceptions import HTTPException
 from starlette.responses import Response
 
 from model import DEFAULT_BATCH_LIMITS, Reranker, RerankerConfig
+from service.api_keys import KeyRing
 from service.dialects import DIALECTS
 from service.dialects.dialect import Dialect
 from service.documents.loader import PageLoader
@@ -119,7 +120,9 @@ def build_app(
         ExchangeMiddleware,
         routes=table,
         callers=Callers(
-            keys=[settings.api_key.get_secret_value()] if settings.api_key else [],
+            keys=KeyRing(
+                single=settings.api_key.get_secret_value() if settings.api_key else None, path=settings.api_keys_file
+            ),
             cache_scope=settings.cache_scope,
         ),
         admission=admission,

@@ -1,4 +1,4 @@
-"""The command line: `ziprerank serve`, `rank`, `doctor`, `demo`, and the commands of training.
+"""The command line: `ziprerank serve`, `rank`, `doctor`, `keys`, `demo`, and the commands of training.
 
 Every setting of the service is a flag of `serve`, documented in `settings`. The flags of `rank` are in `commands.rank`, those
 of training in `commands.training`.
@@ -8,11 +8,10 @@ import argparse
 import sys
 from collections.abc import Sequence
 
-from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined
 
-from service.commands import rank, training
-from service.settings import PREFIX, Settings, read_settings
+from service.commands import keys, rank, training
+from service.settings import PREFIX, Settings, api_keys_file, read_settings
 
 EXIT_USAGE = 2
 
@@ -44,17 +43,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = _build_parser().parse_args(arguments)
     if options.command in training.COMMANDS:
         return training.run_training_command(options)
-    return _run_demo() if options.command == "demo" else _run_with_settings(options)
+    if options.command == "keys":
+        return keys.run_keys(options, default_file=api_keys_file())
+    if options.command == "demo":
+        from service.commands.demo import run_demo
 
-
-def _run_demo() -> int:
-    from service.commands.demo import run_demo
-
-    return run_demo()
-
-
-def _run_with_settings(options: argparse.Namespace) -> int:
-    flags = {name: value for name, value in vars(options).items() if name in Settings.model_fields}
+        return run_demo()
+    flags = {name: vars(options).get(name) for name in Settings.model_fields}
     try:
         settings = read_settings({name: value for name, value in flags.items() if value is not None})
     except ValueError as error:
@@ -96,13 +91,6 @@ def _build_parser() -> argparse.ArgumentParser:
     )
     _add_settings(serve, list(Settings.model_fields))
     _add_settings(rank.add_rank_command(commands), rank.RANK_SETTINGS)
-    _add_doctor(commands)
-    commands.add_parser("demo", help="start the service on the bundled checkpoint, rank a bundled PDF, and stop")
-    training.add_training_commands(commands)
-    return parser
-
-
-def _add_doctor(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
     doctor = commands.add_parser(
         "doctor",
         help="check whether this machine can serve the checkpoint, and recommend changes",
@@ -118,18 +106,19 @@ def _add_doctor(commands: "argparse._SubParsersAction[argparse.ArgumentParser]")
         "--no-forward", dest="forward", action="store_false", help="do not load the checkpoint and rank two pages"
     )
     _add_settings(doctor, DOCTOR_SETTINGS)
+    keys.add_keys_command(commands)
+    commands.add_parser("demo", help="start the service on the bundled checkpoint, rank a bundled PDF, and stop")
+    training.add_training_commands(commands)
+    return parser
 
 
 def _add_settings(parser: argparse.ArgumentParser, names: Sequence[str]) -> None:
     """A flag for each setting."""
     for name in names:
-        parser.add_argument(
-            f"--{name.replace('_', '-')}", dest=name, metavar="VALUE", help=_help(Settings.model_fields[name])
-        )
-
-
-def _help(field: FieldInfo) -> str:
-    is_computed = field.default is PydanticUndefined  # when settings are built; the description says from which facts
-    default = None if is_computed else field.default
-    shown = f" (default: {default})" if default is not None else ""
-    return f"{field.description}{shown}".replace("%", "%%")
+        field = Settings.model_fields[name]
+        is_computed = (
+            field.default is PydanticUndefined
+        )  # when settings are built; the description says from which facts
+        default = "" if is_computed or field.default is None else f" (default: {field.default})"
+        text = f"{field.description}{default}".replace("%", "%%")
+        parser.add_argument(f"--{name.replace('_', '-')}", dest=name, metavar="VALUE", help=text)

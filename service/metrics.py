@@ -88,6 +88,7 @@ class Metrics:
         GCCollector(registry=self.registry)
 
         self.requests = self._counter("requests", "Finished requests", "route", "dialect", "code")
+        self.key_requests = self._counter("key_requests", "Finished requests by the id of the API key", "key", "code")
         self.requests_in_flight = self._gauge("requests_in_flight", "Accepted and not yet answered")
         self.requests_waiting = self._gauge("requests_waiting", "Entries waiting for a batch")
         self.requests_running = self._gauge("requests_running", "Entries in the batch on the device")
@@ -140,10 +141,10 @@ class Metrics:
 
     def observe_stages(self, seconds_by_stage: Mapping[str, float], exemplar: Exemplar | None = None) -> None:
         for stage, seconds in seconds_by_stage.items():
-            self.stage_duration.labels(stage).observe(seconds, _own(exemplar))
+            self.stage_duration.labels(stage).observe(seconds, _labels_of(exemplar))
 
     def observe_request(self, route: str, outcome: str, seconds: float, exemplar: Exemplar | None = None) -> None:
-        self.request_duration.labels(route, outcome).observe(seconds, _own(exemplar))
+        self.request_duration.labels(route, outcome).observe(seconds, _labels_of(exemplar))
 
     def export_cache(self, cache: str, counts: Callable[[], CacheCounts]) -> None:
         """Show a cache (`image`: rendered pages, `vision`: page features) under its name."""
@@ -157,6 +158,9 @@ class Metrics:
 
     def count_processed_document(self, state: str) -> None:
         self.documents_processed.labels(state).inc()
+
+    def count_key_request(self, key_id: str, status: int) -> None:
+        self.key_requests.labels(key_id, str(status)).inc()
 
     def count_rejection(self, code: str) -> None:
         """Count an error where it is a refusal."""
@@ -191,5 +195,5 @@ class Metrics:
         return Histogram(f"ziprerank_{name}", help_text, labels, buckets=buckets, registry=self.registry)
 
 
-def _own(exemplar: Exemplar | None) -> dict[str, str] | None:
+def _labels_of(exemplar: Exemplar | None) -> dict[str, str] | None:
     return dict(exemplar) if exemplar else None

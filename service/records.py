@@ -15,13 +15,21 @@ DOCUMENT_ID_RULE = "a registered document's id has 1 to 128 of the characters A-
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class CallerLimits:
+    """Limits of one caller beside those of the service; None: no limit."""
+
+    max_concurrent_requests: int | None = None
+    max_pages_per_minute: int | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Caller:
     """The sender of a request. Made by `http.callers`, once, before anything that depends on it."""
 
-    id: str  # names the key in log lines without giving it away
-    tenant: (
-        bytes  # callers of one tenant share caches and registered documents, others share nothing; empty: one for all
-    )
+    id: str  # names the key in log lines and metrics without giving it away; empty: the caller sent none
+    tenant: bytes  # callers of one tenant share caches and registered documents; empty: all callers are one
+    is_known: bool = False  # the key is one of the service's; the ids of other callers have no bound
+    limits: CallerLimits = CallerLimits()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -33,6 +41,7 @@ class Upload:
     kind: Literal["pdf", "image"] | None  # as the client declared it; None: not declared
     pages: str | None  # page numbers such as 1-3,7, unparsed; None: all
     label: str  # of its pages in the answer
+    yields_one: bool = False  # its best page stands for it in the answer
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -42,6 +51,7 @@ class DocumentReference:
     name: str  # of the reference in the client's format; its dialect puts it into messages
     id: str
     pages: str | None  # page numbers, unparsed; None: all
+    yields_one: bool = False  # its best page stands for it in the answer
 
 
 QueryDocument = Upload | DocumentReference

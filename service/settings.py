@@ -10,11 +10,14 @@ import os
 import re
 import socket
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
 import fsspec
 from pydantic import Field, SecretStr, ValidationError, field_validator, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from service.api_keys import read_keys
 
 PREFIX = "ZIPRERANK_"
 MEBIBYTE = 1024 * 1024
@@ -35,6 +38,12 @@ def _default_document_store() -> str:
 def _default_rasterizer_processes() -> int:
     """One per core; more than 8 would produce pages faster than any GPU consumes them."""
     return min(8, os.cpu_count() or 2)
+
+
+def api_keys_file() -> Path | None:
+    """The file of API keys that the environment names, for commands that need no other setting."""
+    path = os.environ.get(f"{PREFIX}API_KEYS_FILE")
+    return Path(path) if path else None
 
 
 def _default_replica() -> str:
@@ -86,6 +95,9 @@ class Settings(BaseSettings):
     host: str = Field("127.0.0.1", description="address to listen on")
     port: int = Field(8000, ge=0, le=65535, description="port to listen on; 0 takes a free one")
     api_key: SecretStr | None = Field(None, description="key that clients must send as 'Authorization: Bearer …'")
+    api_keys_file: Path | None = Field(
+        None, description="file of further keys, which `ziprerank keys` writes; read again when it changes"
+    )
     replica: str = Field(
         default_factory=_default_replica,
         pattern=r"^[A-Za-z0-9._:-]{1,253}$",
@@ -108,7 +120,7 @@ class Settings(BaseSettings):
         "in XDG_CACHE_HOME, else in ~/.cache",
     )
     cache_scope: Literal["shared", "per_key"] = Field(
-        "shared", description="per_key: cached pages and documents are for the sender of one Authorization header alone"
+        "shared", description="per_key: cached pages and documents are for the callers of one API key alone"
     )
 
     max_pages: CountLimit = Field(100, description="pages of one request")
@@ -157,6 +169,13 @@ class Settings(BaseSettings):
             raise ValueError(f"{url} needs a package that is not installed; for s3 it is ziprerank[s3]") from error
         return url
 
+    @field_validator("api_keys_file")
+    @classmethod
+    def _require_readable_keys(cls, path: Path | None) -> Path | None:
+        if path is not None:
+            read_keys(path)
+        return path
+
     @field_validator("tracing")
     @classmethod
     def _require_tracing_packages(cls, destination: str) -> str:
@@ -194,12 +213,10 @@ def read_settings(flags: dict[str, Any]) -> Settings:
     try:
         return Settings(**flags)
     except ValidationError as error:
-        raise ValueError("; ".join(_complaint(fault) for fault in error.errors(include_url=False))) from error
-
-
-def _complaint(fault: Any) -> str:
-    name = ".".join(str(step) for step in fault["loc"])
-    return f"{PREFIX}{name.upper()}: {fault['msg']}" if name else str(fault["msg"])
+        for fault in error.errors(include_url=False):
+            name = ".".join(str(step) for step in fault["loc"])
+            complaints.append(f"{PREFIX}{name.upper()}: {fault['msg']}" if name else fault["msg"])
+        raise ValueError("; ".join(complaints)) from error
 
 
 def unknown_variables(environment: Mapping[str, str]) -> list[str]:

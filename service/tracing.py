@@ -25,14 +25,13 @@ from opentelemetry import trace as otel
 from opentelemetry.trace import Link, Span, SpanContext, Status, StatusCode, Tracer, format_span_id, format_trace_id
 
 if TYPE_CHECKING:
-    from opentelemetry.sdk.resources import Resource
     from opentelemetry.sdk.trace import TracerProvider
     from opentelemetry.sdk.trace.export import SpanExporter
 
     from model import StageInterval
 
 CLOSE_SECONDS = 5.0
-"""Longest time that the last spans may take on their way out; a collector that is away must not hold up a stop."""
+"""Time limit for the export of the last spans: an unreachable collector must not delay the shutdown."""
 
 _FILE = "file:"
 
@@ -175,7 +174,7 @@ class Tracing:
         is_traced: Callable[[str], bool] = lambda path: True,
         takes_documents: bool = False,
     ) -> None:
-        """`is_traced` tells whether requests for a path get a server span."""
+        """is_traced: whether requests for a path get a server span."""
         self._destination = destination
         self._is_traced = is_traced
         self._takes_documents = takes_documents
@@ -201,10 +200,19 @@ class Tracing:
 
     def start(self) -> None:
         """Begin to export, in a thread. After the worker processes have been started: they must not inherit any of it."""
-        if self._provider is not None:
-            from opentelemetry.sdk.trace.export import BatchSpanProcessor
+        if self._provider is None:
+            return
+        from opentelemetry.sdk.trace.export import BatchSpanProcessor, ConsoleSpanExporter
 
-            self._provider.add_span_processor(BatchSpanProcessor(self._make_exporter()))
+        exporter: SpanExporter
+        if self._destination.startswith(_FILE):
+            self._file = open(self._destination.removeprefix(_FILE), "a", encoding="utf-8")  # noqa: SIM115 (closed by `close`)
+            exporter = ConsoleSpanExporter(out=self._file, formatter=lambda span: span.to_json(indent=None) + "\n")
+        else:
+            from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
+
+            exporter = OTLPSpanExporter()
+        self._provider.add_span_processor(BatchSpanProcessor(exporter))
 
     def close(self) -> None:
         """Export the spans that are left, for CLOSE_SECONDS at most. Blocks."""
@@ -247,27 +255,13 @@ class Tracing:
             record_exception=False,  # messages name documents
             set_status_on_exception=False,
         ) as span:
+            trace = Trace(tracer=self._tracer, span=span, takes_documents=self._takes_documents)
             try:
-                yield self._trace_of(span)
+                yield trace if span.get_span_context().trace_flags.sampled else None
             except BaseException as error:
                 span.set_attribute("error.type", str(getattr(error, "code", type(error).__name__)))
                 span.set_status(Status(StatusCode.ERROR))
                 raise
-
-    def _make_exporter(self) -> "SpanExporter":
-        if self._destination.startswith(_FILE):
-            from opentelemetry.sdk.trace.export import ConsoleSpanExporter
-
-            self._file = open(self._destination.removeprefix(_FILE), "a", encoding="utf-8")  # noqa: SIM115 (closed by `close`)
-            return ConsoleSpanExporter(out=self._file, formatter=lambda span: span.to_json(indent=None) + "\n")
-        from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
-
-        return OTLPSpanExporter()
-
-    def _trace_of(self, span: Span) -> Trace | None:
-        if self._tracer is None or not span.get_span_context().trace_flags.sampled:
-            return None
-        return Trace(tracer=self._tracer, span=span, takes_documents=self._takes_documents)
 
     def _current(self) -> SpanContext | None:
         if self._provider is None:
@@ -290,17 +284,13 @@ def wall_ns(seconds_ago: float = 0.0) -> int:
 
 
 def _make_provider(replica: str) -> "TracerProvider":
+    """A provider with the service's name, version and replica; OTEL_SERVICE_NAME and OTEL_RESOURCE_ATTRIBUTES override them."""
+    from opentelemetry.sdk.resources import OTELResourceDetector, Resource
     from opentelemetry.sdk.trace import TracerProvider
 
-    return TracerProvider(resource=_resource(replica), shutdown_on_exit=False)
-
-
-def _resource(replica: str) -> "Resource":
-    """The name, version and replica of the service; OTEL_SERVICE_NAME and OTEL_RESOURCE_ATTRIBUTES win."""
-    from opentelemetry.sdk.resources import OTELResourceDetector, Resource
-
     own = {"service.name": "ziprerank", "service.version": version("ziprerank"), "service.instance.id": replica}
-    return Resource.create(own).merge(OTELResourceDetector().detect())
+    resource = Resource.create(own).merge(OTELResourceDetector().detect())
+    return TracerProvider(resource=resource, shutdown_on_exit=False)
 
 
 def _exemplar(context: SpanContext) -> Mapping[str, str]:

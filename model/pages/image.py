@@ -49,22 +49,25 @@ def to_rgb(image: Image.Image) -> Image.Image:
     Raises: UnreadableSamplesError for 32-bit grey that holds NaN, infinity or a negative sample, or one above 2^32 - 1.
     """
     if image.mode.startswith("I;16"):
-        image = _high_bytes(image)
+        samples = image.tobytes("raw", image.mode)
+        high_bytes = samples[(0 if image.mode == "I;16B" else 1) :: 2]
+        image = Image.frombytes("L", image.size, high_bytes)
     elif image.mode in _USUAL_WHITES:
         image = _scaled_to_bytes(image)
     if image.has_transparency_data:
-        return _over_white(image)
+        image = image.convert("RGBA")
+        page = Image.new("RGB", image.size, WHITE)
+        page.paste(image, mask=image.getchannel("A"))
+        return page
     return image if image.mode == "RGB" else image.convert("RGB")
-
-
-def _high_bytes(image: Image.Image) -> Image.Image:
-    samples = image.tobytes("raw", image.mode)
-    return Image.frombytes("L", image.size, samples[(0 if image.mode == "I;16B" else 1) :: 2])
 
 
 def _scaled_to_bytes(image: Image.Image) -> Image.Image:
     """Scale 32-bit samples to 8 bits. The file does not define white: take the smallest usual value that no sample exceeds."""
-    darkest, brightest = _sample_range(image)
+    darkest, brightest = image.getextrema()
+    assert isinstance(darkest, int | float) and isinstance(brightest, int | float)
+    if image.mode == "F" and not _is_finite(image):
+        raise UnreadableSamplesError("The page holds grey samples that are NaN or infinite. Convert it to 8-bit grey.")
     white = next((white for white in _USUAL_WHITES[image.mode] if brightest <= white), None)
     if darkest < 0 or white is None:
         raise UnreadableSamplesError(
@@ -75,27 +78,11 @@ def _scaled_to_bytes(image: Image.Image) -> Image.Image:
     return image.point(lambda sample: sample * factor + 0).convert("L")
 
 
-def _sample_range(image: Image.Image) -> tuple[float, float]:
-    """The darkest and the brightest sample. Raises: UnreadableSamplesError if any sample is not finite."""
-    darkest, brightest = image.getextrema()
-    assert isinstance(darkest, int | float) and isinstance(brightest, int | float)
-    if image.mode == "F" and not _is_finite(image):
-        raise UnreadableSamplesError("The page holds grey samples that are NaN or infinite. Convert it to 8-bit grey.")
-    return darkest, brightest
-
-
 def _is_finite(image: Image.Image) -> bool:
     """Whether all samples are finite. Checks their mean, which any NaN or infinity spoils; `getextrema` ignores NaN."""
     mean = image.resize((1, 1), Image.Resampling.BOX).getpixel((0, 0))
     assert isinstance(mean, int | float)
     return math.isfinite(mean)
-
-
-def _over_white(image: Image.Image) -> Image.Image:
-    image = image.convert("RGBA")
-    page = Image.new("RGB", image.size, WHITE)
-    page.paste(image, mask=image.getchannel("A"))
-    return page
 
 
 def shrink(image: Image.Image) -> Image.Image:

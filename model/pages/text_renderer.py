@@ -227,16 +227,12 @@ def _pieces(word: str, measure: _Measure, *, width: int) -> Iterator[tuple[str, 
     """The word with its width, cut into pieces if it is wider than a line."""
     length = measure(word)
     while length > width and len(word) > 1:
-        piece = word[: _fitting_prefix(word, measure, width=width)]
-        yield piece, measure(piece)
-        word = word[len(piece) :]
+        # The longest prefix that fits the line, but at least one character.
+        end = max(1, bisect_right(range(1, len(word)), float(width), key=lambda count: measure(word[:count])))
+        yield word[:end], measure(word[:end])
+        word = word[end:]
         length = measure(word)
     yield word, length
-
-
-def _fitting_prefix(word: str, measure: _Measure, *, width: int) -> int:
-    """The number of leading characters that fit the line, at least one."""
-    return max(1, bisect_right(range(1, len(word)), float(width), key=lambda end: measure(word[:end])))
 
 
 def _draw(layout: _Layout, canvas: _Canvas) -> Image.Image:

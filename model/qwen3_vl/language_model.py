@@ -33,7 +33,13 @@ class LanguageModel(nn.Module):
         """The normalised hidden states (R, D) at the read positions."""
         *layers, last_layer = self.layers
         hidden = packed.embeddings  # (S, D)
-        cos, sin = self._angles(packed)  # each (S, head_dim)
+        cos, sin = mrope_cos_sin(
+            packed.positions,
+            head_dim=self.config.head_dim,
+            theta=self.config.rope_theta,
+            sections=self.config.mrope_section,
+            dtype=hidden.dtype,
+        )  # each (S, head_dim)
         prompts = kernel.place(packed.cu_seqlens, packed.max_seqlen, hidden.device)
         attend = PackedAttention(kernel=kernel, queries=prompts, keys=prompts, causal=True)
         for index, layer in enumerate(layers):
@@ -45,15 +51,6 @@ class LanguageModel(nn.Module):
         hidden = last_layer(hidden, cos, sin, attend, packed.read_slots)  # (R, D)
         out: torch.Tensor = self.norm(hidden)
         return out
-
-    def _angles(self, packed: PackedSequences) -> tuple[torch.Tensor, torch.Tensor]:
-        return mrope_cos_sin(
-            packed.positions,
-            head_dim=self.config.head_dim,
-            theta=self.config.rope_theta,
-            sections=self.config.mrope_section,
-            dtype=packed.embeddings.dtype,
-        )
 
 
 class DecoderLayer(nn.Module):

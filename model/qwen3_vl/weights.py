@@ -8,7 +8,6 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -92,19 +91,16 @@ def find_tensors(folder: Path, network: Network, config: ModelConfig) -> dict[st
 
     Raises: CheckpointError for an unreadable file, and for a missing, surplus or wrongly shaped tensor.
     """
-    found = _stored_tensors(folder)
+    if (folder / INDEX_FILE).is_file():
+        found = _find_sharded_tensors(folder)
+    elif (folder / SINGLE_FILE).is_file():
+        found = _read_header(folder / SINGLE_FILE)
+    else:
+        raise CheckpointError(f"{folder} has neither {SINGLE_FILE} nor {INDEX_FILE}. Download the weights.")
     _require_matching_tensors(
         expected_shapes(network), found, optional={_HEAD} if config.tie_word_embeddings else set()
     )
     return found
-
-
-def _stored_tensors(folder: Path) -> dict[str, StoredTensor]:
-    if (folder / INDEX_FILE).is_file():
-        return _find_sharded_tensors(folder)
-    if not (folder / SINGLE_FILE).is_file():
-        raise CheckpointError(f"{folder} has neither {SINGLE_FILE} nor {INDEX_FILE}. Download the weights.")
-    return _read_header(folder / SINGLE_FILE)
 
 
 def _find_sharded_tensors(folder: Path) -> dict[str, StoredTensor]:
@@ -123,18 +119,15 @@ def _find_sharded_tensors(folder: Path) -> dict[str, StoredTensor]:
 def _read_header(file: Path) -> dict[str, StoredTensor]:
     try:
         with safe_open(file, framework="pt") as tensors:
+            slices = {name: tensors.get_slice(name) for name in tensors.keys()}  # noqa: SIM118 (a handle is no mapping)
             return {
-                name: _stored_tensor(file, tensors.get_slice(name))
-                for name in tensors.keys()  # noqa: SIM118 (a safe_open handle is no mapping)
+                name: StoredTensor(file=file, shape=tuple(stored.get_shape()), dtype=stored.get_dtype())
+                for name, stored in slices.items()
             }
     except FileNotFoundError as error:
         raise CheckpointError(f"{file} is missing. Download it.") from error
     except (OSError, SafetensorError) as error:
         raise CheckpointError(f"{file} is not a readable safetensors file: {error}") from error
-
-
-def _stored_tensor(file: Path, stored: Any) -> StoredTensor:
-    return StoredTensor(file=file, shape=tuple(stored.get_shape()), dtype=stored.get_dtype())
 
 
 def _require_matching_tensors(
@@ -154,31 +147,20 @@ def _require_matching_tensors(
 
 
 def _load_tensors(network: Network, files: Mapping[str, Path], compute: Compute, quantise: str) -> None:
-    """Load tensors one at a time, so that at most one of them is in memory twice."""
+    """Load tensors one at a time, so that at most one of them is in memory twice.
+
+    A stored tensor is never held by a variable, which would keep it in memory while the next one is read.
+    """
     for file in sorted(set(files.values())):
         with safe_open(file, framework="pt", device=str(compute.device)) as tensors:
             for name in (name for name, holder in files.items() if holder == file):
-                if quantise != "none" and _is_linear_of_decoder(network, name):
-                    _replace_linear(network, name, tensors.get_tensor(name), quantise)
+                path, _, attribute = name.rpartition(".")
+                owner = network.get_submodule(path)
+                if quantise != "none" and name.startswith(_DECODER_LAYERS) and isinstance(owner, nn.Linear):
+                    network.set_submodule(path, quantised(owner, tensors.get_tensor(name), quantise))
                 else:
-                    _set_parameter(network, name, tensors.get_tensor(name).to(compute.dtype))
-
-
-def _is_linear_of_decoder(network: Network, name: str) -> bool:
-    owner = network.get_submodule(name.rpartition(".")[0])
-    return name.startswith(_DECODER_LAYERS) and isinstance(owner, nn.Linear)
-
-
-def _replace_linear(network: Network, name: str, weight: torch.Tensor, quantise: str) -> None:
-    path = name.rpartition(".")[0]
-    linear = network.get_submodule(path)
-    assert isinstance(linear, nn.Linear)
-    network.set_submodule(path, quantised(linear, weight, quantise))
-
-
-def _set_parameter(network: Network, name: str, tensor: torch.Tensor) -> None:
-    owner, _, attribute = name.rpartition(".")
-    setattr(network.get_submodule(owner), attribute, nn.Parameter(tensor, requires_grad=False))
+                    values = nn.Parameter(tensors.get_tensor(name).to(compute.dtype), requires_grad=False)
+                    setattr(owner, attribute, values)
 
 
 def _keep_head_rows(network: Network, rows: Sequence[int], head_file: Path | None, compute: Compute) -> None:

@@ -29,7 +29,9 @@ _STOP_SECONDS = 60
 
 def run_demo() -> int:
     """Run the demo. Returns the exit code of the service, 0 after a clean stop. Raises: SystemExit with a message."""
-    port = _free_port()
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]  # which is free
     service = _start_service(port)
     try:
         _wait_until_ready(service, port)
@@ -40,13 +42,6 @@ def run_demo() -> int:
     _show(answer)
     print(f"\nThe service stopped with exit code {exit_code}.")
     return exit_code
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
 
 
 def _start_service(port: int) -> "subprocess.Popen[bytes]":

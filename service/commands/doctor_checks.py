@@ -24,7 +24,6 @@ from model import (
     CheckpointFacts,
     DeviceFacts,
     MemoryFacts,
-    Reranker,
     RerankerConfig,
     RerankerError,
     ScoreError,
@@ -264,7 +263,8 @@ def _check_compilation(config: RerankerConfig, device: DeviceFacts | None) -> Ch
         return _skipped("compile", "card")
     facts = examine_compilation(config, device.compute)
     is_card = device.total_bytes is not None
-    compiler, has_headers = _find_compiler(is_card=is_card), _has_python_headers()
+    compiler = _find_compiler(is_card=is_card)
+    has_headers = Path(sysconfig.get_paths()["include"], "Python.h").is_file()
     has_triton = importlib.util.find_spec("triton") is not None
     found = f"{'On' if facts.is_on else 'Off'} ({facts.reason})."
     details = {
@@ -301,17 +301,19 @@ def _find_compiler(*, is_card: bool) -> str | None:
     return next((path for name in names if name and (path := shutil.which(name))), None)
 
 
-def _has_python_headers() -> bool:
-    return Path(sysconfig.get_paths()["include"], "Python.h").is_file()
-
-
 def _check_memory(config: RerankerConfig, checkpoint: CheckpointFacts | None, device: DeviceFacts | None) -> Check:
     if checkpoint is None or device is None:
         return _skipped("memory", _missing(checkpoint, device))
 
     def check() -> tuple[Check, None]:
         facts = examine_memory(config, checkpoint, device.compute)
-        found, details = _memory(facts, device), _memory_details(facts)
+        found = f"Quantisation: {facts.quantise} ({facts.reason})."
+        if facts.plan is None:
+            dtype = device.compute.dtype_name
+            found = f"{_size(facts.weight_bytes)} of weights in {dtype}, in host memory, without a memory plan. {found}"
+        else:
+            found = f"As {facts.plan.describe()}. {found}"
+        details = _memory_details(facts)
         if facts.plan is None and facts.host_bytes is not None and facts.weight_bytes > facts.host_bytes:
             found = f"{found} The machine has {_size(facts.host_bytes)}."
             remedy = (
@@ -325,14 +327,6 @@ def _check_memory(config: RerankerConfig, checkpoint: CheckpointFacts | None, de
         "nvidia-smi shows the memory that other processes hold on this one."
     )
     return _guarded("memory", remedy, check)[0]
-
-
-def _memory(facts: MemoryFacts, device: DeviceFacts) -> str:
-    scheme = f"Quantisation: {facts.quantise} ({facts.reason})."
-    if facts.plan is None:
-        dtype = device.compute.dtype_name
-        return f"{_size(facts.weight_bytes)} of weights in {dtype}, in host memory, without a memory plan. {scheme}"
-    return f"As {facts.plan.describe()}. {scheme}"
 
 
 def _memory_details(facts: MemoryFacts) -> dict[str, Any]:
@@ -444,17 +438,12 @@ def _rank_pages(settings: Settings, pages: _Pages) -> Check:
         "kept_tokens": answer.kept_tokens,
         "device_memory_bytes": reranker.device_memory(),
     }
-    if uncompiled := _failed_compilation(reranker):
+    reasons = (reranker.run_vision_block.reason, reranker.run_decoder_layer.reason)
+    if failed := next((reason for reason in reasons if "torch.compile failed" in reason), None):
         remedy = "The service works all the same, but slower. See the check `compile`, or choose --compile off."
-        found = f"{found} But {uncompiled}."
+        found = f"{found} But {failed}."
         return Check(name="forward", state="warning", found=found, remedy=remedy, details=details)
     return Check(name="forward", state="ok", found=found, details=details)
-
-
-def _failed_compilation(reranker: Reranker) -> str | None:
-    """The reason if layers could not be compiled as configured; None if all could."""
-    runners = (reranker.run_vision_block, reranker.run_decoder_layer)
-    return next((runner.reason for runner in runners if "torch.compile failed" in runner.reason), None)
 
 
 def _timed(seconds: dict[str, float], name: str, work: Callable[[], _Found]) -> _Found:

@@ -27,14 +27,26 @@ def raster_limits_for_files(settings: Settings) -> RasterLimits:
     )
 
 
-async def read_documents(files: Sequence[Path], selections: Sequence[str | None], *, threads: Executor) -> list[Source]:
-    """A source per file, with its bytes in memory; no document is opened. Raises: RankError, and see `gather`."""
+def read_uploads(files: Sequence[Path], selections: Sequence[str | None]) -> tuple[Upload, ...]:
+    """The files as documents of a query, with their bytes in memory. Raises: RankError."""
     for file in files:
         if (size := file_size(file)) > _MAX_FILE_BYTES:
             raise RankError(
                 ExitCode.DOCUMENT, f"{printable(file)}: {size} bytes and the limit is {_MAX_FILE_BYTES}. Split it."
             )
-    uploads = [_read_upload(file, pages) for file, pages in zip(files, selections, strict=True)]
+    return tuple(_read_upload(file, pages) for file, pages in zip(files, selections, strict=True))
+
+
+def _read_upload(file: Path, pages: str | None) -> Upload:
+    try:
+        content = bytearray(file.read_bytes())
+    except OSError as error:
+        raise unreadable_file(file, error) from error
+    return Upload(name=str(file), content=content, kind=None, pages=pages, label=file.name)
+
+
+async def gather_uploads(uploads: Sequence[QueryDocument], *, threads: Executor) -> list[Source]:
+    """A source per file; no document is opened. Raises: see `gather`."""
     return await gather(
         uploads,
         tenant=TENANT,
@@ -42,14 +54,6 @@ async def read_documents(files: Sequence[Path], selections: Sequence[str | None]
         max_file_bytes=_MAX_FILE_BYTES,
         threads=threads,
     )
-
-
-def _read_upload(file: Path, pages: str | None) -> QueryDocument:
-    try:
-        content = bytearray(file.read_bytes())
-    except OSError as error:
-        raise unreadable_file(file, error) from error
-    return Upload(name=str(file), content=content, kind=None, pages=pages, label=file.name)
 
 
 class _NoRegisteredDocuments:

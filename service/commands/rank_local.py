@@ -24,7 +24,7 @@ from model import (
 )
 from service.app import load_reranker
 from service.commands.progress import Progress
-from service.commands.rank_documents import TENANT, raster_limits_for_files, read_documents
+from service.commands.rank_documents import TENANT, gather_uploads, raster_limits_for_files, read_uploads
 from service.commands.rank_job import ExitCode, RankError, RankJob, to_rank_error
 from service.dialects.ziprerank import RerankResponse, ZipRerankDialect
 from service.documents.loader import Loaded, LoadedPage, PageLoader
@@ -53,13 +53,19 @@ def rank_in_this_process(job: RankJob, settings: Settings, progress: Progress) -
     """The answer as a server would give it. Raises: RankError."""
     started = time.perf_counter()
     try:
-        options = choose_rank_settings(RankOptions(keep_ratio=job.keep_ratio), settings)
         check_query_text(job.query, settings.max_query_characters)
-        model, loaded = _load(job, settings, progress)
+        query = RerankQuery(
+            text=job.query,
+            documents=read_uploads(job.files, job.selections),
+            options=RankOptions(keep_ratio=job.keep_ratio),
+            max_results=job.max_results,
+        )
+        options = choose_rank_settings(query.options, settings)
+        model, loaded = _load(query, settings, progress)
     except ServiceError as error:
         raise to_rank_error(error, job.files) from error
     try:
-        ranking = _rank(model, job.query, loaded.pages, options, progress)
+        ranking = _rank(model, query.text, loaded.pages, options, progress)
     except QueryError as error:
         raise RankError(ExitCode.USAGE, f"--query: {error}") from error
     except RerankerError as error:
@@ -75,10 +81,10 @@ def rank_in_this_process(job: RankJob, settings: Settings, progress: Progress) -
         stage_seconds=loaded.stage_seconds,
         total_seconds=time.perf_counter() - started,
     )
-    return ZipRerankDialect().write(RerankQuery(text=job.query, documents=(), max_results=job.max_results), answer)
+    return ZipRerankDialect().write(query, answer)
 
 
-def _load(job: RankJob, settings: Settings, progress: Progress) -> tuple[RankingModel, Loaded]:
+def _load(query: RerankQuery, settings: Settings, progress: Progress) -> tuple[RankingModel, Loaded]:
     """The model, and the selected pages. Raises: RankError, ServiceError."""
     threads = ThreadPoolExecutor(max_workers=settings.rasterizer_processes + 2, thread_name_prefix="prepare")
     pool = Rasterizer(raster_limits_for_files(settings), observe=progress.count_page)
@@ -90,7 +96,7 @@ def _load(job: RankJob, settings: Settings, progress: Progress) -> tuple[Ranking
                 ExitCode.NOT_RANKED, "the document workers do not start. Run `ziprerank doctor` for the cause."
             )
         loader = PageLoader(pool, PageCache(0), threads, max_pages=MAX_PAGES)
-        opened = asyncio.run(_open_documents(job, loader, threads))
+        opened = asyncio.run(_open_documents(query, loader, threads))
         progress.begin(f"loading {settings.model}")
         model = _load_model(settings)
         progress.begin(f"rendering {opened.page_count} pages", opened.page_count)
@@ -100,10 +106,10 @@ def _load(job: RankJob, settings: Settings, progress: Progress) -> tuple[Ranking
         threads.shutdown(cancel_futures=True)
 
 
-async def _open_documents(job: RankJob, loader: PageLoader, threads: Executor) -> _OpenedDocuments:
+async def _open_documents(query: RerankQuery, loader: PageLoader, threads: Executor) -> _OpenedDocuments:
     sources: list[Source] = []
     page_count = 0
-    for index, source in enumerate(await read_documents(job.files, job.selections, threads=threads)):
+    for index, source in enumerate(await gather_uploads(query.documents, threads=threads)):
         try:
             outline = await loader.outline(source)
             pages = (

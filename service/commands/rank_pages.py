@@ -8,7 +8,7 @@ from pathlib import Path
 from PIL import Image
 
 from service.commands.progress import Progress
-from service.commands.rank_documents import raster_limits_for_files, read_documents
+from service.commands.rank_documents import gather_uploads, raster_limits_for_files, read_uploads
 from service.commands.rank_job import ExitCode, RankError, printable, to_rank_error
 from service.commands.rank_table import RankedRow
 from service.errors import ServiceError
@@ -54,7 +54,7 @@ async def _save_document(rows: Sequence[RankedRow], file: Path, folder: Path, po
     index = rows[0].document_index
     try:
         with ThreadPoolExecutor(max_workers=1) as threads:
-            [source] = await read_documents([file], [None], threads=threads)
+            [source] = await gather_uploads(read_uploads([file], [None]), threads=threads)
     except ServiceError as error:
         raise error.at(document_index=index) from error
     content = source.read()

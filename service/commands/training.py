@@ -14,7 +14,6 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from model.training.label import LabelJob
     from model.training.spending import Prices
-    from model.training.teacher import TeacherConfig
 
 EXIT_FAILED = 1
 EXIT_USAGE = 2
@@ -109,28 +108,24 @@ def _add_train(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") 
     )
     stages = train.add_subparsers(dest="stage", required=True)
     for stage, purpose in _STAGES.items():
-        _add_stage(stages, stage, purpose)
+        parser = stages.add_parser(
+            stage,
+            help=purpose.partition(": ")[2],
+            description=_STAGE.format(purpose=purpose, template=f"{stage}.toml"),
+            epilog=_STAGE_EXAMPLES.format(stage=stage),
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+        )
+        parser.set_defaults(run=_train_stage)
+        parser.add_argument("run_file", type=Path, metavar="RUN.toml", help="the run file")
+        parser.add_argument(
+            "--set",
+            dest="overrides",
+            action="append",
+            default=[],
+            metavar="SECTION.KEY=VALUE",
+            help="change one value of the run file for this run; may be given again",
+        )
     stages.add_parser("demo", help="train the bundled demo checkpoint from scratch", add_help=False)
-
-
-def _add_stage(stages: "argparse._SubParsersAction[argparse.ArgumentParser]", stage: str, purpose: str) -> None:
-    parser = stages.add_parser(
-        stage,
-        help=purpose.partition(": ")[2],
-        description=_STAGE.format(purpose=purpose, template=f"{stage}.toml"),
-        epilog=_STAGE_EXAMPLES.format(stage=stage),
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    parser.set_defaults(run=_train_stage)
-    parser.add_argument("run_file", type=Path, metavar="RUN.toml", help="the run file")
-    parser.add_argument(
-        "--set",
-        dest="overrides",
-        action="append",
-        default=[],
-        metavar="SECTION.KEY=VALUE",
-        help="change one value of the run file for this run; may be given again",
-    )
 
 
 def _add_label(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
@@ -142,12 +137,7 @@ def _add_label(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") 
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     label.set_defaults(run=_label)
-    _add_label_files(label)
-    _add_label_endpoint(label)
-    _add_label_limits(label)
 
-
-def _add_label_files(label: argparse.ArgumentParser) -> None:
     files = label.add_argument_group("files")
     files.add_argument("--questions", type=Path, required=True, metavar="IN.jsonl", help="questions with candidates")
     files.add_argument(
@@ -164,8 +154,6 @@ def _add_label_files(label: argparse.ArgumentParser) -> None:
         help="unusable questions to skip with a warning; if there are more, the run stops before asking any (default: 0)",
     )
 
-
-def _add_label_endpoint(label: argparse.ArgumentParser) -> None:
     endpoint = label.add_argument_group("endpoint")
     endpoint.add_argument("--base-url", required=True, metavar="URL", help="such as https://api.openai.com/v1")
     endpoint.add_argument("--model", required=True, metavar="NAME", help="the model's name at the endpoint")
@@ -193,8 +181,6 @@ def _add_label_endpoint(label: argparse.ArgumentParser) -> None:
         help="larger pages are shrunk to this (default: 2048)",
     )
 
-
-def _add_label_limits(label: argparse.ArgumentParser) -> None:
     limits = label.add_argument_group("limits and cost")
     limits.add_argument("--concurrency", type=int, default=8, metavar="N", help="questions at once (default: 8)")
     limits.add_argument(
@@ -215,7 +201,13 @@ def _add_label_limits(label: argparse.ArgumentParser) -> None:
 def _report_errors_in_one_line(run: Callable[[], int]) -> int:
     """Call `run`. Errors that the user can correct are printed as one line and become an exit code; others stay tracebacks."""
     try:
-        return _report_training_errors(run)
+        from model import RerankerError
+        from model.training.errors import TrainingError
+
+        try:
+            return run()
+        except (TrainingError, RerankerError) as error:
+            return _print_error(str(error))
     except ModuleNotFoundError as error:
         package = (error.name or "").partition(".")[0]
         if package not in _PACKAGES_OF_EXTRA:
@@ -224,16 +216,6 @@ def _report_errors_in_one_line(run: Callable[[], int]) -> int:
     except KeyboardInterrupt:
         _print_error("stopped. Run the same command again to resume.")
         return EXIT_INTERRUPTED
-
-
-def _report_training_errors(run: Callable[[], int]) -> int:
-    from model import RerankerError
-    from model.training.errors import TrainingError
-
-    try:
-        return run()
-    except (TrainingError, RerankerError) as error:
-        return _print_error(str(error))
 
 
 def _print_error(message: str) -> int:
@@ -267,31 +249,26 @@ def _label(options: argparse.Namespace) -> int:
 
 def _read_job(options: argparse.Namespace) -> "LabelJob":
     from model.training.label import LabelJob
+    from model.training.teacher import TeacherConfig
 
     return LabelJob(
         questions=options.questions,
         pages=tuple(options.pages),
         output=options.output,
-        teacher=_read_teacher(options),
+        teacher=TeacherConfig(
+            base_url=options.base_url,
+            model=options.model,
+            api_key=_read_key(options.api_key_variable),
+            asks=options.asks,
+            timeout_seconds=options.timeout_seconds,
+            longest_edge=options.longest_edge,
+        ),
         concurrency=options.concurrency,
         requests_per_minute=options.requests_per_minute,
         tokens_per_minute=options.tokens_per_minute,
         prices=_read_prices(options),
         limit=options.limit,
         skip_limit=options.skip_limit,
-    )
-
-
-def _read_teacher(options: argparse.Namespace) -> "TeacherConfig":
-    from model.training.teacher import TeacherConfig
-
-    return TeacherConfig(
-        base_url=options.base_url,
-        model=options.model,
-        api_key=_read_key(options.api_key_variable),
-        asks=options.asks,
-        timeout_seconds=options.timeout_seconds,
-        longest_edge=options.longest_edge,
     )
 
 

@@ -9,6 +9,7 @@ from pydantic import Field
 from typing_extensions import TypedDict
 
 from service.dialects.dialect import DialectRoute, RequestHead
+from service.dialects.results import results_of
 from service.dialects.ziprerank_request import FORM, DocumentRerankRequest, RerankRequest, read_form, read_json
 from service.errors import ServiceError
 from service.records import RankedPage, RerankAnswer, RerankQuery
@@ -130,7 +131,7 @@ class ZipRerankDialect:
     routes: Sequence[DialectRoute] = (
         DialectRoute(
             path="/rerank",
-            prefixes=("", "/v1"),
+            prefixes=("", "/v1", "/v2"),
             name="rerank",
             description="Rank the pages of PDFs and images by relevance to a query, best first.",
             request=RerankRequest,
@@ -159,7 +160,7 @@ class ZipRerankDialect:
 
     def write(self, query: RerankQuery, answer: RerankAnswer) -> RerankResponse:
         """The best pages, with the kind of score that was asked for where the answer has it."""
-        shown = answer.pages[: query.max_results]
+        shown = results_of(query, answer)
         has_logits = answer.score_kind == "softmax"
         shows_logits = query.wants_logits and has_logits
         tokens = answer.tokens.prompt_tokens

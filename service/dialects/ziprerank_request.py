@@ -10,9 +10,11 @@ from pathlib import PurePosixPath
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, ValidationInfo, model_validator
+from pydantic.json_schema import SkipJsonSchema
 
 from model import WindowStrategy
 from service.dialects.dialect import RequestHead
+from service.dialects.documents import ReadForm, read_form_of
 from service.dialects.faults import shortened, to_service_error
 from service.dialects.multipart import Part, parse_multipart
 from service.errors import InvalidRequestError, MalformedBodyError, TooLargeError
@@ -28,14 +30,21 @@ from service.records import (
 
 _MAX_LABEL_LENGTH = 512
 _MAX_NAMED_FIELDS = 10
+_MAX_NOTES = 10
 _REPEATED_FIELDS = ("id", "pages")
 _REFERENCE = re.compile(rf"({DOCUMENT_ID.pattern})(?:#page=([0-9]{{1,9}}))?")
 
 
 class DocumentInput(BaseModel):
-    """One document: an image, the pages of a PDF, or (id alone) a registered document or some of its pages."""
+    """One document: an image, the pages of a PDF, or (id alone) a registered document or some of its pages.
+
+    The forms of other APIs are taken too: strings that are a data URI, base64 or `ziprerank://ID#page=N`, content parts,
+    `image_url`, and Elastic's `{type, format, value}`.
+    """
 
     model_config = ConfigDict(extra="allow")
+
+    form: SkipJsonSchema[ReadForm | None] = Field(None, exclude=True, repr=False)
 
     image: str | None = Field(None, description="PNG, JPEG, WebP, TIFF, GIF or BMP as data URI or base64")
     pdf: str | None = Field(None, description="PDF as data URI or base64")
@@ -51,10 +60,9 @@ class DocumentInput(BaseModel):
 
     @model_validator(mode="before")
     @classmethod
-    def _is_object(cls, value: Any) -> Any:
-        if not isinstance(value, dict):
-            raise ValueError('send an object such as {"pdf": "<base64>", "pages": "1-3"} or {"image": "<base64>"}')
-        return value
+    def _read_form(cls, value: Any) -> Any:
+        form = read_form_of(value)
+        return {**form.fields, "form": form}
 
     @model_validator(mode="after")
     def _has_one_source(self) -> Self:
@@ -63,6 +71,19 @@ class DocumentInput(BaseModel):
         if self.is_reference and not self.id:
             raise ValueError("give exactly one of image and pdf, or the id of a registered document")
         return self
+
+    @property
+    def is_string(self) -> bool:
+        """Whether it was sent as a string."""
+        return self.form is not None and self.form.is_string
+
+    def name_of(self, index: int, field: str) -> str:
+        """The name of a field in messages; a string has no fields."""
+        return f"documents[{index}]" if self.is_string else f"documents[{index}].{field}"
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        return () if self.form is None else self.form.notes
 
     @property
     def is_reference(self) -> bool:
@@ -88,7 +109,9 @@ class ZipRerankOptions(BaseModel):
 
 
 def _bounded_documents(value: Any, info: ValidationInfo) -> Any:
-    """Count before looking at the items: a list of 200,000 wrong ones must not cost 200,000 complaints."""
+    """A list, also of a single document. Counted before its items are read: 200,000 wrong ones must not cost 200,000 faults."""
+    if isinstance(value, str | dict):
+        value = [value]
     limit = (info.context or {}).get("max_documents")
     if isinstance(value, list) and limit is not None:
         _check_document_count(len(value), limit)
@@ -102,12 +125,24 @@ def _check_document_count(count: int, limit: int) -> None:
         )
 
 
+def _query_text(value: Any) -> Any:
+    """The text of a query that is an object with `text`, or with `content` of text parts."""
+    if isinstance(value, dict) and isinstance(value.get("content"), list):
+        parts = value["content"]
+        if not all(isinstance(part, dict) and isinstance(part.get("text"), str) for part in parts):
+            raise ValueError("a query has text parts only; images in it are not supported")
+        return " ".join(part["text"] for part in parts)
+    return value["text"] if isinstance(value, dict) and isinstance(value.get("text"), str) else value
+
+
 class RerankFields(BaseModel):
     """The fields that JSON and multipart bodies share."""
 
     model_config = ConfigDict(extra="allow")
 
-    query: str = Field(description="what the pages are ranked by; nothing is stripped or cut")
+    query: Annotated[str, BeforeValidator(_query_text)] = Field(
+        description="what the pages are ranked by; nothing is stripped or cut"
+    )
     model: str | None = Field(None, description="accepted and ignored: the loaded model answers")
     top_n: int | None = Field(None, ge=0, description="results to return; 0, null or more than there are: all")
     raw_scores: bool | None = Field(None, description="letter logits instead of scores in [0, 1]; one window only")
@@ -182,7 +217,9 @@ def read_json(body: bytes, head: RequestHead) -> RerankQuery:
         raise to_service_error(error) from error
     if isinstance(request, DocumentRerankRequest) and request.documents is None:
         return _query(request, (_path_reference(head.path_id, request.pages),))
-    return _query(request, tuple(_json_document(*numbered) for numbered in enumerate(request.documents or ())))
+    documents = request.documents or ()
+    notes = [f"documents[{index}]: {note}" for index, document in enumerate(documents) for note in document.notes]
+    return _query(request, tuple(_json_document(*numbered) for numbered in enumerate(documents)), notes=notes)
 
 
 def read_form(body: Sequence[bytes], head: RequestHead) -> RerankQuery:
@@ -201,7 +238,7 @@ def read_form(body: Sequence[bytes], head: RequestHead) -> RerankQuery:
     return _query(fields, (_only_reference(head.path_id, repeated),))
 
 
-def _query(request: RerankFields, documents: tuple[QueryDocument, ...]) -> RerankQuery:
+def _query(request: RerankFields, documents: tuple[QueryDocument, ...], *, notes: Sequence[str] = ()) -> RerankQuery:
     own = request.ziprerank
     return RerankQuery(
         text=request.query,
@@ -216,7 +253,7 @@ def _query(request: RerankFields, documents: tuple[QueryDocument, ...]) -> Reran
         wants_logits=request.raw_scores or False,
         wants_documents=request.return_documents or False,
         wants_timings=own.include_timings,
-        warnings=_warnings(list(request.ignored_fields())),
+        warnings=(*_warnings(list(request.ignored_fields())), *notes[:_MAX_NOTES]),
     )
 
 
@@ -238,17 +275,18 @@ def _json_document(index: int, document: DocumentInput) -> QueryDocument:
         return _reference(index, document)
     kind: Literal["pdf", "image"] = "pdf" if document.pdf is not None else "image"
     return Upload(
-        name=f"documents[{index}].{kind}",
+        name=document.name_of(index, kind),
         content=document.pdf if document.pdf is not None else document.image or "",
         kind=kind,
         pages=document.pages,
         label=document.id or f"document-{index}",
+        yields_one=document.is_string,
     )
 
 
 def _reference(index: int, document: DocumentInput) -> DocumentReference:
     assert document.id is not None, "the schema asks for the id where there is neither image nor pdf"
-    name = f"documents[{index}].id"
+    name = document.name_of(index, "id")
     found = _REFERENCE.fullmatch(document.id)
     if found is None:
         message = (
@@ -259,7 +297,8 @@ def _reference(index: int, document: DocumentInput) -> DocumentReference:
     if found[2] and document.pages is not None:
         message = f"{name}: it names a page, and there is a pages field too. Send one of them."
         raise InvalidRequestError("invalid_request", message, param=name, document_index=index)
-    return DocumentReference(name=name, id=found[1], pages=found[2] or document.pages)
+    pages = found[2] or document.pages
+    return DocumentReference(name=name, id=found[1], pages=pages, yields_one=document.is_string)
 
 
 def _path_reference(path_id: str | None, pages: str | None) -> DocumentReference:

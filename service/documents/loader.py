@@ -36,9 +36,7 @@ class Loaded:
     """The selected pages of all documents, and the time that they took."""
 
     pages: tuple[LoadedPage, ...]  # in document order, then in the order of the selection
-    stage_seconds: Mapping[
-        str, float
-    ]  # wall time by stage: fetch, render, decode, prepare; a stage without work is absent
+    stage_seconds: Mapping[str, float]  # wall time of fetch, render, decode, prepare; only stages with work
 
 
 class PageLoader:
@@ -100,7 +98,7 @@ class _Document:
     def __init__(self, source: Source, *, index: int, tenant: bytes, cache: PageCache, max_pages: int) -> None:
         self.source = source
         self.index = index
-        self.pages: dict[int, CachedPage] = {}  # by number, those of the selected ones that are there
+        self.pages: dict[int, CachedPage] = {}  # the selected pages that are available, by number
         self.content: Content | None = None  # once it is read
         self._tenant = tenant
         self._cache = cache
@@ -162,18 +160,17 @@ class _Document:
 
     def loaded_pages(self) -> list[LoadedPage]:
         assert self._key is not None, "documents have a hash once they are read"
-        return [self._loaded_page(number, sha256=self._key.sha256) for number in self._numbers]
-
-    def _loaded_page(self, number: int, *, sha256: str) -> LoadedPage:
-        page, shown_number = self.pages[number], self.shown_number(number)
-        return LoadedPage(
-            document_index=self.index,
-            number=shown_number,
-            label=self.source.label if shown_number is None else f"{self.source.label}#page={number}",
-            prepared=page.prepared,
-            degraded=page.degraded,
-            document_sha256=sha256,
-        )
+        return [
+            LoadedPage(
+                document_index=self.index,
+                number=self.shown_number(number),
+                label=self.source.label if self.shown_number(number) is None else f"{self.source.label}#page={number}",
+                prepared=self.pages[number].prepared,
+                degraded=self.pages[number].degraded,
+                document_sha256=self._key.sha256,
+            )
+            for number in self._numbers
+        ]
 
     def _identify(self, sha256: str | None, outline: DocumentOutline | None) -> None:
         """Start from the document's hash, where it is known, and find the rest in the cache."""
@@ -246,15 +243,21 @@ class _Loading:
         self._incomplete: list[_Document] = []
 
     def read_documents(self) -> None:
-        """Look all documents up in the cache, and read those that it does not have whole. Blocks. Raises: ServiceError."""
+        """Look all documents up in the cache, and read those with pages missing from it. Blocks. Raises: ServiceError."""
         self._documents = [
             _Document(source, index=index, tenant=self._tenant, cache=self._cache, max_pages=self._max_pages)
             for index, source in enumerate(self._sources)
         ]
         incomplete = [document for document in self._documents if document.is_incomplete]
         for document in incomplete:
-            self._read(document)
-        # A document that was replaced meanwhile, or had no hash before, may be in the cache whole.
+            started = time.perf_counter()
+            document.read()
+            if not document.source.is_in_memory:
+                seconds = time.perf_counter() - started
+                self._work_seconds["fetch"] += seconds
+                if self._trace is not None:
+                    self._trace.stage_ended("fetch", seconds, {"ziprerank.document": document.index})
+        # A document that was replaced meanwhile, or had no hash before, may be complete in the cache.
         self._incomplete = [document for document in incomplete if document.is_incomplete]
 
     def raster_documents(self) -> list[RasterDocument]:
@@ -295,23 +298,16 @@ class _Loading:
             raise preparation.errors[min(preparation.errors)]
 
     def loaded(self) -> Loaded:
-        return Loaded(
-            pages=tuple(page for document in self._documents for page in document.loaded_pages()),
-            stage_seconds=self._share_out(),
-        )
-
-    def _read(self, document: _Document) -> None:
-        started = time.perf_counter()
-        document.read()
-        if not document.source.is_in_memory:
-            seconds = time.perf_counter() - started
-            self._work_seconds["fetch"] += seconds
-            if self._trace is not None:
-                self._trace.stage_ended("fetch", seconds, {"ziprerank.document": document.index})
+        pages = tuple(page for document in self._documents for page in document.loaded_pages())
+        # Stages run side by side, so each gets a share of the wall time in proportion to its work.
+        wall_seconds = time.perf_counter() - self._started
+        work = sum(self._work_seconds.values())
+        shares = {stage: wall_seconds * seconds / work for stage, seconds in self._work_seconds.items()}
+        return Loaded(pages=pages, stage_seconds=shares)
 
     def _prepare(
         self,
-        preparation: "_Preparation",
+        preparation: _Preparation,
         position: int,
         document: _Document,
         number: int,
@@ -345,12 +341,6 @@ class _Loading:
             of_page = {"ziprerank.document": document.index, "ziprerank.page": number}
             self._trace.stage(_stage(document), began_ns=page.began_ns, ended_ns=page.ended_ns, attributes=of_page)
             self._trace.stage_ended("prepare", seconds, of_page)
-
-    def _share_out(self) -> dict[str, float]:
-        """The wall time by stage, in proportion to the work: pages are rendered and prepared side by side."""
-        wall_seconds = time.perf_counter() - self._started
-        work = sum(self._work_seconds.values())
-        return {stage: wall_seconds * seconds / work for stage, seconds in self._work_seconds.items()}
 
 
 def _stage(document: _Document) -> str:

@@ -58,17 +58,13 @@ def _parse_item(item: str, *, position: int) -> tuple[int, int | None]:
         )
     first = int(match[1])
     last = int(match[3]) if match[3] else (None if match[2] else first)
-    _require_forward(first, last)
-    return first, last
-
-
-def _require_forward(first: int, last: int | None) -> None:
     if first == 0 or last == 0:
         message = "0 is not a page; pages are numbered from 1."
         raise PageOutOfRangeError("page_out_of_range", message, field="pages")
     if last is not None and last < first:
         message = f"{first}-{last} runs backwards; write {last}-{first}, or the pages one by one."
         raise PageOutOfRangeError("page_out_of_range", message, field="pages")
+    return first, last
 
 
 def _require_existing(number: int, *, page_count: int) -> None:
@@ -81,11 +77,10 @@ def _uncovered(span: range, *, covered: list[range]) -> list[range]:
     """The parts of `span` outside `covered`. Intervals, not numbers: "1-,1-,1-" must not cost three times the document."""
     parts = [span]
     for other in covered:
-        parts = [rest for part in parts for rest in _subtract(part, other)]
+        rests: list[range] = []
+        for part in parts:
+            before = range(part.start, min(part.stop, other.start))
+            after = range(max(part.start, other.stop), part.stop)
+            rests += [rest for rest in (before, after) if rest]
+        parts = rests
     return parts
-
-
-def _subtract(part: range, other: range) -> list[range]:
-    before = range(part.start, min(part.stop, other.start))
-    after = range(max(part.start, other.stop), part.stop)
-    return [rest for rest in (before, after) if rest]

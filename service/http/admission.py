@@ -1,5 +1,6 @@
-"""Admission: how many requests, and how many bytes of their bodies, are worked on at once."""
+"""Admission: how many requests, and how many bytes of their bodies, are worked on at once, in all and by caller."""
 
+from collections import Counter
 from types import TracebackType
 
 from starlette.datastructures import Headers
@@ -7,6 +8,7 @@ from starlette.datastructures import Headers
 from service.errors import OverloadedError
 from service.http.body import body_too_large
 from service.lifecycle import Lifecycle
+from service.records import Caller
 
 _RETRY_AFTER_SECONDS = 1
 
@@ -14,7 +16,8 @@ _RETRY_AFTER_SECONDS = 1
 class Permit:
     """A place for one request and the bytes of its body. Travels with the request; `release` gives both back."""
 
-    def __init__(self, admission: "Admission", body_bytes: int) -> None:
+    def __init__(self, admission: "Admission", caller: Caller, body_bytes: int) -> None:
+        self.caller = caller
         self.body_bytes = body_bytes
         self._admission = admission
         self._is_released = False
@@ -51,9 +54,10 @@ class Admission:
         self._max_in_flight_bytes = max_in_flight_bytes
         self.requests = 0  # permits that are out
         self.body_bytes = 0  # of all of them together
+        self._requests_by_caller: Counter[str] = Counter()
 
-    def admit(self, headers: Headers) -> Permit:
-        """A permit for the request with these headers. A body of undeclared length counts as one of the largest size.
+    def admit(self, headers: Headers, caller: Caller) -> Permit:
+        """A permit for the caller's request with these headers. A body of undeclared length counts as one of the largest size.
 
         Raises: UnavailableError where the service takes no requests; TooLargeError; OverloadedError.
         """
@@ -65,6 +69,10 @@ class Admission:
         if self.requests >= self._max_concurrent_requests:
             message = f"{self.requests} requests are being worked on, which is the limit. Try again later."
             raise OverloadedError("overloaded", message, retry_after_seconds=_RETRY_AFTER_SECONDS)
+        own, own_limit = self._requests_by_caller[caller.id], caller.limits.max_concurrent_requests
+        if own_limit is not None and own >= own_limit:
+            message = f"{own} requests with this API key are being worked on, which is its limit. Try again later."
+            raise OverloadedError("overloaded", message, retry_after_seconds=_RETRY_AFTER_SECONDS)
         if self.body_bytes + body_bytes > self._max_in_flight_bytes:
             message = (
                 f"{self.body_bytes} bytes are in flight and the limit is {self._max_in_flight_bytes}. Try again later."
@@ -72,12 +80,16 @@ class Admission:
             raise OverloadedError("overloaded", message, retry_after_seconds=_RETRY_AFTER_SECONDS)
         self.requests += 1
         self.body_bytes += body_bytes
-        return Permit(self, body_bytes)
+        self._requests_by_caller[caller.id] += 1
+        return Permit(self, caller, body_bytes)
 
     def take_back(self, permit: Permit) -> None:
         """Called by the permit, once."""
         self.requests -= 1
         self.body_bytes -= permit.body_bytes
+        self._requests_by_caller[permit.caller.id] -= 1
+        if not self._requests_by_caller[permit.caller.id]:
+            del self._requests_by_caller[permit.caller.id]  # ids of unknown callers come from the network
 
 
 def _declared_bytes(headers: Headers) -> int | None:

@@ -1,15 +1,15 @@
 """The caller of a request: its key is checked here, once, before anything that depends on the caller."""
 
 import hashlib
-import hmac
-from collections.abc import Sequence
 from typing import Literal
 
 from starlette.datastructures import Headers
 
+from service.api_keys import KeyRing
 from service.errors import UnauthorizedError
-from service.records import Caller
+from service.records import Caller, CallerLimits
 
+_KEY_HEADERS = ("x-api-key", "api-key")
 _ID_DIGITS = 12
 _SHARED_TENANT = b""
 
@@ -17,35 +17,43 @@ _SHARED_TENANT = b""
 class Callers:
     """Checks keys, and decides which callers share caches and registered documents.
 
-    keys: accepted keys; without any, every caller is accepted, because a gateway in front may check keys of its own.
-    cache_scope: shared: all callers are one tenant; per_key: each Authorization header is a tenant, and callers without a
-    header are one.
+    keys: where none is required, every caller is accepted, because a gateway in front may check keys of its own.
+    cache_scope: shared: all callers are one tenant; per_key: the callers of one key id are a tenant. Where no key is required,
+    the callers of one key header are.
     """
 
-    def __init__(self, *, keys: Sequence[str], cache_scope: Literal["shared", "per_key"]) -> None:
-        self._keys = tuple(key.encode() for key in keys)
+    def __init__(self, *, keys: KeyRing, cache_scope: Literal["shared", "per_key"]) -> None:
+        self._keys = keys
         self._cache_scope = cache_scope
 
     def identify(self, headers: Headers) -> Caller:
-        """The caller by its Authorization header. Raises: UnauthorizedError."""
-        authorization = headers.get("authorization", "")
-        scheme, _, credentials = authorization.partition(" ")
-        key = credentials.strip()
-        if self._keys and not (scheme.lower() == "bearer" and self._is_accepted(key)):
+        """The caller by its key: `Authorization: Bearer KEY`, `Authorization: KEY`, `X-API-Key` or `api-key`.
+
+        Raises: UnauthorizedError.
+        """
+        sent = _sent_key(headers)
+        if not self._keys.is_required:
+            digest = hashlib.sha256(sent.encode()).hexdigest()
+            return Caller(id=digest[:_ID_DIGITS] if sent else "", tenant=self._tenant(sent))
+        key = self._keys.find(sent)
+        if key is None:
             message = "The API key is missing or wrong; send it as 'Authorization: Bearer <key>'."
             raise UnauthorizedError("unauthorized", message, param="authorization")
-        is_shared = self._cache_scope == "shared"
-        return Caller(
-            id=_digest_of(key or authorization) if authorization else "",
-            tenant=_SHARED_TENANT if is_shared else hashlib.sha256(authorization.encode()).digest(),
+        limits = CallerLimits(
+            max_concurrent_requests=key.max_concurrent_requests, max_pages_per_minute=key.max_pages_per_minute
         )
+        return Caller(id=key.id, is_known=True, tenant=self._tenant(f"key {key.id}"), limits=limits)
 
-    def _is_accepted(self, sent: str) -> bool:
-        """Compare with every key, each in constant time, so that the duration reveals no key."""
-        matches = [hmac.compare_digest(sent.encode(), key) for key in self._keys]
-        return any(matches)
+    def _tenant(self, name: str) -> bytes:
+        return _SHARED_TENANT if self._cache_scope == "shared" else hashlib.sha256(name.encode()).digest()
 
 
-def _digest_of(key: str) -> str:
-    """The beginning of the key's SHA-256: names it in log lines without giving it away."""
-    return hashlib.sha256(key.encode()).hexdigest()[:_ID_DIGITS]
+def _sent_key(headers: Headers) -> str:
+    """The key in the first header that has one; empty without."""
+    authorization = headers.get("authorization", "").strip()
+    scheme, _, credentials = authorization.partition(" ")
+    if scheme.lower() == "bearer":
+        return credentials.strip()
+    if authorization:
+        return authorization
+    return next((key for name in _KEY_HEADERS if (key := headers.get(name, "").strip())), "")

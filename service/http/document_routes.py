@@ -45,16 +45,21 @@ class DocumentRoutes:
     threads: Executor
 
     def add_to(self, router: APIRouter) -> None:
+        file = {"type": "string", "format": "binary"}
+        form = {"type": "object", "required": ["file"], "properties": {"file": file}}
+        content = {name: {"schema": form if name == MULTIPART else file} for name in DOCUMENT_MEDIA_TYPES}
+        fields = DocumentsQuery.model_json_schema()["properties"]
+        parameters = [{"name": name, "in": "query", "required": False, "schema": fields[name]} for name in fields]
         put: dict[str, Any] = {
             "status_code": 202,
             "responses": {202: {"model": RegisteredDocumentPages}, **_errors(408, 413, 415, 422)},
-            "openapi_extra": {"requestBody": _put_body()},
+            "openapi_extra": {"requestBody": {"required": True, "content": content}},
         }
         get: dict[str, Any] = {"responses": {200: {"model": RegisteredDocumentPages}, **_errors(404)}}
         delete: dict[str, Any] = {"status_code": 204, "responses": _errors(404)}
         list_: dict[str, Any] = {
             "responses": {200: {"model": RegisteredDocuments}, **_errors()},
-            "openapi_extra": {"parameters": _query_parameters()},
+            "openapi_extra": {"parameters": parameters},
         }
         serve(router, PUT_DOCUMENT, self.put_document, tags=["documents"], **put)
         serve(router, GET_DOCUMENT, self.get_document, tags=["documents"], **get)
@@ -106,18 +111,3 @@ def _json(body: BaseModel, status_code: int = 200) -> JsonResponse:
 
 def _errors(*statuses: int) -> dict[int | str, dict[str, Any]]:
     return {status: {"model": ErrorBody} for status in sorted({400, 401, 429, 500, 503, 504, *statuses})}
-
-
-def _put_body() -> dict[str, Any]:
-    """The forms of the body for the API description."""
-    file = {"type": "string", "format": "binary"}
-    form = {"type": "object", "required": ["file"], "properties": {"file": file}}
-    content: dict[str, Any] = {
-        media_type: {"schema": form if media_type == MULTIPART else file} for media_type in DOCUMENT_MEDIA_TYPES
-    }
-    return {"required": True, "content": content}
-
-
-def _query_parameters() -> list[dict[str, Any]]:
-    schema = DocumentsQuery.model_json_schema()["properties"]
-    return [{"name": name, "in": "query", "required": False, "schema": schema[name]} for name in schema]

@@ -6,7 +6,7 @@ from typing import Any, Literal
 from pydantic import BaseModel, Field, ValidationError
 
 from service.dialects.faults import to_service_error
-from service.registered.store import Listing, Manifest, StoredDocument
+from service.registered.store import Listing, StoredDocument
 
 
 class DocumentPage(BaseModel):
@@ -64,7 +64,13 @@ def parse_documents_query(fields: Mapping[str, str]) -> DocumentsQuery:
 
 
 def describe_document(document: StoredDocument) -> RegisteredDocumentPages:
-    return RegisteredDocumentPages(**_facts(document), pages=_pages(document.manifest))
+    manifest = document.manifest
+    if manifest.is_paged:
+        numbers = range(1, manifest.page_count + 1)
+        pages = [DocumentPage(id=f"{manifest.id}#page={number}", page=number) for number in numbers]
+    else:
+        pages = [DocumentPage(id=manifest.id, page=None)]
+    return RegisteredDocumentPages(**_facts(document), pages=pages)
 
 
 def describe_listing(listing: Listing) -> RegisteredDocuments:
@@ -87,10 +93,3 @@ def _facts(document: StoredDocument) -> dict[str, Any]:
         message = failure.message if failure.page is None else f"page {failure.page}: {failure.message}"
         facts["error"] = DocumentFailure(code=failure.code, message=message, page=failure.page)
     return facts
-
-
-def _pages(manifest: Manifest) -> list[DocumentPage]:
-    if not manifest.is_paged:
-        return [DocumentPage(id=manifest.id, page=None)]
-    numbers = range(1, manifest.page_count + 1)
-    return [DocumentPage(id=f"{manifest.id}#page={number}", page=number) for number in numbers]

@@ -30,8 +30,15 @@ def error_response(
     error: ServiceError, request_id: str, *, dialect: Dialect = NATIVE, query: RerankQuery | None = None
 ) -> JsonResponse:
     """query: of the failed request, where it could be read."""
+    headers: dict[str, str] = {}
+    if isinstance(error, OverloadedError | UnavailableError):
+        headers["Retry-After"] = str(error.retry_after_seconds or _DEFAULT_RETRY_AFTER_SECONDS)
+    if isinstance(error, UnauthorizedError):
+        headers["WWW-Authenticate"] = "Bearer"
+    if error.code in ("draining", "request_timeout"):
+        headers["Connection"] = "close"
     body = dialect.error(error, request_id=request_id, query=query)
-    return JsonResponse(body, status_code=error.status, headers=_headers(error))
+    return JsonResponse(body, status_code=error.status, headers=headers)
 
 
 def http_error_response(error: HTTPException, request_id: str) -> JsonResponse:
@@ -44,14 +51,3 @@ def http_error_response(error: HTTPException, request_id: str) -> JsonResponse:
         request_id=request_id,
     )
     return JsonResponse(body, status_code=status, headers=dict(error.headers or {}))
-
-
-def _headers(error: ServiceError) -> dict[str, str]:
-    headers: dict[str, str] = {}
-    if isinstance(error, OverloadedError | UnavailableError):
-        headers["Retry-After"] = str(error.retry_after_seconds or _DEFAULT_RETRY_AFTER_SECONDS)
-    if isinstance(error, UnauthorizedError):
-        headers["WWW-Authenticate"] = "Bearer"
-    if error.code in ("draining", "request_timeout"):
-        headers["Connection"] = "close"
-    return headers

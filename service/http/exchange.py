@@ -119,7 +119,13 @@ class ExchangeMiddleware:
         route = self._routes.find(scope["method"], scope["path"])
         exchange = Exchange(scope, receive, send, route=route, replica=self._replica)
         if route is None or route.route.door != "admitted":
-            await self._answer(exchange)
+            try:
+                if not self._routes.is_open(scope["path"]):
+                    exchange.state["caller"] = self._callers.identify(exchange.headers)
+            except ServiceError as error:
+                await exchange.refuse(error)
+            else:
+                await self._run(exchange)
             return
         self._describe(exchange, route)
         try:
@@ -127,21 +133,12 @@ class ExchangeMiddleware:
         finally:
             self._finish(exchange, route)
 
-    async def _answer(self, exchange: Exchange) -> None:
-        if not self._routes.is_open(exchange.scope["path"]):
-            try:
-                exchange.state["caller"] = self._callers.identify(exchange.headers)
-            except ServiceError as error:
-                await exchange.refuse(error)
-                return
-        await self._run(exchange)
-
     async def _admit_and_answer(self, exchange: Exchange) -> None:
         try:
             caller = self._callers.identify(exchange.headers)
             if caller.id:
                 exchange.facts["caller"] = caller.id
-            permit = self._admission.admit(exchange.headers)
+            permit = self._admission.admit(exchange.headers, caller)
         except ServiceError as error:
             self._metrics.count_rejection(error.code)
             await exchange.refuse(error)
@@ -181,6 +178,8 @@ class ExchangeMiddleware:
         seconds = time.perf_counter() - exchange.started
         outcome = "ok" if status < 400 else "client_error" if status < 500 else "server_error"
         self._metrics.requests.labels(route.label, route.route.dialect.name, str(status)).inc()
+        if (caller := exchange.state.get("caller")) is not None and caller.is_known:
+            self._metrics.count_key_request(caller.id, status)
         self._metrics.observe_request(route.label, outcome, seconds, self._tracing.exemplar())
         first = {"id": exchange.request_id, "path": route.label, "status": status, "seconds": seconds}
         logger.info(fields_line({**first, **exchange.facts}))

@@ -26,21 +26,20 @@ def describe_operation(operation: DialectRoute) -> dict[str, Any]:
 def add_request_schemas(app: FastAPI, routes: RouteTable) -> None:
     """Add the schemas that `describe_operation` refers to when the description is made."""
     generate = app.openapi
+    operations = [route.operation for route in routes.routes if route.operation is not None]
+    models = [operation.request for operation in operations if operation.request is not None]
 
     def openapi() -> dict[str, Any]:
         if app.openapi_schema is None:
             schemas = generate().setdefault("components", {}).setdefault("schemas", {})
-            for route in routes.routes:
-                if route.operation is not None and route.operation.request is not None:
-                    schema = route.operation.request.model_json_schema(ref_template=_SCHEMAS + "{model}")
-                    _add(schemas, {**schema.pop("$defs", {}), route.operation.request.__name__: schema})
+            for model in models:
+                described = model.model_json_schema(ref_template=_SCHEMAS + "{model}")
+                for name, schema in {**described.pop("$defs", {}), model.__name__: described}.items():
+                    if schemas.setdefault(name, schema) != schema:
+                        raise RuntimeError(
+                            f"Two dialects have different schemas of the name {name}; rename one of the models."
+                        )
         assert app.openapi_schema is not None, "FastAPI keeps the description that it has made"
         return app.openapi_schema
 
     app.openapi = openapi  # type: ignore[method-assign]  # FastAPI's way to change the description
-
-
-def _add(schemas: dict[str, Any], more: dict[str, Any]) -> None:
-    for name, schema in more.items():
-        if schemas.setdefault(name, schema) != schema:
-            raise RuntimeError(f"Two dialects have different schemas of the name {name}; rename one of the models.")

@@ -2,7 +2,6 @@
 
 from dataclasses import dataclass
 from importlib.metadata import version
-from typing import Any
 
 from fastapi import APIRouter, Request
 from starlette.responses import Response
@@ -74,11 +73,8 @@ class OperationRoutes:
 
     async def info(self) -> Response:
         """The running model, device, kernels, window, limits and versions."""
-        return JsonResponse(self._describe())
-
-    def _describe(self) -> dict[str, Any]:
         settings, info, budget = self.settings, self.model.describe(), self.batcher.budget
-        return {
+        description = {
             "model": info.name if info else settings.model,
             "revision": info.revision if info else settings.revision,
             "replica": settings.replica,
@@ -112,3 +108,4 @@ class OperationRoutes:
             "limits": {name: getattr(settings, name) for name in LIMITS},
             "versions": {package: version(package) for package in _PACKAGES},
         }
+        return JsonResponse(description)

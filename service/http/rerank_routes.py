@@ -24,14 +24,8 @@ from service.settings import Settings
 from service.tracing import Tracing
 
 _ERROR_STATUSES = (400, 401, 404, 408, 413, 415, 422, 429, 500, 503, 504)
-_REQUEST_STAGES = (
-    "parse",
-    "fetch",
-    "render",
-    "decode",
-    "prepare",
-    "respond",
-)  # the worker counts the others, per batch
+_REQUEST_STAGES = ("parse", "fetch", "render", "decode", "prepare", "respond")
+"""Counted here, once a request. The inference worker counts the others, once a batch."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -67,25 +61,23 @@ class RerankRoutes:
         """Raises ServiceError, which `exchange` writes in the dialect of the route."""
         found: FoundRoute = request.state.route
         with self.tracing.rerank(found.route.dialect.name) as trace:
-            return await self._answer(request, found, RequestRecord(trace))
-
-    async def _answer(self, request: Request, found: FoundRoute, record: RequestRecord) -> Response:
-        check_body_headers(request.headers, found.route.dialect.media_types)
-        try:
-            body = await read_body(request, self.settings)
-            self.metrics.request_body_bytes.observe(sum(map(len, body)))
-            work = within(
-                self.settings.request_seconds,
-                self._rank(request, found, body, record),
-                remedy="Send fewer pages, or try again later.",
-            )
-            return JsonResponse(await until_disconnect(request, work))
-        except ClientDisconnect:
-            self.metrics.cancellations.labels(record.stage).inc()
-            record.describe({"error.type": "client_disconnected", "ziprerank.stage": record.stage})
-            return Response(status_code=499)  # which no client reads, but the log line and the metrics have it
-        finally:
-            request.state.facts.update(**record.sizes, **record.seconds)
+            record = RequestRecord(trace)
+            check_body_headers(request.headers, found.route.dialect.media_types)
+            try:
+                body = await read_body(request, self.settings)
+                self.metrics.request_body_bytes.observe(sum(map(len, body)))
+                work = within(
+                    self.settings.request_seconds,
+                    self._rank(request, found, body, record),
+                    remedy="Send fewer pages, or try again later.",
+                )
+                return JsonResponse(await until_disconnect(request, work))
+            except ClientDisconnect:
+                self.metrics.cancellations.labels(record.stage).inc()
+                record.describe({"error.type": "client_disconnected", "ziprerank.stage": record.stage})
+                return Response(status_code=499)  # which no client reads, but the log line and the metrics have it
+            finally:
+                request.state.facts.update(**record.sizes, **record.seconds)
 
     async def _rank(self, request: Request, found: FoundRoute, body: list[bytes], record: RequestRecord) -> Any:
         """The body of the answer."""

@@ -5,7 +5,7 @@ Independent of the web framework. An application that serves other routes than i
 """
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -90,7 +90,19 @@ class RouteTable:
     @classmethod
     def of_dialects(cls, dialects: Sequence[Dialect]) -> "RouteTable":
         """The fixed routes and one for each route of the dialects. Raises: ValueError."""
-        return cls([*(route for dialect in dialects for route in _routes_of(dialect)), *FIXED_ROUTES])
+        operations = [(dialect, operation) for dialect in dialects for operation in dialect.routes]
+        rerank_routes = [
+            Route(
+                method="POST",
+                path=operation.path,
+                prefixes=operation.prefixes,
+                door="admitted",
+                dialect=dialect,
+                operation=operation,
+            )
+            for dialect, operation in operations
+        ]
+        return cls([*rerank_routes, *FIXED_ROUTES])
 
     def find(self, method: str, path: str) -> FoundRoute | None:
         """The route of a request; None where the service has none."""
@@ -117,15 +129,3 @@ class RouteTable:
 
 def _pattern_of(path: str) -> re.Pattern[str]:
     return re.compile(re.escape(path).replace(re.escape(_SEGMENT), "([^/]+)"))
-
-
-def _routes_of(dialect: Dialect) -> Iterator[Route]:
-    for operation in dialect.routes:
-        yield Route(
-            method="POST",
-            path=operation.path,
-            prefixes=operation.prefixes,
-            door="admitted",
-            dialect=dialect,
-            operation=operation,
-        )

@@ -138,8 +138,10 @@ class MicroBatcher:
                 self._changed.wait_for(lambda: self._windows or self._background or self._closed)
                 if batch := self._pop_batch(patches_of):
                     return batch
-                if (work := self._pop_background()) is not None:
-                    return work
+                while self._background:
+                    work = self._background.popleft()
+                    if work.future.set_running_or_notify_cancel():
+                        return work
                 if self._closed and not self._windows:
                     return None
 
@@ -183,6 +185,7 @@ class MicroBatcher:
                     window.future.set_exception(error)
 
     def _pop_batch(self, patches_of: Callable[[PreparedRequest], int]) -> list[QueuedWindow]:
+        """The oldest windows that fit the budgets. Drops cancelled windows and fails expired ones on the way."""
         batch: list[QueuedWindow] = []
         tokens_left = self.budget_share * self.budget.max_tokens
         patches_left = self.budget_share * self.budget.max_patches
@@ -192,29 +195,17 @@ class MicroBatcher:
             if batch and (tokens > tokens_left or patches > patches_left):
                 break
             window = self._pop()
-            if self._is_wanted(window):
+            if not window.future.set_running_or_notify_cancel():
+                self._on_cancelled()
+            elif self._clock() > window.expires_at:
+                message = f"The request waited over {self.budget.queue_seconds:g} s for the device. Try again later."
+                window.future.set_exception(
+                    UnavailableError("queue_timeout", message, retry_after_seconds=self._retry_after_seconds())
+                )
+            else:
                 batch.append(window)
                 tokens_left, patches_left = tokens_left - tokens, patches_left - patches
         return batch
-
-    def _pop_background(self) -> BackgroundEncode | None:
-        while self._background:
-            work = self._background.popleft()
-            if work.future.set_running_or_notify_cancel():
-                return work
-        return None
-
-    def _is_wanted(self, window: QueuedWindow) -> bool:
-        if not window.future.set_running_or_notify_cancel():
-            self._on_cancelled()
-            return False
-        if self._clock() > window.expires_at:
-            message = f"The request waited over {self.budget.queue_seconds:g} s for the device. Try again later."
-            window.future.set_exception(
-                UnavailableError("queue_timeout", message, retry_after_seconds=self._retry_after_seconds())
-            )
-            return False
-        return True
 
     def _pop(self) -> QueuedWindow:
         window = self._windows.popleft()

@@ -26,6 +26,7 @@ from service.documents.sources import loading_stage
 from service.errors import InvalidRequestError
 from service.inference.micro_batcher import MicroBatcher
 from service.inference.options import RankSettings, check_query_text, choose_rank_settings
+from service.inference.page_rates import PageRates
 from service.inference.request_record import RequestRecord
 from service.metrics import Metrics
 from service.records import Caller, RankedPage, RerankAnswer, RerankQuery, TokenCounts
@@ -38,7 +39,7 @@ _WINDOWS_AT_ONCE = 2  # one on the device, one behind it
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RequestContext:
-    """The things that stay the same through all windows of one query."""
+    """The values that all windows of one query share."""
 
     text: str
     settings: RankSettings
@@ -65,6 +66,7 @@ class RerankPipeline:
         self._batcher = batcher
         self._metrics = metrics
         self._threads = threads
+        self._page_rates = PageRates()
 
     async def answer(
         self, query: RerankQuery, *, caller: Caller, model: RankingModel, record: RequestRecord, request_id: str
@@ -77,6 +79,7 @@ class RerankPipeline:
         check_query_text(query.text, self._settings.max_query_characters)
         self._batcher.refuse_when_full()
         pages = await self._load_pages(query, caller, model, record)
+        self._page_rates.spend(caller, len(pages))
         record.sizes.update(documents=len(query.documents), pages=len(pages))
         context = RequestContext(text=query.text, settings=settings, model=model, record=record)
         ranking = await self._rank(context, [page.prepared for page in pages])
@@ -140,7 +143,7 @@ class RerankPipeline:
     async def _score_turn(
         self, context: RequestContext, windows: Sequence[Sequence[PreparedPage]], *, is_first: bool
     ) -> list[PageScores]:
-        """Side by side, but few at a time, so that nobody's small request waits behind all windows of a large one."""
+        """Side by side, but few at a time, so that a small request does not wait behind all windows of a large one."""
         places = asyncio.Semaphore(_WINDOWS_AT_ONCE)
 
         async def score(index: int) -> PageScores:
@@ -216,14 +219,8 @@ def _describe(
         keep_ratio=context.settings.keep_ratio,
     )
     if trace.takes_documents:
-        shown = ranked[: query.max_results]
-        trace.describe_documents(
-            RankedDocuments(
-                candidates=[page.label for page in pages],
-                results=[(page.label, _shown_score(page, query)) for page in shown],
-            )
-        )
-
-
-def _shown_score(page: RankedPage, query: RerankQuery) -> float:
-    return page.logit if query.wants_logits and page.logit is not None else page.score
+        results = [
+            (page.label, page.logit if query.wants_logits and page.logit is not None else page.score)
+            for page in ranked[: query.max_results]
+        ]
+        trace.describe_documents(RankedDocuments(candidates=[page.label for page in pages], results=results))

@@ -92,21 +92,17 @@ class InferenceWorker:
         return self._clock() - max(min(started), self._last_end) if started else 0.0
 
     def _run(self, model: RankingModel, is_warm: "Future[float]") -> None:
-        try:
-            if self._warm_up(model, is_warm):
-                self._take_batches(model)
-        finally:
-            self._started.put(None)
-
-    def _warm_up(self, model: RankingModel, is_warm: "Future[float]") -> bool:
+        """The first thread: warms up, then starts batches."""
         started = time.perf_counter()
         try:
             model.warm_up()
         except Exception as error:  # noqa: BLE001 (raised where the future is awaited)
             is_warm.set_exception(error)
-            return False
-        is_warm.set_result(time.perf_counter() - started)
-        return True
+        else:
+            is_warm.set_result(time.perf_counter() - started)
+            self._take_batches(model)
+        finally:
+            self._started.put(None)
 
     def _take_batches(self, model: RankingModel) -> None:
         while self._places.acquire() and (work := self._batcher.take(model.patches_to_encode)) is not None:
@@ -131,7 +127,9 @@ class InferenceWorker:
 
     def _start(self, model: RankingModel, batch: list[QueuedWindow]) -> bool:
         """Queue `batch` on the device. False where that failed; then its windows are already answered."""
-        self._record_batch(batch)
+        self._metrics.batch_requests.observe(len(batch))
+        self._metrics.batch_pages.observe(sum(len(window.request.pages) for window in batch))
+        self._metrics.batch_tokens.observe(_tokens(batch))
         running = self._occupy(batch, model.stage_clock())
         try:
             pending = model.start([window.request for window in batch], observe=running.clock.observe)
@@ -185,30 +183,27 @@ class InferenceWorker:
 
     def _resolve(self, running: _Running, answers: Sequence[PageScores], seconds: dict[str, float]) -> None:
         assert len(answers) == len(running.batch), "a model answers every request of its batch"
-        traces = [window.trace for window in running.batch if window.trace is not None]
-        self._metrics.observe_stages(seconds, traces[0].exemplar if traces else None)
+        traced = [
+            TracedWindow(trace=window.trace, queue_seconds=running.started_at - window.queued_at)
+            for window in running.batch
+            if window.trace is not None
+        ]
+        self._metrics.observe_stages(seconds, traced[0].trace.exemplar if traced else None)
         self._metrics.last_forward.set(time.time())
         self._batcher.regain_budget()
         for window, scores in zip(running.batch, answers, strict=True):
             self._resolve_window(window, scores, running.started_at, seconds)
-        if traces:
-            self._record_spans(running)
-
-    def _record_spans(self, running: _Running) -> None:
-        record_batch(
-            [
-                TracedWindow(trace=window.trace, queue_seconds=running.started_at - window.queued_at)
-                for window in running.batch
-                if window.trace is not None
-            ],
-            running.clock.intervals(),
-            seconds=self._clock() - running.started_at,
-            attributes={
-                "ziprerank.batch.requests": len(running.batch),
-                "ziprerank.batch.pages": sum(len(window.request.pages) for window in running.batch),
-                "ziprerank.batch.tokens": _tokens(running.batch),
-            },
-        )
+        if traced:
+            record_batch(
+                traced,
+                running.clock.intervals(),
+                seconds=self._clock() - running.started_at,
+                attributes={
+                    "ziprerank.batch.requests": len(running.batch),
+                    "ziprerank.batch.pages": sum(len(window.request.pages) for window in running.batch),
+                    "ziprerank.batch.tokens": _tokens(running.batch),
+                },
+            )
 
     def _resolve_window(
         self, window: QueuedWindow, scores: PageScores, started_at: float, seconds: dict[str, float]
@@ -266,11 +261,6 @@ class InferenceWorker:
             self._metrics.device_busy.inc(now - self._busy_since)
             self._last_end = self._busy_since = now
 
-    def _record_batch(self, batch: Sequence[QueuedWindow]) -> None:
-        self._metrics.batch_requests.observe(len(batch))
-        self._metrics.batch_pages.observe(sum(len(window.request.pages) for window in batch))
-        self._metrics.batch_tokens.observe(_tokens(batch))
-
     def _record_failure(self, batch: Sequence[QueuedWindow], failure: Exception) -> None:
         self._metrics.engine_errors.inc()
         if isinstance(failure, DeviceMemoryError):
@@ -284,7 +274,7 @@ def _tokens(batch: Sequence[QueuedWindow]) -> int:
 
 
 def client_error_for(failure: Exception) -> ServiceError:
-    """The error that the client of a failed window gets."""
+    """The error for the client whose window failed."""
     if isinstance(failure, DeviceMemoryError):
         message = "The request does not fit into the device's memory. Send fewer pages or a smaller keep_ratio."
         return UnavailableError("gpu_out_of_memory", message, retry_after_seconds=5)

@@ -55,18 +55,16 @@ def client_error(failure: RasterFailure, task: RasterTask, *, limits: RasterLimi
 
 def client_error_of_code(code: str, task: RasterTask, *, limits: RasterLimits) -> ServiceError:
     """For a failure that the parent detects: a deadline, a crash, a document in quarantine."""
-    if code == "page_timeout":
-        return _error(code, _timeout_sentence(task, limits), task)
-    return client_error(RasterFailure(code), task, limits=limits)
-
-
-def _timeout_sentence(task: RasterTask, limits: RasterLimits) -> str:
-    remedy = "Simplify it, or send it as an image."
+    if code != "page_timeout":
+        return client_error(RasterFailure(code), task, limits=limits)
     if task.state.seconds_used >= limits.document_seconds:
-        return f"the document takes longer than the limit of {limits.document_seconds:g} s. {remedy}"
-    if task.number is None:
-        return f"opening the document takes longer than the limit of {limits.open_seconds:g} s. {remedy}"
-    return f"it takes longer than the limit of {limits.page_seconds:g} s. {remedy}"
+        work, limit = "the document", limits.document_seconds
+    elif task.number is None:
+        work, limit = "opening the document", limits.open_seconds
+    else:
+        work, limit = "it", limits.page_seconds
+    sentence = f"{work} takes longer than the limit of {limit:g} s. Simplify it, or send it as an image."
+    return _error(code, sentence, task)
 
 
 def _error(code: str, sentence: str, task: RasterTask) -> ServiceError:

@@ -50,13 +50,22 @@ class ImageDocument:
 
     @contextmanager
     def _reading(self) -> Iterator[Image.Image]:
-        with (
-            _failing_as_corrupt(),
-            _refusing_bombs(self._max_pixels),
-            Image.open(io.BytesIO(self._data), formats=_FORMATS) as image,
-        ):
-            self._require_decodable(image)
-            yield image
+        """The image at its first frame. An error in the `with` block leaves it as a RasterFailure."""
+        try:
+            with (
+                _refusing_bombs(self._max_pixels),
+                Image.open(io.BytesIO(self._data), formats=_FORMATS) as image,
+            ):
+                self._require_decodable(image)
+                yield image
+        except RasterFailure:
+            raise
+        except _BOMBS as error:
+            raise RasterFailure("image_too_many_pixels") from error
+        except MemoryError as error:
+            raise RasterFailure("page_memory") from error
+        except Exception as error:
+            raise RasterFailure("corrupt_image") from error
 
     def _require_decodable(self, image: Image.Image) -> None:
         if image.width * image.height > self._max_pixels or max(image.size) > self._max_edge:
@@ -65,22 +74,8 @@ class ImageDocument:
 
 
 @contextmanager
-def _failing_as_corrupt() -> Iterator[None]:
-    try:
-        yield
-    except RasterFailure:
-        raise
-    except _BOMBS as error:
-        raise RasterFailure("image_too_many_pixels") from error
-    except MemoryError as error:
-        raise RasterFailure("page_memory") from error
-    except Exception as error:
-        raise RasterFailure("corrupt_image") from error
-
-
-@contextmanager
 def _refusing_bombs(max_pixels: int) -> Iterator[None]:
-    """By default Pillow only warns up to twice its limit."""
+    """Make Pillow raise for every image above the limit; by default it only warns up to twice the limit."""
     previous = Image.MAX_IMAGE_PIXELS
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")

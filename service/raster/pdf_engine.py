@@ -48,8 +48,18 @@ class PdfDocument:
     def __init__(self, data: bytes) -> None:
         """Raises: RasterFailure, codes corrupt_document, encrypted_document, no_pages, page_memory."""
         pymupdf.TOOLS.reset_mupdf_warnings()
-        self._document = _open(data)
-        self.page_count = _count_pages(self._document)
+        # `filetype` does not restrict MuPDF: HTML, EPUB and images open as well, so check before and after.
+        if b"%PDF-" not in data[:_MAGIC_WINDOW_BYTES]:
+            raise RasterFailure("corrupt_document")
+        with _failing_as("corrupt_document"):
+            self._document = pymupdf.open(stream=data, filetype="pdf")
+            if not self._document.is_pdf:
+                raise RasterFailure("corrupt_document")
+            if self._document.needs_pass and not self._document.authenticate(""):
+                raise RasterFailure("encrypted_document")
+            self.page_count = int(self._document.page_count)
+        if self.page_count < 1:
+            raise RasterFailure("no_pages")
 
     def render(self, number: int) -> PagePixels:
         """Page `number` (1-based) with its longest edge at 1024 pixels, over white.
@@ -60,33 +70,17 @@ class PdfDocument:
         pymupdf.TOOLS.reset_mupdf_warnings()
         with _failing_as("page_unreadable"):
             page = self._document.load_page(number - 1)
-            pixmap = _rasterize(page)
+            width, height = page.rect.width, page.rect.height
+            require_sane_box(width, height)
+            scale = LONGEST_PAGE_EDGE / max(width, height)
+            pixmap = page.get_pixmap(matrix=pymupdf.Matrix(scale, scale), colorspace=pymupdf.csRGB, alpha=False)
+            if pixmap.n != 3 or pixmap.stride != pixmap.width * 3 or pixmap.width * pixmap.height > _MAX_PIXMAP_PIXELS:
+                raise RasterFailure("bad_page_box", width=round(width), height=round(height))
         degraded = _has_lost_content(pymupdf.TOOLS.mupdf_warnings(reset=True))
         return _fit(pixmap, degraded=degraded)
 
     def close(self) -> None:
         self._document.close()
-
-
-def _open(data: bytes) -> Any:
-    # `filetype` does not restrict MuPDF: HTML, EPUB and images open as well, so check before and after.
-    if b"%PDF-" not in data[:_MAGIC_WINDOW_BYTES]:
-        raise RasterFailure("corrupt_document")
-    with _failing_as("corrupt_document"):
-        document = pymupdf.open(stream=data, filetype="pdf")
-        if not document.is_pdf:
-            raise RasterFailure("corrupt_document")
-        if document.needs_pass and not document.authenticate(""):
-            raise RasterFailure("encrypted_document")
-    return document
-
-
-def _count_pages(document: Any) -> int:
-    with _failing_as("corrupt_document"):
-        page_count = int(document.page_count)
-    if page_count < 1:
-        raise RasterFailure("no_pages")
-    return page_count
 
 
 @contextmanager
@@ -99,16 +93,6 @@ def _failing_as(code: str) -> Iterator[None]:
         raise RasterFailure("page_memory") from error
     except Exception as error:
         raise RasterFailure(code) from error
-
-
-def _rasterize(page: Any) -> Any:
-    width, height = page.rect.width, page.rect.height
-    require_sane_box(width, height)
-    scale = LONGEST_PAGE_EDGE / max(width, height)
-    pixmap = page.get_pixmap(matrix=pymupdf.Matrix(scale, scale), colorspace=pymupdf.csRGB, alpha=False)
-    if pixmap.n != 3 or pixmap.stride != pixmap.width * 3 or pixmap.width * pixmap.height > _MAX_PIXMAP_PIXELS:
-        raise RasterFailure("bad_page_box", width=round(width), height=round(height))
-    return pixmap
 
 
 def _has_lost_content(warnings: str) -> bool:
@@ -125,22 +109,13 @@ def _has_lost_content(warnings: str) -> bool:
 
 
 def _fit(pixmap: Any, *, degraded: bool) -> PagePixels:
+    """Shrink an edge that MuPDF rounded up; extend a short one by white paper, because stretching would distort the page."""
     # `samples` is a copy; the view `samples_mv` does not keep the pixmap alive, and reading it later is a crash.
     width, height = pixmap.width, pixmap.height
     if max(width, height) <= LONGEST_PAGE_EDGE and min(width, height) >= MIN_PDF_EDGE:
         return PagePixels(width=width, height=height, data=pixmap.samples, degraded=degraded)
     image = Image.frombytes("RGB", (width, height), pixmap.samples)
-    image = _pad(
-        image.resize((min(width, LONGEST_PAGE_EDGE), min(height, LONGEST_PAGE_EDGE)), Image.Resampling.LANCZOS)
-    )
-    return PagePixels(width=image.width, height=image.height, data=image.tobytes(), degraded=degraded)
-
-
-def _pad(image: Image.Image) -> Image.Image:
-    """Add white paper to the right and below; stretching would distort the page."""
-    width, height = max(image.width, MIN_PDF_EDGE), max(image.height, MIN_PDF_EDGE)
-    if (width, height) == image.size:
-        return image
-    padded = Image.new("RGB", (width, height), "white")
-    padded.paste(image, (0, 0))
-    return padded
+    image = image.resize((min(width, LONGEST_PAGE_EDGE), min(height, LONGEST_PAGE_EDGE)), Image.Resampling.LANCZOS)
+    paper = Image.new("RGB", (max(image.width, MIN_PDF_EDGE), max(image.height, MIN_PDF_EDGE)), "white")
+    paper.paste(image, (0, 0))
+    return PagePixels(width=paper.width, height=paper.height, data=paper.tobytes(), degraded=degraded)

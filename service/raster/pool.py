@@ -60,7 +60,16 @@ class Rasterizer:
             queue_bytes=limits.queue_bytes,
             is_storm=lambda: self._crashes.is_storm,
         )
-        self._supervisors = [self._make_supervisor(observe) for _ in range(limits.processes)]
+        self._supervisors = [
+            RasterSupervisor(
+                self._schedule,
+                self._crashes,
+                limits=limits,
+                observe=observe,
+                on_failed_start=self._fail_if_none_is_left,
+            )
+            for _ in range(limits.processes)
+        ]
         self._threads: list[threading.Thread] = []
 
     def start(self) -> None:
@@ -101,15 +110,6 @@ class Rasterizer:
             thread.join()
         self._threads.clear()
 
-    def _make_supervisor(self, observe: Callable[[str, float], None]) -> RasterSupervisor:
-        return RasterSupervisor(
-            self._schedule,
-            self._crashes,
-            limits=self._limits,
-            observe=observe,
-            on_failed_start=self._fail_if_none_is_left,
-        )
-
     def _fail_if_none_is_left(self) -> None:
         if not any(supervisor.is_healthy for supervisor in self._supervisors):
             self._schedule.fail_all(not_ready)
@@ -143,7 +143,7 @@ class PendingRaster:
             self._rasterizer._schedule.withdraw(self._request)
 
     async def opened(self) -> list[DocumentOutline]:
-        """The outlines of all documents, once those without one are opened. Does not ask the pool where all have one.
+        """The outlines of all documents, once those without one are opened. Does not enter the pool where all have one.
 
         Raises: UnusableDocumentError, TooLargeError about the first document at fault, whichever fails first;
         OverloadedError, UnavailableError about the pool.
@@ -160,7 +160,7 @@ class PendingRaster:
         One future a number, in their order. Each is done in a supervising thread, as soon as its page is rendered or fails:
         UnusableDocumentError, TooLargeError, or UnavailableError about the pool. After a failure the pages that have not begun
         are cancelled; their positions are higher, so of several errors the one with the lowest position is always the same.
-        Whoever drops a future frees the pixels of its page. Without a number the pool is not asked.
+        Dropping a future frees the pixels of its page. Without any number the request does not enter the pool.
 
         Raises: OverloadedError, UnavailableError.
         """

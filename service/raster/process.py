@@ -184,7 +184,13 @@ class RasterProcess:
             raise self._died("timeout") from error
         except OSError as error:
             raise self._died() from error
-        reply = self._parse(line)
+        try:
+            reply = json.loads(line)
+        except ValueError as error:
+            raise self._died("protocol") from error
+        if not isinstance(reply, dict) or reply.get("ticket") != self._ticket:
+            raise self._died("protocol")
+        self.rss_bytes = self._integer(reply, "rss_bytes", most=2**63)
         if "error" in reply:
             raise self._failure(reply)
         return reply
@@ -205,16 +211,6 @@ class RasterProcess:
                 raise self._died("protocol")
         return line
 
-    def _parse(self, line: bytes) -> dict[str, Any]:
-        try:
-            reply = json.loads(line)
-        except ValueError as error:
-            raise self._died("protocol") from error
-        if not isinstance(reply, dict) or reply.get("ticket") != self._ticket:
-            raise self._died("protocol")
-        self.rss_bytes = self._integer(reply, "rss_bytes", most=2**63)
-        return reply
-
     def _failure(self, reply: dict[str, Any]) -> Exception:
         code = reply["error"]
         if not isinstance(code, str) or code not in FAILURE_CODES:
@@ -234,7 +230,8 @@ class RasterProcess:
         """Kill and reap the process; without a known cause, derive it from the exit status."""
         self._popen.kill()
         status = self._popen.wait()
-        return ProcessDied(cause or _cause_of(status))
+        causes: dict[int, Cause] = {MEMORY_EXIT_STATUS: "memory", -signal.SIGXCPU: "cpu"}
+        return ProcessDied(cause or causes.get(status, "crash"))
 
 
 def _remaining(deadline: float) -> float:
@@ -244,46 +241,32 @@ def _remaining(deadline: float) -> float:
     return remaining
 
 
-def _cause_of(status: int) -> Cause:
-    if status == MEMORY_EXIT_STATUS:
-        return "memory"
-    return "cpu" if status == -signal.SIGXCPU else "crash"
-
-
 def _make_slot() -> int:
     """An anonymous file: it has no name to unlink or to guess."""
     if sys.platform == "linux":
+        import fcntl
+
         fd = os.memfd_create("raster-slot", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
+        os.ftruncate(fd, SLOT_BYTES)
+        # Forbid changes of size: a worker that truncated the file would kill its parent with SIGBUS.
+        fcntl.fcntl(fd, fcntl.F_ADD_SEALS, fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_SEAL)
     else:
         with tempfile.TemporaryFile() as file:
             fd = os.dup(file.fileno())
-    os.ftruncate(fd, SLOT_BYTES)
-    _seal(fd)
+        os.ftruncate(fd, SLOT_BYTES)
     return fd
-
-
-def _seal(fd: int) -> None:
-    """Forbid changes of size: a worker that truncated the file would kill its parent with SIGBUS."""
-    if sys.platform == "linux":
-        import fcntl
-
-        fcntl.fcntl(fd, fcntl.F_ADD_SEALS, fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_SEAL)
 
 
 def _start(settings: WorkerSettings, *, control_fd: int, slot_fd: int) -> "subprocess.Popen[bytes]":
     """A fresh interpreter: fork would copy CUDA's state, and multiprocessing's spawn imports the parent's main module."""
     argument = json.dumps({"control_fd": control_fd, "slot_fd": slot_fd, "settings": asdict(settings)})
+    # A few variables only: the parent's environment holds API keys.
+    kept = {name: os.environ[name] for name in ("LD_LIBRARY_PATH", "TZ") if name in os.environ}
     return subprocess.Popen(
         [sys.executable, "-P", "-B", "-m", "service.raster.worker", argument],
         pass_fds=(control_fd, slot_fd),
         stdin=subprocess.DEVNULL,
         stdout=subprocess.DEVNULL,  # MuPDF prints pieces of documents
         stderr=subprocess.DEVNULL,
-        env=_environment(),
+        env=kept | {"PYTHONPATH": str(_PACKAGE_PARENT), **_KEEP_FREED_MEMORY},
     )
-
-
-def _environment() -> dict[str, str]:
-    """A few variables only: the parent's environment holds API keys."""
-    kept = {name: os.environ[name] for name in ("LD_LIBRARY_PATH", "TZ") if name in os.environ}
-    return kept | {"PYTHONPATH": str(_PACKAGE_PARENT), **_KEEP_FREED_MEMORY}

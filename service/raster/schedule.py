@@ -145,7 +145,7 @@ class RasterSchedule:
         share = max(1, self._workers // 2) if self._is_storm() else self._workers
         if task := _rotate_to_task(self._live, share):
             return task
-        if _running(self._background) < max(1, self._workers - 1):
+        if sum(request.running for request in self._background) < max(1, self._workers - 1):
             return _rotate_to_task(self._background, share)
         return None
 
@@ -175,10 +175,6 @@ def _rotate_to_task(requests: deque[RasterRequest], share: int) -> RasterTask | 
         if request.running < share and (task := request.take()):
             return task
     return None
-
-
-def _running(requests: Collection[RasterRequest]) -> int:
-    return sum(request.running for request in requests)
 
 
 def draining() -> UnavailableError:

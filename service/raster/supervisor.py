@@ -17,7 +17,7 @@ from service.raster.limits import RasterLimits
 from service.raster.page import SINGLE_PAGE_OUTLINE, DocumentOutline, RasterFailure
 from service.raster.process import ProcessDied, RasterPage, RasterProcess
 from service.raster.request import RasterTask
-from service.raster.schedule import RasterSchedule, Turn, not_ready
+from service.raster.schedule import RasterSchedule, not_ready
 
 _HELLO_SECONDS = 30.0
 _FIRST_RESTART_DELAY_SECONDS = 0.5
@@ -56,7 +56,14 @@ class RasterSupervisor:
     def run(self) -> None:
         try:
             while self._ensure_process() and (turn := self._schedule.take(self._child.open_documents)):
-                self._do(turn)
+                self._forget(turn.stale)
+                if turn.task:
+                    self._finish(turn.task)
+                if (process := self._process) and (
+                    process.documents_opened >= self._limits.recycle_documents
+                    or process.rss_bytes > self._limits.recycle_rss_bytes
+                ):
+                    self._retire_process()
         finally:
             self._retire_process()
             self.is_healthy = False
@@ -73,7 +80,7 @@ class RasterSupervisor:
         return self._process
 
     def _ensure_process(self) -> bool:
-        """Start a child if there is none, however often that takes. False: the pool is closed."""
+        """Start a child if there is none, and retry until one runs. False: the pool is closed."""
         delay = _FIRST_RESTART_DELAY_SECONDS
         while not self._schedule.is_closed:
             if self._process or self._start_process():
@@ -108,30 +115,19 @@ class RasterSupervisor:
         if not self._schedule.is_closed:
             self._crashes.record_death(death.cause)
 
-    def _do(self, turn: Turn) -> None:
+    def _forget(self, stale: tuple[int, ...]) -> None:
+        """Close these documents in the child, or reap a child that has died."""
         if not self._child.is_running:
             # It died between two tasks, so the document of the next one must not be blamed.
             self._reap(ProcessDied("crash"))
-        self._forget(turn.stale)
-        if turn.task:
-            self._finish(turn.task)
-        if (process := self._process) and (
-            process.documents_opened >= self._limits.recycle_documents
-            or process.rss_bytes > self._limits.recycle_rss_bytes
-        ):
-            self._retire_process()
-
-    def _forget(self, stale: tuple[int, ...]) -> None:
-        if not self._process:
             return
-        held = self._process.open_documents
         try:
-            self._process.forget(tuple(key for key in stale if key in held), seconds=self._limits.open_seconds)
+            self._child.forget(stale, seconds=self._limits.open_seconds)
         except ProcessDied as death:
             self._reap(death)
 
     def _finish(self, task: RasterTask) -> None:
-        """Every way out of here hands the task back, or its request would never end."""
+        """Run the task and report its end to the schedule in every case: otherwise its request would never end."""
         try:
             result = self._perform(task)
         except ServiceError as error:

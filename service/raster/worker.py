@@ -104,16 +104,13 @@ class RasterWorker:
         stream = control.makefile("rb")
         while line := stream.readline():
             message = json.loads(line)
-            reply = self._answer(message, stream)
+            extend_cpu_limit(seconds=self._settings.cpu_seconds)
+            try:
+                reply = self._verbs[message["verb"]](message, stream)
+            except RasterFailure as failure:
+                reply = {"error": failure.code, "width": failure.width, "height": failure.height}
             reply |= {"ticket": message["ticket"], "rss_bytes": resident_bytes()}
             control.sendall(json.dumps(reply).encode() + b"\n")
-
-    def _answer(self, message: dict[str, Any], stream: BinaryIO) -> dict[str, Any]:
-        extend_cpu_limit(seconds=self._settings.cpu_seconds)
-        try:
-            return self._verbs[message["verb"]](message, stream)
-        except RasterFailure as failure:
-            return {"error": failure.code, "width": failure.width, "height": failure.height}
 
     def _open(self, message: dict[str, Any], stream: BinaryIO) -> dict[str, Any]:
         document = self._read(message, stream)

@@ -98,20 +98,16 @@ class DocumentProcessor:
 
     async def _run(self, model: RankingModel) -> None:
         while True:
-            self._current = await self._next()
-            await self._process(self._current, model)
+            while not self._waiting:
+                self._has_work.clear()
+                await self._has_work.wait()
+            self._current = key = next(iter(self._waiting))
+            del self._waiting[key]
+            await self._process(key, model)
             self._current = None
 
-    async def _next(self) -> DocumentKey:
-        while not self._waiting:
-            self._has_work.clear()
-            await self._has_work.wait()
-        key = next(iter(self._waiting))
-        del self._waiting[key]
-        return key
-
     async def _process(self, key: DocumentKey, model: RankingModel) -> None:
-        """No error of one document keeps the next one from its turn."""
+        """Handle every error here, so that the next document is processed in any case."""
         try:
             state = await self._process_current(key, model)
         except DocumentReplaced:
@@ -140,7 +136,9 @@ class DocumentProcessor:
         try:
             content = content_of(manifest, await self._in_thread(self._store.read, key, manifest))
             for first in range(1, manifest.page_count + 1, self._pages_at_once):
-                await self._require_current(key, manifest)
+                current = await self._in_thread(self._store.manifest, key)
+                if current is None or current.version != manifest.version:
+                    raise DocumentReplaced(key.id)
                 last = min(first + self._pages_at_once - 1, manifest.page_count)
                 pages = PageSelection(ranges=((first, last),))
                 source = MemorySource(label=manifest.id, pages=pages, content=content)
@@ -150,11 +148,6 @@ class DocumentProcessor:
         except ServiceError as error:
             return Failure(code=error.code, message=error.message, page=error.page)
         return None
-
-    async def _require_current(self, key: DocumentKey, manifest: Manifest) -> None:
-        current = await self._in_thread(self._store.manifest, key)
-        if current is None or current.version != manifest.version:
-            raise DocumentReplaced(key.id)
 
     async def _encode_patiently(self, source: Source, tenant: bytes, model: RankingModel) -> None:
         """Render and encode the pages, again after a pause where the service has no room. Raises: the last attempt's error."""

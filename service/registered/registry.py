@@ -66,7 +66,7 @@ class DocumentRegistry:
         if document is None:
             raise not_found(key)
         if document.outcome is None:
-            self._processor.resume(key)  # the process that had it in hand may have been killed
+            self._processor.resume(key)  # the process that worked on it may have been killed
         return document
 
     async def list(self, tenant: bytes, *, after: str, limit: int) -> Listing:
@@ -79,7 +79,7 @@ class DocumentRegistry:
             raise not_found(key)
 
     def find_source(self, id: str, pages: PageSelection | None, *, tenant: bytes) -> RegisteredSource:
-        """The current version, at the price of reading a small file. Blocks: call it in a thread.
+        """The current version; its manifest is read from the store. Blocks: call it in a thread.
 
         Raises: DocumentNotFoundError, InternalError, UnavailableError.
         """

@@ -16,7 +16,7 @@ import logging
 import time
 import uuid
 from collections import OrderedDict
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
@@ -116,7 +116,7 @@ _Record = TypeVar("_Record")
 
 
 class DocumentStore:
-    """Thread-safe. Every method raises what `DocumentFiles` raises."""
+    """Thread-safe. Every method raises UnavailableError as `DocumentFiles` does."""
 
     def __init__(self, files: DocumentFiles, *, clock: Callable[[], float] = time.monotonic) -> None:
         self._files = files
@@ -180,7 +180,9 @@ class DocumentStore:
         names = self._files.names(_owner_folder(tenant))
         ids = sorted(id for name in names if (id := _id_of(name)) is not None and id > after)
         keys = [DocumentKey(tenant=tenant, id=id) for id in ids[:limit]]
-        return Listing(documents=tuple(self._find_intact(keys)), next=ids[limit - 1] if len(ids) > limit else None)
+        with ThreadPoolExecutor(_READS_AT_ONCE) as threads:
+            documents = tuple(document for document in threads.map(self._intact, keys) if document is not None)
+        return Listing(documents=documents, next=ids[limit - 1] if len(ids) > limit else None)
 
     def unfinished(self) -> Sequence[DocumentKey]:
         """The documents of all tenants whose processing has not ended, without the damaged ones."""
@@ -190,19 +192,17 @@ class DocumentStore:
     def sweep(self) -> None:
         """Delete files left by killed processes: those of no current version that are over an hour old."""
         for key, names in self._names_by_key().items():
-            if not _is_tidy(names):
-                self._sweep(key, names)
-
-    def _sweep(self, key: DocumentKey, names: set[str]) -> None:
-        try:
-            manifest = self._read_manifest(key)
-        except InternalError:  # without the manifest no file can be told from a leftover
-            return
-        current = {_MANIFEST, *(_version_names(manifest.version) if manifest else ())}
-        for path in (f"{key.folder}/{name}" for name in names - current):
-            if self._files.age_seconds(path) > _LEFTOVER_SECONDS:
-                self._files.delete(path)
-        self._files.delete_if_empty(key.folder)
+            if _is_tidy(names):
+                continue
+            try:
+                manifest = self._read_manifest(key)
+            except InternalError:  # without the manifest, current files cannot be distinguished from leftovers
+                continue
+            current = {_MANIFEST, *(_version_names(manifest.version) if manifest else ())}
+            for path in (f"{key.folder}/{name}" for name in names - current):
+                if self._files.age_seconds(path) > _LEFTOVER_SECONDS:
+                    self._files.delete(path)
+            self._files.delete_if_empty(key.folder)
 
     def _names_by_key(self) -> dict[DocumentKey, set[str]]:
         """The file names of each document. Files that no store wrote are left out."""
@@ -212,12 +212,6 @@ class DocumentStore:
                 case [owner, folder, name] if (key := _key_of(owner, folder)) is not None:
                     names.setdefault(key, set()).add(name)
         return names
-
-    def _find_intact(self, keys: Sequence[DocumentKey]) -> Iterable[StoredDocument]:
-        if not keys:
-            return []
-        with ThreadPoolExecutor(min(_READS_AT_ONCE, len(keys))) as threads:
-            return [document for document in threads.map(self._intact, keys) if document is not None]
 
     def _intact(self, key: DocumentKey) -> StoredDocument | None:
         with suppress(InternalError):  # which is logged

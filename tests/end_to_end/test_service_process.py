@@ -60,8 +60,8 @@ def test_a_lost_device_is_not_ready_and_ends_the_process_with_70() -> None:
             assert running.poll() is None and not answer.done()
             assert running.stdin is not None
             print(file=running.stdin, flush=True)  # now it may end
-            told = answer.result(PATIENCE_SECONDS)
-            assert (told.status_code, told.json()["code"]) == (503, "gpu_failed")
+            answered = answer.result(PATIENCE_SECONDS)
+            assert (answered.status_code, answered.json()["code"]) == (503, "gpu_failed")
         assert running.wait(PATIENCE_SECONDS) == 70
 
 

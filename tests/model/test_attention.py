@@ -100,7 +100,7 @@ def test_runs_are_powers_of_two() -> None:
 
 
 class Kernels:
-    """Kernels that take as long as they are told, on a clock of their own."""
+    """Kernels with configured durations, on a clock of their own."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch, seconds: dict[str, float | Exception]) -> None:
         self.calls: list[str] = []

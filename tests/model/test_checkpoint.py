@@ -209,7 +209,7 @@ def test_half_precision_weights_are_converted_to_the_chosen_dtype(folder: Path) 
 
 
 @pytest.mark.parametrize("is_wrapped", [False, True], ids=["as it is", "as a cause"])
-def test_a_refusal_of_the_hub_is_told_with_its_status(monkeypatch: pytest.MonkeyPatch, is_wrapped: bool) -> None:
+def test_a_refusal_of_the_hub_is_reported_with_its_status(monkeypatch: pytest.MonkeyPatch, is_wrapped: bool) -> None:
     class Response:
         status_code = 401
         headers: ClassVar[dict[str, str]] = {}

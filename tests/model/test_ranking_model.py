@@ -38,7 +38,7 @@ def test_the_counts_of_the_feature_cache_follow_its_use(remembering: Reranker) -
     assert after.host_bytes == 0
 
 
-def test_the_stand_in_prepares_as_the_model_does_and_scores_as_it_is_told(reranker: Reranker) -> None:
+def test_the_fake_prepares_as_the_model_does_and_scores_as_configured(reranker: Reranker) -> None:
     def score_backwards(batch: object) -> list[PageScores]:
         return [PageScores(logits=(0.0, 1.0), order=(1, 0), visual_tokens=1, kept_tokens=1, prompt_tokens=1)]
 

@@ -51,7 +51,7 @@ def wanted_by_fake() -> Iterator[Wanted]:
 
 
 def wanted_by_ray() -> Iterator[Wanted]:
-    """The same, told in Ray's own context."""
+    """The same, by the context objects of Ray itself."""
     config: Any = pytest.importorskip("ray.serve.config")  # as this ignores the warnings that Ray's import gives
     with warnings.catch_warnings(action="ignore"):
         adapter: Any = importlib.import_module("service.ray_replica")
@@ -156,7 +156,7 @@ async def rerank_image(client: httpx.AsyncClient) -> httpx.Response:
     return await client.post("/rerank", data={"query": "a"}, files=[("file", ("a.png", make_image(64, 64)))])
 
 
-def test_the_first_check_waits_for_the_model_and_a_replica_that_fails_is_told_to_ray(
+def test_the_first_check_waits_for_the_model_and_a_failed_replica_fails_its_check(
     ray: FakeRay, build: Callable[[LoadModel], Any], reranker: Reranker
 ) -> None:
     may_load = threading.Event()
@@ -200,7 +200,7 @@ def test_a_check_that_is_given_up_does_not_stop_the_loading(
     served(replica, check)
 
 
-def test_ray_is_told_how_long_the_work_takes_that_waits(
+def test_a_replica_reports_to_ray_how_long_its_queued_work_takes(
     ray: FakeRay, build: Callable[[LoadModel], Any], reranker: Reranker
 ) -> None:
     gate = Gate()

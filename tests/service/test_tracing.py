@@ -1,4 +1,4 @@
-"""Traces of requests: what is kept, what is told of them, where they go, and that a collector in trouble holds nothing up."""
+"""Traces of requests: which spans are kept, their content, their destination, and that a broken collector delays nothing."""
 
 import logging
 import threading
@@ -71,7 +71,9 @@ def test_without_tracing_nothing_is_kept(reranker: Reranker) -> None:
         assert not [thread.name for thread in threading.enumerate() if "Otel" in thread.name]
 
 
-def test_what_the_caller_did_not_sample_is_not_kept_and_probes_never_are(reranker: Reranker, tmp_path: Path) -> None:
+def test_requests_that_the_caller_did_not_sample_are_not_kept_and_probes_never_are(
+    reranker: Reranker, tmp_path: Path
+) -> None:
     def use(service: RunningService) -> None:
         assert rerank_private(service, NOT_SAMPLED).status_code == 200
         for path in ("/livez", "/readyz", "/metrics"):
@@ -80,7 +82,7 @@ def test_what_the_caller_did_not_sample_is_not_kept_and_probes_never_are(reranke
     assert spans_after(reranker, tmp_path / "spans", use) == []
 
 
-def test_ids_and_scores_are_told_only_where_asked_for_and_content_never(reranker: Reranker, tmp_path: Path) -> None:
+def test_spans_carry_ids_and_scores_only_where_asked_for_and_content_never(reranker: Reranker, tmp_path: Path) -> None:
     quiet, telling = tmp_path / "quiet", tmp_path / "telling"
     spans_after(reranker, quiet, rerank_private)
     assert "private" not in quiet.read_text()
@@ -112,7 +114,7 @@ def test_a_documents_id_in_the_path_becomes_a_hash(reranker: Reranker, tmp_path:
     assert failed.attributes["error.type"] == "document_not_found" and failed.status == "ERROR"
 
 
-def test_a_refusal_at_the_door_has_its_routes_name(reranker: Reranker, tmp_path: Path) -> None:
+def test_a_request_refused_before_routing_has_its_routes_name(reranker: Reranker, tmp_path: Path) -> None:
     spans = spans_after(reranker, tmp_path / "spans", lambda service: rerank_private(service), api_key="right")
     assert [(span.name, span.attributes["http.response.status_code"]) for span in spans] == [("POST /rerank", 401)]
 
@@ -164,7 +166,7 @@ def test_reading_a_registered_documents_bytes_is_a_stage_of_its_own(reranker: Re
 
 
 class Collector(BaseHTTPRequestHandler):
-    """Takes what a real OTLP exporter posts."""
+    """Takes the requests of a real OTLP exporter."""
 
     received: list[tuple[str, bytes]]
     answers: threading.Event

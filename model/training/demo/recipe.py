@@ -33,9 +33,7 @@ class Reading:
     phases: int
     steps: int  # over all phases
     tokens: int  # per step, approximately
-    band_rows: tuple[
-        int, ...
-    ]  # rows of visual tokens in a band; each step draws one of these numbers, limited to the page
+    band_rows: tuple[int, ...]  # rows of visual tokens in a band; each step draws one of them, limited to the page
     matrix_rate: float
     other_rate: float
 

@@ -163,7 +163,7 @@ def test_a_megabyte_costs_little_more_than_a_page(text: str, monkeypatch: pytest
 
 
 def test_a_letter_is_measured_and_drawn_once_a_size(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A page of 200 words takes a few milliseconds so, and ten times as long where each line is measured and drawn anew."""
+    """Measuring and drawing each line again would take ten times as long, for a page of 200 words."""
     calls: list[str] = []
     draw, getlength = ImageDraw.Draw, ImageFont.FreeTypeFont.getlength
 

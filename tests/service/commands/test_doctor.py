@@ -174,7 +174,7 @@ def test_a_hub_checkpoint_that_the_hub_has_says_how_much_is_to_be_downloaded(hub
     assert "hf download owner/name" in checkpoint["remedy"]
 
 
-def test_a_hub_that_refuses_is_told_with_its_status(hub: str, tmp_path: Path) -> None:
+def test_a_refusal_of_the_hub_is_shown_with_its_status(hub: str, tmp_path: Path) -> None:
     checkpoint = checkpoint_on_the_hub(tmp_path, "owner/gated", HF_ENDPOINT=hub, NO_PROXY="127.0.0.1")
     assert (
         "The hub refused 'owner/gated': status 401. Check the id, the revision and your token." in checkpoint["found"]
@@ -301,7 +301,7 @@ def test_raster_workers_that_do_not_start_fail(
     assert checks["forward"]["state"] == "skipped", "there are no pages to rank"
 
 
-def test_a_machine_without_fonts_is_told_which_to_install(
+def test_without_fonts_the_report_names_packages_to_install(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     for name in ("HOME", "XDG_DATA_HOME", "XDG_DATA_DIRS"):

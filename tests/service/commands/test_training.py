@@ -65,8 +65,8 @@ def test_help_says_what_goes_in_and_what_comes_out(
     with pytest.raises(SystemExit) as end:
         main([*arguments, "--help"])
     assert end.value.code == 0
-    told = capsys.readouterr().out
-    assert "Input:" in told and "Output:" in told and "examples:" in told and said in told
+    printed = capsys.readouterr().out
+    assert "Input:" in printed and "Output:" in printed and "examples:" in printed and said in printed
 
 
 def test_a_missing_extra_is_one_line_with_the_remedy(tmp_path: Path) -> None:
@@ -84,23 +84,23 @@ def label(folder: Path, answer: Answer, *flags: str) -> int:
 
 def test_labelling_ends_with_a_summary_and_0(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert label(tmp_path, reversed_order, "--price-in", "1", "--price-out", "2") == 0
-    told = capsys.readouterr()
-    assert told.out == (
+    printed = capsys.readouterr()
+    assert printed.out == (
         "1 labelled, 0 failed, 0 labelled before, 0 left; 1,000 tokens in, 10 out, cost 0.0010\n"
     )  # fmt: skip
-    assert "cost 0.0010" in told.err  # beside the progress bar
+    assert "cost 0.0010" in printed.err  # beside the progress bar
     assert json.loads((tmp_path / "out.jsonl").read_text())["ranked_page_ids"] == [1, 0]
 
 
 def test_labelling_with_failures_ends_with_1(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert label(tmp_path, lambda asked: says("hm"), "--asks", "1") == 1
-    told = capsys.readouterr()
-    assert "0 labelled, 1 failed" in told.out
-    assert "question d/1 failed: The answer is 'hm'" in told.err
-    assert KEY not in told.out + told.err
+    printed = capsys.readouterr()
+    assert "0 labelled, 1 failed" in printed.out
+    assert "question d/1 failed: The answer is 'hm'" in printed.err
+    assert KEY not in printed.out + printed.err
 
 
-def test_a_key_that_is_not_set_is_told_by_the_variables_name(
+def test_the_error_for_a_missing_key_names_its_variable(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.delenv("MY_KEY", raising=False)
@@ -121,14 +121,14 @@ def test_what_cannot_work_is_one_line_and_2(
     flags: tuple[str, ...], said: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert main([*label_command(tmp_path), *flags]) == 2
-    told = capsys.readouterr().err
-    assert told.startswith("ziprerank: ") and said in told and told.count("\n") == 1
+    printed = capsys.readouterr().err
+    assert printed.startswith("ziprerank: ") and said in printed and printed.count("\n") == 1
 
 
 def test_a_run_file_that_is_missing_is_one_line_and_2(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["train", "stage1", str(tmp_path / "missing.toml"), "--set", "training.seed=1"]) == 2
-    told = capsys.readouterr().err
-    assert told.startswith("ziprerank: ") and "missing.toml" in told and told.count("\n") == 1
+    printed = capsys.readouterr().err
+    assert printed.startswith("ziprerank: ") and "missing.toml" in printed and printed.count("\n") == 1
 
 
 def test_the_demos_own_parser_reads_what_follows(capsys: pytest.CaptureFixture[str]) -> None:

@@ -199,3 +199,36 @@ def test_errors_name_their_place_as_the_client_did(error: ServiceError, message:
 def test_an_error_before_the_query_was_read_has_a_body_too() -> None:
     error = UnusableDocumentError("invalid_base64", "not base64.", field="content", document_index=1)
     assert ZIPRERANK.error(error, request_id="r", query=None)["message"] == "documents[1]: not base64."
+
+
+def test_a_string_document_yields_its_best_page_alone() -> None:
+    query = read({"query": "q", "documents": ["ziprerank://report#page=2", {"id": "other"}]})
+    assert query.documents == (
+        DocumentReference(name="documents[0]", id="report", pages="2", yields_one=True),
+        DocumentReference(name="documents[1].id", id="other", pages=None),
+    )
+    first, second = ANSWER.pages
+    answer = replace(ANSWER, pages=(second, first, replace(second, number=9), replace(first, number=9)))
+    shown = ZIPRERANK.write(query, answer)["results"]
+    assert [(result["index"], result["page"]) for result in shown] == [(0, None), (1, 2), (1, 9)]
+    assert len(ZIPRERANK.write(replace(query, max_results=2), answer)["results"]) == 2
+
+
+@pytest.mark.parametrize("sent", [{"text": "locks"}, {"content": [{"type": "text", "text": "locks"}]}])
+def test_a_query_may_be_an_object_of_text(sent: Any) -> None:
+    assert read({"query": sent, "documents": [{"image": "A"}]}).text == "locks"
+
+
+def test_a_single_document_needs_no_list() -> None:
+    assert len(read({"query": "q", "documents": "ziprerank://a"}).documents) == 1
+    assert len(read({"query": "q", "documents": {"image": "A"}}).documents) == 1
+
+
+def test_an_image_in_a_query_is_refused() -> None:
+    with pytest.raises(InvalidRequestError, match="text parts only"):
+        read({"query": {"content": [{"type": "image_url", "image_url": {"url": "data:"}}]}, "documents": [{"id": "a"}]})
+
+
+def test_the_internal_form_of_a_document_cannot_be_sent() -> None:
+    query = read({"query": "q", "documents": [{"image": "A", "form": {"is_string": True}}]})
+    assert not query.documents[0].yields_one

@@ -1,4 +1,4 @@
-"""From sources of pages to pages for the model: order, selection, limits, what is cached and what is rendered."""
+"""From sources of pages to pages for the model: order, selection, limits, and which pages are cached or rendered."""
 
 import asyncio
 import hashlib

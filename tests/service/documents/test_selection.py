@@ -54,7 +54,7 @@ def test_text_longer_than_the_bound_is_refused() -> None:
         parse_page_selection("1" * 1_001)
 
 
-def test_message_does_not_repeat_what_was_sent() -> None:
+def test_message_does_not_repeat_the_text_of_the_client() -> None:
     with pytest.raises(InvalidRequestError) as caught:
         parse_page_selection("1,<script>")
     assert "script" not in caught.value.message

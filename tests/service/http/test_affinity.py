@@ -1,4 +1,4 @@
-"""The affinity contract: the key is accepted and only its hash is told; the answer and the log say which replica it was."""
+"""The affinity contract: logs hold only a hash of the key, and the answer and the log name the replica."""
 
 import hashlib
 import re
@@ -77,7 +77,7 @@ def test_the_replica_is_by_default_a_name_that_a_header_can_carry(monkeypatch: p
         settings_for_tests(replica="two\r\nlines")
 
 
-def test_the_api_description_tells_of_header_and_path_form(service: RunningService) -> None:
+def test_the_api_description_contains_header_and_path_form(service: RunningService) -> None:
     description = service.client.get("/openapi.json").json()
     for path in ("/rerank", "/v1/rerank", "/documents/{id}/rerank", "/v1/documents/{id}/rerank"):
         names = {parameter["name"] for parameter in description["paths"][path]["post"]["parameters"]}

@@ -1,47 +1,59 @@
-"""The caller is made of the Authorization header alone: key checked, tenant by scope, an id that gives nothing away."""
+"""The caller is made of the key that was sent, in any of the usual headers: key checked, tenant by scope, an id."""
 
 import hashlib
+from pathlib import Path
 
 import pytest
 from starlette.datastructures import Headers
 
+from service.api_keys import ApiKey, KeyRing, hash_of, write_keys
 from service.errors import UnauthorizedError
 from service.http.callers import Callers
 
 KEY, OTHER = "sk-9f3a", "sk-77c1"
+OPEN = KeyRing()
+
+
+@pytest.fixture
+def keys(tmp_path: Path) -> KeyRing:
+    """One key of a setting, one of a file."""
+    write_keys(tmp_path / "keys.json", [ApiKey(id="team", sha256=hash_of(OTHER), max_concurrent_requests=3)])
+    return KeyRing(single=KEY, path=tmp_path / "keys.json")
 
 
 def sending(authorization: str | None) -> Headers:
     return Headers({} if authorization is None else {"authorization": authorization})
 
 
-@pytest.mark.parametrize("authorization", [f"Bearer {KEY}", f"bearer {KEY}", f"Bearer   {KEY} ", f"Bearer {OTHER}"])
-def test_each_configured_key_is_accepted_whatever_the_case_of_the_scheme(authorization: str) -> None:
-    Callers(keys=[KEY, OTHER], cache_scope="shared").identify(sending(authorization))
+@pytest.mark.parametrize(
+    "authorization", [f"Bearer {KEY}", f"bearer {KEY}", f"Bearer   {KEY} ", f"Bearer {OTHER}", KEY]
+)
+def test_each_configured_key_is_accepted_whatever_the_case_of_the_scheme(keys: KeyRing, authorization: str) -> None:
+    Callers(keys=keys, cache_scope="shared").identify(sending(authorization))
 
 
 @pytest.mark.parametrize(
-    "authorization", [None, "", KEY, f"Basic {KEY}", "Bearer", "Bearer wrong", f"Bearer {KEY}x", "Bearer é"]
+    "authorization", [None, "", f"Basic {KEY}", "Bearer", "Bearer wrong", f"Bearer {KEY}x", "Bearer é"]
 )
-def test_any_other_header_is_refused(authorization: str | None) -> None:
+def test_any_other_header_is_refused(keys: KeyRing, authorization: str | None) -> None:
     with pytest.raises(UnauthorizedError) as refusal:
-        Callers(keys=[KEY, OTHER], cache_scope="shared").identify(sending(authorization))
+        Callers(keys=keys, cache_scope="shared").identify(sending(authorization))
     assert (refusal.value.code, refusal.value.param) == ("unauthorized", "authorization")
 
 
 @pytest.mark.parametrize("authorization", [None, "Bearer anything", "Basic dTpw"])
 def test_without_configured_keys_every_caller_is_accepted(authorization: str | None) -> None:
-    Callers(keys=[], cache_scope="shared").identify(sending(authorization))
+    Callers(keys=OPEN, cache_scope="shared").identify(sending(authorization))
 
 
 def test_in_the_shared_scope_all_callers_are_one_tenant() -> None:
-    callers = Callers(keys=[], cache_scope="shared")
+    callers = Callers(keys=OPEN, cache_scope="shared")
     tenants = {callers.identify(sending(sent)).tenant for sent in (None, f"Bearer {KEY}", f"Bearer {OTHER}")}
     assert tenants == {b""}
 
 
 def test_with_a_scope_per_key_each_header_is_a_tenant_and_callers_without_are_one() -> None:
-    callers = Callers(keys=[], cache_scope="per_key")
+    callers = Callers(keys=OPEN, cache_scope="per_key")
     sent = [None, f"Bearer {KEY}", f"Bearer {OTHER}"]
     tenants = [callers.identify(sending(authorization)).tenant for authorization in sent]
     assert len(set(tenants)) == 3
@@ -51,7 +63,7 @@ def test_with_a_scope_per_key_each_header_is_a_tenant_and_callers_without_are_on
 
 def test_a_callers_id_is_a_short_digest_of_its_key_whatever_the_scope() -> None:
     ids = {
-        Callers(keys=[], cache_scope=scope).identify(sending(f"{scheme} {KEY}")).id
+        Callers(keys=OPEN, cache_scope=scope).identify(sending(f"{scheme} {KEY}")).id
         for scope in ("shared", "per_key")
         for scheme in ("Bearer", "bearer")
     }
@@ -59,4 +71,26 @@ def test_a_callers_id_is_a_short_digest_of_its_key_whatever_the_scope() -> None:
 
 
 def test_a_caller_without_a_key_has_no_id() -> None:
-    assert Callers(keys=[], cache_scope="per_key").identify(sending(None)).id == ""
+    assert Callers(keys=OPEN, cache_scope="per_key").identify(sending(None)).id == ""
+
+
+@pytest.mark.parametrize("name", ["X-API-Key", "api-key", "Api-Key"])
+def test_a_key_may_come_in_the_headers_of_other_services(keys: KeyRing, name: str) -> None:
+    callers = Callers(keys=keys, cache_scope="shared")
+    assert callers.identify(Headers({name: f" {OTHER} "})).id == "team"
+    with pytest.raises(UnauthorizedError):
+        callers.identify(Headers({name: "wrong"}))
+
+
+def test_the_authorization_header_wins_over_the_others(keys: KeyRing) -> None:
+    with pytest.raises(UnauthorizedError):
+        Callers(keys=keys, cache_scope="shared").identify(Headers({"authorization": "Bearer wrong", "x-api-key": KEY}))
+
+
+def test_a_known_key_gives_its_id_and_limits_and_the_tenant_follows_the_id(keys: KeyRing) -> None:
+    callers = Callers(keys=keys, cache_scope="per_key")
+    first, second = callers.identify(sending(f"Bearer {KEY}")), callers.identify(Headers({"x-api-key": OTHER}))
+    assert (first.id, second.id, first.is_known, second.is_known) == ("default", "team", True, True)
+    assert second.limits.max_concurrent_requests == 3 and first.limits.max_concurrent_requests is None
+    assert second.tenant == callers.identify(sending(OTHER)).tenant != first.tenant
+    assert not Callers(keys=OPEN, cache_scope="per_key").identify(sending(KEY)).is_known

@@ -280,7 +280,7 @@ def test_a_ready_document_needs_no_rendering(service: RunningService) -> None:
         ({"id": "x" * 129}, 400, "invalid_request", "report#page=3"),
         ({"id": ""}, 400, "invalid_request", "id of a registered document"),
         ({"pages": "1"}, 400, "invalid_request", "id of a registered document"),
-        ("short", 400, "invalid_request", "send an object"),
+        ("short", 400, "invalid_request", "ziprerank:// and the id"),
     ],
     ids=repr,
 )
@@ -518,3 +518,28 @@ def test_a_form_without_files_takes_no_ids_and_one_page_selection(
     parts: list[tuple[str, tuple[None, str]]] = [("query", (None, "locks")), *[(field, (None, "1"))] * count]
     refusal = service.client.post("/documents/report/rerank", files=parts)
     assert (refusal.status_code, refusal.json()["error"]["param"]) == (400, field)
+
+
+def test_pages_are_ranked_by_strings_as_clients_that_know_no_objects_send_them(reranker: Reranker) -> None:
+    with running_service(fake_loader(reranker)) as service:
+        put = service.client.put("/documents/report", content=make_pdf(3), headers={"content-type": "application/pdf"})
+        assert put.status_code == 202
+        image = f"data:image/png;base64,{base64.b64encode(make_image()).decode()}"
+        body = {
+            "model": "any",
+            "query": "locks",
+            "documents": ["ziprerank://report#page=3", "ziprerank://report", image],
+        }
+        answer = service.client.post("/v2/rerank", json={**body, "top_n": 5})
+        assert answer.status_code == 200, answer.text
+        assert [(result["index"], result["id"], result["page"]) for result in answer.json()["results"]] == [
+            (0, "report#page=3", 3),
+            (1, "report#page=1", 1),
+            (2, "document-2", None),
+        ]
+        unknown = service.client.post("/v2/rerank", json={**body, "documents": [image, "ziprerank://missing"]})
+        assert (unknown.status_code, unknown.json()["code"], unknown.json()["document_index"]) == (
+            404,
+            "document_not_found",
+            1,
+        )

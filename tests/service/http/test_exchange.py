@@ -1,7 +1,6 @@
 """The exchange around any application: ids, errors in the route's dialect, permits, and one log line a request."""
 
 import asyncio
-import hashlib
 import json
 import logging
 from collections.abc import Sequence
@@ -13,6 +12,7 @@ import pytest
 from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Receive, Scope, Send
 
+from service.api_keys import KeyRing
 from service.dialects.dialect import DialectRoute
 from service.dialects.ziprerank import ZipRerankDialect
 from service.errors import OverloadedError, ServiceError
@@ -23,7 +23,7 @@ from service.http.exchange import ExchangeMiddleware
 from service.http.route_table import RouteTable
 from service.lifecycle import Lifecycle
 from service.metrics import Metrics
-from service.records import RerankQuery
+from service.records import Caller, RerankQuery
 from service.tracing import Tracing
 
 KEY = {"authorization": "Bearer right"}
@@ -51,7 +51,7 @@ class Edge:
         self._middleware = ExchangeMiddleware(
             app,
             routes=RouteTable.of_dialects([Terse()]),
-            callers=Callers(keys=["right"], cache_scope="shared"),
+            callers=Callers(keys=KeyRing(single="right"), cache_scope="shared"),
             admission=self.admission,
             metrics=self.metrics,
             tracing=Tracing("off", replica="gpu-0"),
@@ -87,7 +87,7 @@ def failing(error: Exception, query: RerankQuery | None = None) -> ASGIApp:
 
 def test_caller_and_permit_travel_with_an_admitted_request_and_the_place_is_given_back() -> None:
     edge = Edge(answer)
-    caller = hashlib.sha256(b"right").hexdigest()[:12]
+    caller = "default"
     for _ in range(2):
         assert edge.request("POST", "/terse", KEY).json() == {"permit": True, "caller": caller}
     assert edge.request("GET", "/info", KEY).json() == {"permit": False, "caller": caller}
@@ -122,7 +122,7 @@ def test_a_refusal_is_written_by_the_dialect_of_the_route_and_takes_no_place() -
     refusal = edge.request("POST", "/terse")
     assert (refusal.status_code, refusal.json()) == (401, {"code": "unauthorized", "query": None})
     assert refusal.headers["www-authenticate"] == "Bearer"
-    edge.admission.admit(Headers())
+    edge.admission.admit(Headers(), Caller(id="", tenant=b""))
     assert edge.request("POST", "/terse", KEY).json()["code"] == "overloaded"
     assert edge.admission.requests == 1
 
@@ -136,7 +136,7 @@ def test_the_log_line_names_dialect_and_caller_and_never_the_key(caplog: pytest.
         edge.request("GET", "/info", KEY)
     accepted, *refused = [record.getMessage() for record in caplog.records]
     assert "path=/terse status=200" in accepted and " dialect=terse " in accepted
-    assert accepted.endswith(f" caller={hashlib.sha256(b'right').hexdigest()[:12]}")
+    assert accepted.endswith(" caller=default")
     assert len(refused) == 2, "a line for each admitted request, and none for others"
     assert all("status=401" in line and "caller=" not in line for line in refused)
     assert "right" not in caplog.text and "wrong" not in caplog.text

@@ -303,7 +303,7 @@ def test_a_client_that_has_gone_is_dropped_from_the_queue(reranker: Reranker) ->
     assert sum(gate.batch_sizes) == 2
 
 
-def test_a_request_over_its_deadline_is_told_so(reranker: Reranker) -> None:
+def test_a_request_over_its_deadline_gets_an_error(reranker: Reranker) -> None:
     gate = Gate()
     with running_service(fake_loader(reranker, gate), request_seconds=0.3) as service:
         late = rerank_file(service, PDF)
@@ -350,7 +350,7 @@ def test_a_fault_in_the_model_is_a_500_without_details(reranker: Reranker) -> No
         assert service.metric("ziprerank_engine_errors_total") == 1
 
 
-def test_a_lost_device_is_told_and_ends_the_service(reranker: Reranker) -> None:
+def test_a_lost_device_is_reported_and_ends_the_service(reranker: Reranker) -> None:
     def fault(batch: Sequence[PreparedRequest]) -> list[PageScores]:
         raise DeviceLostError("illegal access")
 

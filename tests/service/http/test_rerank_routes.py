@@ -188,7 +188,8 @@ def test_deeply_nested_json_is_refused_as_malformed_and_harms_nothing(service: R
         ({"query": "a"}, "documents"),
         ({"query": "a", "documents": []}, "documents"),
         ({"query": "a", "documents": "text"}, "documents"),
-        ({"query": "a", "documents": ["text"]}, 'documents[0]: send an object such as {"pdf"'),
+        ({"query": "a", "documents": ["text"]}, "documents[0]: plain text cannot be ranked"),
+        ({"query": "a", "documents": [7]}, 'documents[0]: send an object such as {"pdf"'),
         ({"query": "a", "documents": [{}]}, "exactly one of image and pdf"),
         ({"query": "a", "documents": [{"image": "AAAA", "pdf": "AAAA"}]}, "exactly one of image and pdf"),
         ({"query": "a", "documents": [{"image": "AAAA"}], "top_n": -1}, "top_n"),
@@ -210,14 +211,14 @@ def test_a_request_outside_the_schema_names_the_field(
 
 def test_many_wrong_items_cost_one_short_answer(service: RunningService) -> None:
     wrong_four_times = {"image": 7, "pdf": 7, "pages": 7, "id": 7}
-    told = refused(rerank(service, [wrong_four_times] * 6), 400, "invalid_request", "documents[0].image", "got 7")
-    assert told["message"].count("got 7") == 10 and told["message"].endswith("; and 14 more.")
+    error = refused(rerank(service, [wrong_four_times] * 6), 400, "invalid_request", "documents[0].image", "got 7")
+    assert error["message"].count("got 7") == 10 and error["message"].endswith("; and 14 more.")
     response = rerank(service, [7] * 200_000)
     refused(response, 413, "too_many_files", "200000", "limit is 6")
     assert len(response.content) < 8192
 
 
-def test_a_long_wrong_name_is_told_shortened(service: RunningService) -> None:
+def test_a_long_wrong_name_is_quoted_shortened(service: RunningService) -> None:
     response = rerank(service, [{"image": encoded(picture())}], ziprerank={"x" * 10_000: 1})
     refused(response, 400, "invalid_request", "ziprerank.xxx", "x…")
     assert len(response.content) < 8192

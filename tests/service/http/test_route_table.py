@@ -94,8 +94,8 @@ def test_every_route_asks_for_key_and_admission_as_the_table_says(reranker: Rera
 def test_a_route_that_is_missing_from_the_table_keeps_the_application_from_being_built() -> None:
     """It would be served without admission, a log line and metrics."""
     check_routes(router_of(TABLE.routes), TABLE)
-    forgotten = Route(method="POST", path="/v2/rerank", door="admitted")
-    with pytest.raises(RuntimeError, match=r"not in it \[\('POST', '/v2/rerank'\)\], not served \[\]"):
+    forgotten = Route(method="POST", path="/v9/rerank", door="admitted")
+    with pytest.raises(RuntimeError, match=r"not in it \[\('POST', '/v9/rerank'\)\], not served \[\]"):
         check_routes(router_of([*TABLE.routes, forgotten]), TABLE)
 
 

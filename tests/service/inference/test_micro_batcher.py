@@ -18,7 +18,7 @@ def take(batcher: MicroBatcher) -> list[QueuedWindow]:
     return work or []
 
 
-def test_what_waits_becomes_one_batch_within_the_token_budget() -> None:
+def test_queued_windows_become_one_batch_within_the_token_budget() -> None:
     batcher = MicroBatcher(BUDGET)
     for tokens in (40, 40, 40):
         batcher.submit(request(tokens))
@@ -83,16 +83,16 @@ def test_a_client_that_has_gone_is_dropped_when_popped() -> None:
     assert dropped == [1]
 
 
-def test_an_entry_that_waited_too_long_is_told_so() -> None:
+def test_an_entry_that_waited_too_long_fails_with_queue_timeout() -> None:
     clock = Clock()
     batcher = MicroBatcher(BUDGET, clock=clock)
     late = batcher.submit(request(10))
     clock.now = 11
     batcher.submit(request(20))
     assert [entry.request.token_count for entry in take(batcher)] == [20]
-    with pytest.raises(UnavailableError, match="10 s") as told:
+    with pytest.raises(UnavailableError, match="10 s") as refused:
         late.result(timeout=0)
-    assert told.value.code == "queue_timeout"
+    assert refused.value.code == "queue_timeout"
 
 
 def test_counts_follow_the_queue() -> None:
@@ -112,7 +112,7 @@ def test_estimated_wait_is_tokens_over_the_measured_rate() -> None:
     assert batcher.estimated_wait_seconds == pytest.approx(0.5)
 
 
-def test_a_closed_batcher_gives_out_what_waits_and_then_ends() -> None:
+def test_a_closed_batcher_hands_out_queued_windows_and_then_ends() -> None:
     batcher = MicroBatcher(BUDGET)
     batcher.submit(request(10))
     batcher.close()
@@ -140,7 +140,7 @@ def test_pages_are_encoded_ahead_only_when_no_request_waits() -> None:
     assert isinstance(work, BackgroundEncode) and work.pages == pages and work.future is ahead and ahead.running()
 
 
-def test_pages_that_nobody_waits_for_any_more_are_dropped() -> None:
+def test_cancelled_background_pages_are_dropped() -> None:
     batcher = MicroBatcher(BUDGET)
     gone, wanted = (batcher.submit_background(request(10).pages) for _ in range(2))
     gone.cancel()

@@ -171,7 +171,7 @@ def test_entries_that_fit_alone_are_answered_after_their_batch_did_not_fit(reran
     assert worker._batcher.budget_share < 1
 
 
-def test_a_request_that_never_fits_is_told_to_send_less(reranker: Reranker) -> None:
+def test_a_request_that_never_fits_fails_with_a_message_to_send_less(reranker: Reranker) -> None:
     def fault(tokens: list[int]) -> None:
         raise DeviceMemoryError("too much")
 
@@ -180,7 +180,7 @@ def test_a_request_that_never_fits_is_told_to_send_less(reranker: Reranker) -> N
     assert results[0].retry_after_seconds
 
 
-def test_a_lost_device_answers_everybody_and_ends_the_worker(reranker: Reranker) -> None:
+def test_a_lost_device_fails_every_window_and_ends_the_worker(reranker: Reranker) -> None:
     def fault(tokens: list[int]) -> None:
         raise DeviceLostError("illegal memory access")
 
@@ -208,7 +208,7 @@ def test_the_thread_that_scores_warms_up_first(reranker: Reranker) -> None:
     assert model.is_warm
 
 
-def test_a_warm_up_that_fails_is_told_and_takes_no_request(reranker: Reranker) -> None:
+def test_a_failed_warm_up_is_raised_and_no_request_is_taken(reranker: Reranker) -> None:
     class Cold(ScriptedModel):
         def warm_up(self) -> None:
             raise DeviceMemoryError("too small a card")
@@ -241,7 +241,7 @@ def test_a_second_batch_is_started_while_the_first_runs_and_a_third_is_not(reran
     assert worker.join(5)
 
 
-def test_a_device_that_is_lost_while_a_batch_runs_answers_everybody(reranker: Reranker) -> None:
+def test_a_device_that_is_lost_while_a_batch_runs_fails_every_window(reranker: Reranker) -> None:
     def wait() -> None:
         raise DeviceLostError("illegal memory access")
 
@@ -250,7 +250,7 @@ def test_a_device_that_is_lost_while_a_batch_runs_answers_everybody(reranker: Re
     assert all(isinstance(result, UnavailableError) and result.code == "gpu_failed" for result in results)
 
 
-def test_a_batch_that_fails_while_it_runs_is_told_without_details(reranker: Reranker) -> None:
+def test_a_batch_that_fails_while_it_runs_is_reported_without_details(reranker: Reranker) -> None:
     def wait() -> None:
         raise RuntimeError("secret")
 
@@ -259,7 +259,7 @@ def test_a_batch_that_fails_while_it_runs_is_told_without_details(reranker: Rera
     assert all(isinstance(result, InternalError) and "secret" not in str(result) for result in results)
 
 
-def test_pages_are_encoded_ahead_and_a_failure_harms_nobody(reranker: Reranker) -> None:
+def test_pages_are_encoded_ahead_and_a_failure_fails_no_request(reranker: Reranker) -> None:
     faults = iter([RuntimeError("broken page"), None])
 
     def fault(tokens: list[int]) -> None:
@@ -277,7 +277,7 @@ def test_pages_are_encoded_ahead_and_a_failure_harms_nobody(reranker: Reranker) 
     assert worker.join(5)
 
 
-def test_busy_time_grows_by_what_the_device_works_and_not_while_it_waits(reranker: Reranker) -> None:
+def test_busy_time_grows_while_the_device_works_and_not_while_it_waits(reranker: Reranker) -> None:
     clock = Clock(100.0)
     batcher, metrics = MicroBatcher(BUDGET), Metrics()
 

@@ -53,7 +53,9 @@ def test_16_bit_grey_is_shifted_and_not_white(format: str) -> None:
         (np.array([[0.0, 0.5, 1.0]], np.float32), [0, 127, 255]),
     ],
 )
-def test_32_bit_grey_is_scaled_to_what_holds_its_brightest(samples: np.ndarray, expected: list[int]) -> None:
+def test_32_bit_grey_is_scaled_to_the_range_that_holds_its_brightest_sample(
+    samples: np.ndarray, expected: list[int]
+) -> None:
     grey = decode(encode(Image.fromarray(samples), "TIFF"))[0, :, 0]
     assert np.abs(grey.astype(int) - expected).max() <= 1
 

@@ -296,7 +296,7 @@ def test_cancelled_request_stops_before_the_next_page() -> None:
         asyncio.run(scenario(pool))
 
 
-def test_full_queue_refuses_and_serves_what_it_admitted() -> None:
+def test_full_queue_refuses_requests_and_serves_the_admitted_ones() -> None:
     async def scenario(pool: Pool) -> None:
         pool.stop_worker()
         admitted = [asyncio.create_task(pool.rasterize(pdf(make_pdf(1)))) for _ in range(3)]
@@ -312,7 +312,7 @@ def test_full_queue_refuses_and_serves_what_it_admitted() -> None:
         asyncio.run(scenario(pool))
 
 
-def test_request_that_waits_too_long_for_its_first_task_is_told_to_come_back() -> None:
+def test_request_that_waits_too_long_for_its_first_task_is_refused_with_retry_after() -> None:
     async def scenario(pool: Pool) -> None:
         pool.stop_worker()
         started = asyncio.create_task(pool.rasterize(pdf(make_pdf(1))))
@@ -338,7 +338,7 @@ def test_workers_share_one_long_document() -> None:
         asyncio.run(scenario(pool))
 
 
-def test_closing_fails_what_runs_and_what_waits_at_once() -> None:
+def test_closing_fails_running_and_waiting_requests_at_once() -> None:
     async def scenario(pool: Pool) -> list[str]:
         pool.stop_worker()
         tasks = [asyncio.create_task(pool.rasterize(pdf(make_pdf(1)))) for _ in range(3)]
@@ -358,7 +358,7 @@ def test_closing_fails_what_runs_and_what_waits_at_once() -> None:
 
 
 def test_event_loop_is_not_held_up_by_large_documents() -> None:
-    """A document that no socket's buffer holds, to a worker that does not read: whoever sends it waits."""
+    """A document that no socket's buffer holds, to a worker that does not read: the sending thread waits."""
 
     async def scenario(pool: Pool) -> None:
         pool.stop_worker()

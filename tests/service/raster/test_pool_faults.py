@@ -22,7 +22,7 @@ from tests.patience import until
 from tests.service.raster.pools import Pool, answer, image, kill_idle, pdf, running_pool
 
 ENOUGH_SECONDS = 1.5
-"""A hundred times what a small page takes, so that a loaded machine renders it in time; each endless one costs so much."""
+"""A hundred times the time of a small page, so that a loaded machine renders it in time. Each endless page takes this long."""
 
 linux = pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
 
@@ -57,7 +57,7 @@ def test_stopped_worker_is_a_timeout_and_is_replaced() -> None:
         assert pool.deaths == ["timeout"]
 
 
-def test_worker_that_dies_idle_blames_no_document() -> None:
+def test_worker_that_dies_idle_quarantines_no_document() -> None:
     with running_pool() as pool:
         for _ in range(3):
             kill_idle(pid := pool.pid)

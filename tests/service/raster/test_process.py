@@ -184,7 +184,7 @@ HOSTILE_REPLIES = {
 
 @pytest.mark.parametrize("reply", HOSTILE_REPLIES.values(), ids=HOSTILE_REPLIES.keys())
 def test_hostile_worker_is_killed_and_not_believed(reply: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A real process in the worker's place, that says what a taken-over worker might."""
+    """A real process in the worker's place that sends a reply as a compromised worker could."""
 
     def start(settings: WorkerSettings, *, control_fd: int, slot_fd: int) -> Any:
         code = f"import socket, time; s = socket.socket(fileno={control_fd}); s.sendall({reply!r}); time.sleep(60)"
@@ -214,7 +214,7 @@ def test_a_worker_cannot_claim_to_have_worked_outside_of_the_call(monkeypatch: p
     process.close()
 
 
-def test_a_page_tells_when_it_was_rendered(process: RasterProcess) -> None:
+def test_a_page_carries_the_times_of_its_rendering(process: RasterProcess) -> None:
     process.open(1, make_pdf(1), kind=Kind.PDF, seconds=PATIENCE_SECONDS)
     before = time.time_ns()
     page = process.render(1, 1, seconds=PATIENCE_SECONDS)

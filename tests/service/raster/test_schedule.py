@@ -328,7 +328,7 @@ def test_closing_fails_background_requests_too() -> None:
         request.openings[0].result()
 
 
-def test_closing_fails_what_waits_and_ends_the_workers() -> None:
+def test_closing_fails_waiting_requests_and_ends_the_workers() -> None:
     schedule = make_schedule()
     schedule.admit(request := make_request([1]))
     schedule.close()

@@ -23,7 +23,7 @@ OTHER = DocumentKey(tenant=b"\x05" * 32, id="other")
 
 
 class FakePages:
-    """Stands for the loader and the device: `before(numbers)` may wait or raise; remembers what was loaded and encoded."""
+    """Stands for the loader and the device: `before(numbers)` may wait or raise; remembers the loaded and encoded pages."""
 
     def __init__(self, before: Callable[[list[int]], Awaitable[None]] | None = None) -> None:
         self.before = before
@@ -279,7 +279,7 @@ def test_a_bug_in_one_document_does_not_stop_the_next(caplog: pytest.LogCaptureF
     run(test())
 
 
-def test_a_full_queue_refuses_and_what_is_met_again_waits_for_room() -> None:
+def test_a_full_queue_refuses_new_documents_and_resumes_none() -> None:
     async def test() -> None:
         shop = Workshop(FakePages(), queue_limit=1)
         shop.processor.refuse_when_full()

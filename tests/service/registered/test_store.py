@@ -36,7 +36,7 @@ def age_by(seconds: float, *paths: Path) -> None:
         os.utime(path, (time.time() - seconds,) * 2)
 
 
-def test_what_was_put_is_found_by_another_store_on_the_same_place(url: str) -> None:
+def test_a_stored_document_is_found_by_another_store_on_the_same_place(url: str) -> None:
     manifest = put(open_store(url), OLD)
     other = open_store(url)
     assert other.manifest(REPORT) == manifest
@@ -73,7 +73,7 @@ def test_the_end_of_an_old_versions_processing_does_not_touch_the_new_version(ur
     assert found and found.manifest == new and found.state == "processing"
 
 
-def test_a_reader_that_comes_too_late_is_told_to_read_the_manifest_again(url: str) -> None:
+def test_reading_a_replaced_version_raises_document_replaced(url: str) -> None:
     store = open_store(url)
     old = put(store, OLD)
     new = put(open_store(url), NEW)
@@ -138,7 +138,7 @@ def test_a_listing_is_sorted_by_id_and_goes_on_after_the_last_one(url: str) -> N
 
 
 @pytest.mark.parametrize("text", [b"", b"{", b"{}", b"\xff", b'{"id": "report"}'])
-def test_a_damaged_manifest_is_told_and_can_be_replaced_or_deleted(tmp_path: Path, text: bytes) -> None:
+def test_a_damaged_manifest_is_reported_and_can_be_replaced_or_deleted(tmp_path: Path, text: bytes) -> None:
     store = open_store(str(tmp_path))
     put(store, OLD)
     other = DocumentKey(tenant=b"", id="other")
@@ -174,7 +174,7 @@ def test_bytes_that_are_not_those_of_the_manifest_are_never_given_out(tmp_path: 
         store.read(REPORT, manifest)
 
 
-def test_a_folder_that_cannot_be_written_is_told_as_such(tmp_path: Path) -> None:
+def test_a_folder_that_cannot_be_written_makes_the_store_unavailable(tmp_path: Path) -> None:
     (tmp_path / "shared").write_bytes(b"a file where a folder should be")
     store = open_store(str(tmp_path))
     with pytest.raises(UnavailableError) as refusal:
@@ -183,7 +183,7 @@ def test_a_folder_that_cannot_be_written_is_told_as_such(tmp_path: Path) -> None
     assert str(tmp_path) not in refusal.value.message
 
 
-def test_what_a_kill_left_is_swept_when_it_is_an_hour_old(tmp_path: Path) -> None:
+def test_leftovers_of_a_killed_process_are_swept_when_an_hour_old(tmp_path: Path) -> None:
     store = open_store(str(tmp_path))
     put(store, OLD)
     kept = files_below(tmp_path)

@@ -1,0 +1,83 @@
+"""A file of API keys on a running service: accepted in every usual header, limited, counted by id, and read again."""
+
+import base64
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from model import Reranker
+from service.api_keys import make_key, read_keys, write_keys
+from tests.documents import make_pdf
+from tests.patience import eventually
+from tests.servers import RunningService, fake_loader, running_service
+
+DOCUMENT = {"pdf": base64.b64encode(make_pdf(4)).decode()}
+BODY = {"query": "locks", "documents": [DOCUMENT]}
+
+
+@pytest.fixture(scope="module")
+def path(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("keys") / "keys.json"
+
+
+@pytest.fixture(scope="module")
+def keys(path: Path) -> dict[str, str]:
+    made = {id: make_key(id, max_pages_per_minute=limit) for id, limit in (("team", None), ("slow", 4), ("gone", None))}
+    write_keys(path, [entry for _, entry in made.values()])
+    return {id: key for id, (key, _) in made.items()}
+
+
+@pytest.fixture(scope="module")
+def service(reranker: Reranker, path: Path, keys: dict[str, str]) -> Iterator[RunningService]:
+    with running_service(fake_loader(reranker), api_keys_file=path, cache_scope="per_key") as running:
+        yield running
+
+
+@pytest.mark.parametrize("header", ["Authorization: Bearer {}", "Authorization: {}", "X-API-Key: {}", "api-key: {}"])
+def test_a_key_is_accepted_in_every_usual_header(service: RunningService, keys: dict[str, str], header: str) -> None:
+    name, _, value = header.partition(": ")
+    assert service.client.post("/rerank", json=BODY, headers={name: value.format(keys["team"])}).status_code == 200
+    wrong = service.client.post("/rerank", json=BODY, headers={name: value.format("zr_wrong")})
+    assert (wrong.status_code, wrong.json()["code"]) == (401, "unauthorized")
+    assert "API key" in wrong.json()["message"]
+
+
+def test_requests_are_counted_by_the_id_of_the_key(service: RunningService, keys: dict[str, str]) -> None:
+    counted = {"key": "team", "code": "200"}
+    service.client.headers["X-API-Key"] = keys["team"]
+    before = service.metric("ziprerank_key_requests_total", **counted)
+    service.client.post("/rerank", json=BODY)
+    eventually(lambda: service.metric("ziprerank_key_requests_total", **counted) == before + 1)
+    assert keys["team"] not in service.client.get("/metrics").text
+
+
+def test_pages_above_the_limit_of_a_key_are_refused_with_the_time_to_wait(
+    service: RunningService, keys: dict[str, str]
+) -> None:
+    slow = {"Authorization": f"Bearer {keys['slow']}"}
+    assert service.client.post("/rerank", json=BODY, headers=slow).status_code == 200
+    refusal = service.client.post("/rerank", json=BODY, headers=slow)
+    assert (refusal.status_code, refusal.json()["code"]) == (429, "overloaded")
+    assert "4 in a minute" in refusal.json()["message"] and 1 <= int(refusal.headers["retry-after"]) <= 60
+
+
+def test_documents_belong_to_the_key_id_not_to_the_key(
+    service: RunningService, path: Path, keys: dict[str, str]
+) -> None:
+    service.client.put(
+        "/documents/private",
+        content=make_pdf(1),
+        headers={"content-type": "application/pdf", "X-API-Key": keys["team"]},
+    )
+    newer, entry = make_key("team")
+    write_keys(path, [*read_keys(path), entry])
+    eventually(lambda: service.client.get("/documents/private", headers={"X-API-Key": newer}).status_code == 200)
+    assert service.client.get("/documents/private", headers={"X-API-Key": keys["slow"]}).status_code == 404
+
+
+def test_a_removed_key_is_refused_without_a_restart(service: RunningService, path: Path, keys: dict[str, str]) -> None:
+    gone = {"X-API-Key": keys["gone"]}
+    assert service.client.get("/info", headers=gone).status_code == 200
+    write_keys(path, [entry for entry in read_keys(path) if entry.id != "gone"])
+    eventually(lambda: service.client.get("/info", headers=gone).status_code == 401)
