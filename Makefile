@@ -26,6 +26,8 @@ UNIT_TESTS := \
 	tests/model/training/test_page_images.py tests/model/training/test_parquet_images.py \
 	tests/model/training/test_rank_zephyr.py tests/model/training/test_rate_limit.py \
 	tests/model/training/test_run_file.py tests/model/training/test_spending.py \
+	tests/service/commands/test_progress.py tests/service/commands/test_rank_form.py \
+	tests/service/commands/test_rank_table.py \
 	tests/service/dialects/test_ziprerank.py \
 	tests/service/documents/test_gather.py tests/service/documents/test_selection.py \
 	tests/service/http/test_admission.py tests/service/http/test_callers.py tests/service/http/test_exchange.py \

@@ -1,6 +1,7 @@
-"""The command line: `ziprerank serve`, `ziprerank doctor`, `ziprerank demo`, and the commands of training.
+"""The command line: `ziprerank serve`, `rank`, `doctor`, `keys`, `demo`, and the commands of training.
 
-Every setting of the service is a flag of `serve`, documented in `settings`. Training's flags are in `commands.training`.
+Every setting of the service is a flag of `serve`, documented in `settings`. The flags of `rank` are in `commands.rank`, those
+of training in `commands.training`.
 """
 
 import argparse
@@ -9,7 +10,7 @@ from collections.abc import Sequence
 
 from pydantic_core import PydanticUndefined
 
-from service.commands import keys, training
+from service.commands import keys, rank, training
 from service.settings import PREFIX, Settings, api_keys_file, read_settings
 
 EXIT_USAGE = 2
@@ -54,7 +55,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except ValueError as error:
         print(f"ziprerank: {error}", file=sys.stderr)
         return EXIT_USAGE
-    return _run_doctor(settings, options) if options.command == "doctor" else _serve(settings)
+    match options.command:
+        case "rank":
+            return rank.run_rank(options, settings)
+        case "doctor":
+            return _run_doctor(settings, options)
+        case _:
+            return _serve(settings)
 
 
 def _run_doctor(settings: Settings, options: argparse.Namespace) -> int:
@@ -83,6 +90,7 @@ def _build_parser() -> argparse.ArgumentParser:
         description=f"Starts the HTTP service. Each flag is also a variable, --max-pages being {PREFIX}MAX_PAGES; flags win.",
     )
     _add_settings(serve, list(Settings.model_fields))
+    _add_settings(rank.add_rank_command(commands), rank.RANK_SETTINGS)
     doctor = commands.add_parser(
         "doctor",
         help="check whether this machine can serve the checkpoint, and recommend changes",

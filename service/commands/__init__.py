@@ -1,1 +1,1 @@
-"""The commands of the command line beside `serve`: doctor, demo and training."""
+"""The commands of the command line beside `serve`: rank, doctor, keys, demo and training."""

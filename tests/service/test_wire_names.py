@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 SERVICE = Path(__file__).parents[2] / "service"
-CLIENTS = {"commands/demo.py"}
+CLIENTS = {"commands/demo.py", "commands/rank_form.py", "commands/rank_table.py"}
 """Parts that send requests over HTTP, as any other client does."""
 
 WIRE_NAMES = (
