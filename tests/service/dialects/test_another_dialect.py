@@ -103,7 +103,7 @@ def test_it_is_counted_logged_and_traced_under_its_name(
         find(service)
         eventually(lambda: any("path=/find status=200" in line for line in caplog.messages))
     assert service.metric("ziprerank_requests_total", **counted) == before + 1
-    [line] = [line for line in caplog.messages if "path=/find" in line]
+    [line] = [line for line in caplog.messages if "path=/find status=200" in line]
     assert "dialect=librarian" in line and "pages=4" in line
     eventually(lambda: names_of(spans) >= {"rerank librarian", "POST /find"})
 
