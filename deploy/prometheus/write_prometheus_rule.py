@@ -27,7 +27,8 @@ def prometheus_rule() -> str:
         "metadata": {"name": "ziprerank"},
         "spec": yaml.safe_load(RULES.read_text()),
     }
-    return _HEAD + yaml.safe_dump(resource, sort_keys=False, width=120, allow_unicode=True)
+    text: str = _HEAD + yaml.safe_dump(resource, sort_keys=False, width=120, allow_unicode=True)
+    return text
 
 
 if __name__ == "__main__":
