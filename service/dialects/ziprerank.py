@@ -10,7 +10,8 @@ from typing_extensions import TypedDict
 
 from service.dialects.dialect import DialectRoute, RequestHead
 from service.dialects.results import results_of
-from service.dialects.ziprerank_request import FORM, DocumentRerankRequest, RerankRequest, read_form, read_json
+from service.dialects.ziprerank_form import FORM, read_form
+from service.dialects.ziprerank_request import DocumentRerankRequest, RerankRequest, read_json
 from service.errors import ServiceError
 from service.records import RankedPage, RerankAnswer, RerankQuery
 

@@ -1,12 +1,11 @@
-"""Bodies of the service's own format, as JSON and as multipart/form-data, to queries.
+"""Bodies of the service's own format as JSON, and the fields that its forms share, to queries.
 
 Field names are those of the other rerank APIs, so that their clients need no change. Unknown fields are ignored and named in
 `meta.warnings`, except in the service's own group `ziprerank`, where a typing error must not pass unseen.
 """
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
-from pathlib import PurePosixPath
+from collections.abc import Iterator, Sequence
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, ValidationInfo, model_validator
@@ -16,8 +15,7 @@ from model import WindowStrategy
 from service.dialects.dialect import RequestHead
 from service.dialects.documents import ReadForm, read_form_of
 from service.dialects.faults import shortened, to_service_error
-from service.dialects.multipart import Part, parse_multipart
-from service.errors import InvalidRequestError, MalformedBodyError, TooLargeError
+from service.errors import InvalidRequestError, TooLargeError
 from service.records import (
     DOCUMENT_ID,
     DOCUMENT_ID_RULE,
@@ -28,10 +26,9 @@ from service.records import (
     Upload,
 )
 
-_MAX_LABEL_LENGTH = 512
+MAX_LABEL_LENGTH = 512
 _MAX_NAMED_FIELDS = 10
 _MAX_NOTES = 10
-_REPEATED_FIELDS = ("id", "pages")
 _REFERENCE = re.compile(rf"({DOCUMENT_ID.pattern})(?:#page=([0-9]{{1,9}}))?")
 
 
@@ -53,7 +50,7 @@ class DocumentInput(BaseModel):
     )
     id: str | None = Field(
         None,
-        max_length=_MAX_LABEL_LENGTH,
+        max_length=MAX_LABEL_LENGTH,
         description="with an image or pdf: label in the answer, default `document-<index>`; alone: a registered document "
         "such as `annual-report`, or one page of it such as `annual-report#page=3`",
     )
@@ -114,11 +111,11 @@ def _bounded_documents(value: Any, info: ValidationInfo) -> Any:
         value = [value]
     limit = (info.context or {}).get("max_documents")
     if isinstance(value, list) and limit is not None:
-        _check_document_count(len(value), limit)
+        check_document_count(len(value), limit)
     return value
 
 
-def _check_document_count(count: int, limit: int) -> None:
+def check_document_count(count: int, limit: int) -> None:
     if count > limit:
         raise TooLargeError(
             "too_many_files", f"documents: {count} were sent and the limit is {limit}. Send fewer.", param="documents"
@@ -192,22 +189,6 @@ class DocumentRerankRequest(RerankFields):
         yield from _ignored_in(self.documents or ())
 
 
-FORM: Mapping[str, Any] = {
-    "type": "object",
-    "properties": {
-        "query": {"type": "string"},
-        "file": {"type": "array", "items": {"type": "string", "format": "binary"}},
-        "id": {"type": "array", "items": {"type": "string"}, "description": "labels, in the order of the files"},
-        "pages": {"type": "array", "items": {"type": "string"}, "description": "such as 1-3,7; one a file"},
-        "top_n": {"type": "integer"},
-        "raw_scores": {"type": "boolean"},
-        "return_documents": {"type": "boolean"},
-        "ziprerank": {"type": "string", "description": "the ziprerank group as a JSON string"},
-    },
-}
-"""JSON schema of a body of multipart/form-data, less `required`."""
-
-
 def read_json(body: bytes, head: RequestHead) -> RerankQuery:
     """Raises: MalformedBodyError, InvalidRequestError, TooLargeError."""
     schema = RerankRequest if head.path_id is None else DocumentRerankRequest
@@ -216,29 +197,13 @@ def read_json(body: bytes, head: RequestHead) -> RerankQuery:
     except ValidationError as error:
         raise to_service_error(error) from error
     if isinstance(request, DocumentRerankRequest) and request.documents is None:
-        return _query(request, (_path_reference(head.path_id, request.pages),))
+        return query_of(request, (path_reference(head.path_id, request.pages),))
     documents = request.documents or ()
     notes = [f"documents[{index}]: {note}" for index, document in enumerate(documents) for note in document.notes]
-    return _query(request, tuple(_json_document(*numbered) for numbered in enumerate(documents)), notes=notes)
+    return query_of(request, tuple(_json_document(*numbered) for numbered in enumerate(documents)), notes=notes)
 
 
-def read_form(body: Sequence[bytes], head: RequestHead) -> RerankQuery:
-    """Raises: MalformedBodyError, InvalidRequestError, TooLargeError."""
-    parts = parse_multipart(body, head.content_type)
-    files = [part for part in parts if part.file_name is not None]
-    if any(part.name != "file" for part in files):
-        message = "A file part has another name than 'file'; rename it."
-        raise InvalidRequestError("invalid_request", message, param="file")
-    _check_document_count(len(files), head.max_documents)
-    if not files and head.path_id is None:
-        raise InvalidRequestError("invalid_request", "file: no document was sent; add a file part.", param="file")
-    repeated, fields = _form_fields([part for part in parts if part.file_name is None])
-    if files:
-        return _query(fields, _file_documents(files, repeated))
-    return _query(fields, (_only_reference(head.path_id, repeated),))
-
-
-def _query(request: RerankFields, documents: tuple[QueryDocument, ...], *, notes: Sequence[str] = ()) -> RerankQuery:
+def query_of(request: RerankFields, documents: tuple[QueryDocument, ...], *, notes: Sequence[str] = ()) -> RerankQuery:
     own = request.ziprerank
     return RerankQuery(
         text=request.query,
@@ -301,74 +266,8 @@ def _reference(index: int, document: DocumentInput) -> DocumentReference:
     return DocumentReference(name=name, id=found[1], pages=pages, yields_one=document.is_string)
 
 
-def _path_reference(path_id: str | None, pages: str | None) -> DocumentReference:
+def path_reference(path_id: str | None, pages: str | None) -> DocumentReference:
     assert path_id is not None, "a body without documents is read only where the path names a document"
     if not DOCUMENT_ID.fullmatch(path_id):
         raise InvalidRequestError("invalid_request", f"id: {DOCUMENT_ID_RULE}", param="id")
     return DocumentReference(name="id", id=path_id, pages=pages)
-
-
-def _form_fields(parts: Sequence[Part]) -> tuple[dict[str, list[str]], RerankFields]:
-    """The fields that repeat once a file, and all others."""
-    repeated: dict[str, list[str]] = {name: [] for name in _REPEATED_FIELDS}
-    single: dict[str, Any] = {}
-    for part in parts:
-        if part.name in repeated:
-            repeated[part.name].append(part.text)
-        elif part.name in single:
-            raise MalformedBodyError("malformed_multipart", "A form field other than id and pages is sent twice.")
-        else:
-            single[part.name] = _options(part.text) if part.name == "ziprerank" else part.text
-    # An empty number or switch in a form is a field left blank.
-    blank = [name for name, value in single.items() if value == "" and name != "query"]
-    try:
-        fields = RerankFields.model_validate({name: value for name, value in single.items() if name not in blank})
-    except ValidationError as error:
-        raise to_service_error(error) from error
-    return repeated, fields
-
-
-def _options(text: str) -> ZipRerankOptions:
-    try:
-        return ZipRerankOptions.model_validate_json(text)
-    except ValidationError as error:
-        raise to_service_error(error, within="ziprerank") from error
-
-
-def _file_documents(files: Sequence[Part], repeated: Mapping[str, Sequence[str]]) -> tuple[Upload, ...]:
-    for name, values in repeated.items():
-        if len(values) > len(files):
-            message = f"{name}: {len(values)} fields for {len(files)} file parts; send one a file, in the same order."
-            raise InvalidRequestError("invalid_request", message, param=name)
-    return tuple(
-        _file_document(index, part, _nth(repeated["id"], index), _nth(repeated["pages"], index))
-        for index, part in enumerate(files)
-    )
-
-
-def _file_document(index: int, part: Part, label: str, pages: str) -> Upload:
-    if len(label) > _MAX_LABEL_LENGTH:
-        message = f"id: {len(label)} characters and the limit is {_MAX_LABEL_LENGTH}. Send a shorter one."
-        raise InvalidRequestError("invalid_request", message, param="id", document_index=index)
-    file_name = PurePosixPath((part.file_name or "").replace("\\", "/")).name[:_MAX_LABEL_LENGTH]
-    return Upload(
-        name=f"file[{index}]",
-        content=part.data,
-        kind="image" if part.content_type.startswith("image/") else None,
-        pages=pages or None,
-        label=label or file_name or f"document-{index}",
-    )
-
-
-def _only_reference(path_id: str | None, repeated: Mapping[str, Sequence[str]]) -> DocumentReference:
-    if repeated["id"] or len(repeated["pages"]) > 1:
-        name = "id" if repeated["id"] else "pages"
-        message = (
-            f"{name}: without file parts the document of the path is ranked; send one pages field at most, and no id."
-        )
-        raise InvalidRequestError("invalid_request", message, param=name)
-    return _path_reference(path_id, _nth(repeated["pages"], 0) or None)
-
-
-def _nth(values: Sequence[str], index: int) -> str:
-    return values[index] if index < len(values) else ""

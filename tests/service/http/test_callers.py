@@ -29,7 +29,8 @@ def sending(authorization: str | None) -> Headers:
     "authorization", [f"Bearer {KEY}", f"bearer {KEY}", f"Bearer   {KEY} ", f"Bearer {OTHER}", KEY]
 )
 def test_each_configured_key_is_accepted_whatever_the_case_of_the_scheme(keys: KeyRing, authorization: str) -> None:
-    Callers(keys=keys, cache_scope="shared").identify(sending(authorization))
+    caller = Callers(keys=keys, cache_scope="shared").identify(sending(authorization))
+    assert caller.is_known and caller.id == ("team" if OTHER in authorization else "default")
 
 
 @pytest.mark.parametrize(
@@ -43,7 +44,7 @@ def test_any_other_header_is_refused(keys: KeyRing, authorization: str | None) -
 
 @pytest.mark.parametrize("authorization", [None, "Bearer anything", "Basic dTpw"])
 def test_without_configured_keys_every_caller_is_accepted(authorization: str | None) -> None:
-    Callers(keys=OPEN, cache_scope="shared").identify(sending(authorization))
+    assert not Callers(keys=OPEN, cache_scope="shared").identify(sending(authorization)).is_known
 
 
 def test_in_the_shared_scope_all_callers_are_one_tenant() -> None:

@@ -1,0 +1,120 @@
+"""Bodies of the service's own format as multipart/form-data to queries: files, and the fields of its JSON."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import PurePosixPath
+from typing import Any
+
+from pydantic import ValidationError
+
+from service.dialects.dialect import RequestHead
+from service.dialects.faults import to_service_error
+from service.dialects.multipart import Part, parse_multipart
+from service.dialects.ziprerank_request import (
+    MAX_LABEL_LENGTH,
+    RerankFields,
+    ZipRerankOptions,
+    check_document_count,
+    path_reference,
+    query_of,
+)
+from service.errors import InvalidRequestError, MalformedBodyError
+from service.records import DocumentReference, RerankQuery, Upload
+
+_REPEATED_FIELDS = ("id", "pages")
+
+FORM: Mapping[str, Any] = {
+    "type": "object",
+    "properties": {
+        "query": {"type": "string"},
+        "file": {"type": "array", "items": {"type": "string", "format": "binary"}},
+        "id": {"type": "array", "items": {"type": "string"}, "description": "labels, in the order of the files"},
+        "pages": {"type": "array", "items": {"type": "string"}, "description": "such as 1-3,7; one a file"},
+        "top_n": {"type": "integer"},
+        "raw_scores": {"type": "boolean"},
+        "return_documents": {"type": "boolean"},
+        "ziprerank": {"type": "string", "description": "the ziprerank group as a JSON string"},
+    },
+}
+"""JSON schema of a body of multipart/form-data, less `required`."""
+
+
+def read_form(body: Sequence[bytes], head: RequestHead) -> RerankQuery:
+    """Raises: MalformedBodyError, InvalidRequestError, TooLargeError."""
+    parts = parse_multipart(body, head.content_type)
+    files = [part for part in parts if part.file_name is not None]
+    if any(part.name != "file" for part in files):
+        message = "A file part has another name than 'file'; rename it."
+        raise InvalidRequestError("invalid_request", message, param="file")
+    check_document_count(len(files), head.max_documents)
+    if not files and head.path_id is None:
+        raise InvalidRequestError("invalid_request", "file: no document was sent; add a file part.", param="file")
+    repeated, fields = _form_fields([part for part in parts if part.file_name is None])
+    if files:
+        return query_of(fields, _file_documents(files, repeated))
+    return query_of(fields, (_only_reference(head.path_id, repeated),))
+
+
+def _form_fields(parts: Sequence[Part]) -> tuple[dict[str, list[str]], RerankFields]:
+    """The fields that repeat once a file, and all others."""
+    repeated: dict[str, list[str]] = {name: [] for name in _REPEATED_FIELDS}
+    single: dict[str, Any] = {}
+    for part in parts:
+        if part.name in repeated:
+            repeated[part.name].append(part.text)
+        elif part.name in single:
+            raise MalformedBodyError("malformed_multipart", "A form field other than id and pages is sent twice.")
+        else:
+            single[part.name] = _options(part.text) if part.name == "ziprerank" else part.text
+    # An empty number or switch in a form is a field left blank.
+    blank = [name for name, value in single.items() if value == "" and name != "query"]
+    try:
+        fields = RerankFields.model_validate({name: value for name, value in single.items() if name not in blank})
+    except ValidationError as error:
+        raise to_service_error(error) from error
+    return repeated, fields
+
+
+def _options(text: str) -> ZipRerankOptions:
+    try:
+        return ZipRerankOptions.model_validate_json(text)
+    except ValidationError as error:
+        raise to_service_error(error, within="ziprerank") from error
+
+
+def _file_documents(files: Sequence[Part], repeated: Mapping[str, Sequence[str]]) -> tuple[Upload, ...]:
+    for name, values in repeated.items():
+        if len(values) > len(files):
+            message = f"{name}: {len(values)} fields for {len(files)} file parts; send one a file, in the same order."
+            raise InvalidRequestError("invalid_request", message, param=name)
+    return tuple(
+        _file_document(index, part, _nth(repeated["id"], index), _nth(repeated["pages"], index))
+        for index, part in enumerate(files)
+    )
+
+
+def _file_document(index: int, part: Part, label: str, pages: str) -> Upload:
+    if len(label) > MAX_LABEL_LENGTH:
+        message = f"id: {len(label)} characters and the limit is {MAX_LABEL_LENGTH}. Send a shorter one."
+        raise InvalidRequestError("invalid_request", message, param="id", document_index=index)
+    file_name = PurePosixPath((part.file_name or "").replace("\\", "/")).name[:MAX_LABEL_LENGTH]
+    return Upload(
+        name=f"file[{index}]",
+        content=part.data,
+        kind="image" if part.content_type.startswith("image/") else None,
+        pages=pages or None,
+        label=label or file_name or f"document-{index}",
+    )
+
+
+def _only_reference(path_id: str | None, repeated: Mapping[str, Sequence[str]]) -> DocumentReference:
+    if repeated["id"] or len(repeated["pages"]) > 1:
+        name = "id" if repeated["id"] else "pages"
+        message = (
+            f"{name}: without file parts the document of the path is ranked; send one pages field at most, and no id."
+        )
+        raise InvalidRequestError("invalid_request", message, param=name)
+    return path_reference(path_id, _nth(repeated["pages"], 0) or None)
+
+
+def _nth(values: Sequence[str], index: int) -> str:
+    return values[index] if index < len(values) else ""
