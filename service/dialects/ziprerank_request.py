@@ -116,6 +116,7 @@ def _bounded_documents(value: Any, info: ValidationInfo) -> Any:
 
 
 def check_document_count(count: int, limit: int) -> None:
+    """Raises: TooLargeError above the limit."""
     if count > limit:
         raise TooLargeError(
             "too_many_files", f"documents: {count} were sent and the limit is {limit}. Send fewer.", param="documents"
@@ -204,6 +205,7 @@ def read_json(body: bytes, head: RequestHead) -> RerankQuery:
 
 
 def query_of(request: RerankFields, documents: tuple[QueryDocument, ...], *, notes: Sequence[str] = ()) -> RerankQuery:
+    """The query of parsed fields. notes: further warnings for the answer."""
     own = request.ziprerank
     return RerankQuery(
         text=request.query,
@@ -267,6 +269,7 @@ def _reference(index: int, document: DocumentInput) -> DocumentReference:
 
 
 def path_reference(path_id: str | None, pages: str | None) -> DocumentReference:
+    """The registered document of the path. Raises: InvalidRequestError where the path cannot name one."""
     assert path_id is not None, "a body without documents is read only where the path names a document"
     if not DOCUMENT_ID.fullmatch(path_id):
         raise InvalidRequestError("invalid_request", f"id: {DOCUMENT_ID_RULE}", param="id")
