@@ -54,7 +54,29 @@ class DocumentReference:
     yields_one: bool = False  # its best page stands for it in the answer
 
 
-QueryDocument = Upload | DocumentReference
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TextDocument:
+    """A text sent with the query, to be drawn on pages."""
+
+    name: str  # of the text in the client's format; its dialect puts it into messages
+    text: str
+    label: str  # of its pages in the answer
+    yields_one: bool = False  # its best page stands for it in the answer
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class UrlDocument:
+    """The address of a document that the service fetches."""
+
+    name: str  # of the address in the client's format; its dialect puts it into messages
+    url: str
+    kind: Literal["pdf", "image"] | None  # as the client declared it; None: not declared
+    pages: str | None  # page numbers, unparsed; None: all
+    label: str  # of its pages in the answer
+    yields_one: bool = False  # its best page stands for it in the answer
+
+
+QueryDocument = Upload | DocumentReference | TextDocument | UrlDocument
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -17,7 +17,7 @@ from service.documents.selection import PageSelection, parse_page_selection
 from service.documents.sources import Content, MemorySource, Source, is_single_image, require_kind
 from service.errors import ServiceError, TooLargeError, UnsupportedMediaTypeError, UnusableDocumentError
 from service.raster.page import SINGLE_PAGE_OUTLINE, Kind
-from service.records import DocumentReference, QueryDocument, Upload
+from service.records import DocumentReference, QueryDocument, TextDocument, Upload, UrlDocument
 
 _URL = re.compile(r"https?://|file://|ftp://", re.IGNORECASE)
 _DATA_URI = re.compile(r"data:(?:[a-zA-Z0-9.+/-]{1,50}(?:;[a-zA-Z0-9=.+-]{1,20})?)?;base64,")
@@ -58,16 +58,23 @@ def _find_sources(
     sources: list[Source] = []
     for index, document in enumerate(documents):
         try:
-            pages = None if document.pages is None else parse_page_selection(document.pages)
             match document:
                 case DocumentReference():
+                    pages = _selection(document.pages)
                     sources.append(registered.find_source(document.id, pages, tenant=tenant))
                 case Upload():
+                    pages = _selection(document.pages)
                     content = _read_upload(document, max_file_bytes)
                     sources.append(MemorySource(label=document.label, pages=pages, content=content))
+                case TextDocument() | UrlDocument():
+                    raise NotImplementedError
         except ServiceError as error:
             raise error.at(document_index=index) from error
     return sources
+
+
+def _selection(pages: str | None) -> PageSelection | None:
+    return None if pages is None else parse_page_selection(pages)
 
 
 def _read_upload(upload: Upload, max_file_bytes: int) -> Content:
