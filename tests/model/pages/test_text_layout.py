@@ -14,9 +14,9 @@ from model.pages import fonts, text_layout
 from model.pages.text_layout import HELD_PRINT, TextPages, TooManyTextPagesError, is_short
 from model.pages.text_renderer import render_text
 from model.pages.typesetting import SMALLEST_FONT, Canvas, Typeface, lay_out_largest, words_of
-from tests.model.pages.fonts import font_folder, installed, pillows_own_font, with_any_fonts
+from tests.model.pages.fonts import installed, pillows_own_font, with_any_fonts
 
-__all__ = ["font_folder", "installed"]
+__all__ = ["installed"]
 
 PAGE_SECONDS = 20.0
 """Of processor time, for opening a text and for each page. It takes a second at most; this is for any machine."""
@@ -28,7 +28,17 @@ PASSAGE = (
     "had destroyed the wooden tower that stood there before. From the gallery at the top one sees three islands on a clear "
     "day, and the keeper, whose family has held the post for generations, still tells their stories."
 )
-ALPHABETS = ["abcdefghij", "港口在海湾的北边", "абвгдежзик", "كلمةطويلةجدا", "שלוםעולםטוב", "नमस्तेदुनिया", "สวัสดีชาวโลก", "\ue000\ue001", "a\u0301"]
+ALPHABETS = [
+    "abcdefghij",
+    "港口在海湾的北边",
+    "абвгдежзик",
+    "كلمةطويلةجدا",
+    "שלוםעולםטוב",
+    "नमस्तेदुनिया",
+    "สวัสดีชาวโลก",
+    "\ue000\ue001",
+    "a\u0301",
+]
 
 
 def pages_of(text: str, *, most_pages: int = 50) -> TextPages:
@@ -130,26 +140,25 @@ def test_boxes_are_reported_on_their_own_page_only() -> None:
     assert boxed.lacks_characters(1) and boxed.draw(1).tobytes() == pages_of("\ue000").draw(1).tobytes()
 
 
-def test_a_character_that_one_font_lacks_is_drawn_with_another(font_folder: Path) -> None:
-    """Not as a box, and the page is not called degraded."""
-    whole = pillows_own_font()
-    (font_folder / "b.ttf").write_bytes(whole)
-    (font_folder / "a.ttf").write_bytes(_without_letter(whole, "Q"))
-    text = "harbour Q"
-    pages = pages_of(text)
-    assert pages._typeface.path_of["Q"] in (None, font_folder / "b.ttf")
+def test_a_character_that_one_font_lacks_is_drawn_with_another(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Not as a box, and the page is not called degraded. Both fonts are the same here, so the page is that of one font."""
+    expected = pages_of("harbour Quay").draw(1)
+    lacking = {tmp_path / "a.ttf": "Q", tmp_path / "b.ttf": "h"}
+    for path in lacking:
+        path.write_bytes(pillows_own_font())
+    monkeypatch.setattr(fonts, "installed_fonts", lambda: tuple(lacking))
+    whole = fonts.coverage_of(None)
+
+    def coverage_without(path: Path | None) -> fonts.Coverage:
+        codes = (code for first, last in whole.ranges() for code in range(first, last + 1))
+        return fonts.Coverage((code, code) for code in codes if path in lacking and chr(code) not in lacking[path])
+
+    monkeypatch.setattr(fonts, "coverage_of", coverage_without)
+    fonts._first_owners.cache_clear()
+    pages = pages_of("harbour Quay")
+    assert pages._typeface.path_of["Q"] == tmp_path / "b.ttf" and pages._typeface.first == tmp_path / "a.ttf"
     assert not pages.lacks_characters(1)
-    (font_folder / "b.ttf").unlink()
-    (font_folder / "a.ttf").write_bytes(whole)
-    for cached in (fonts.installed_fonts, fonts._first_owners, fonts.coverage_of):
-        cached.cache_clear()
-    assert ImageChops.difference(pages.draw(1), pages_of(text).draw(1)).getbbox() is None
-
-
-def _without_letter(font: bytes, letter: str) -> bytes:
-    """The font, whose character map has no such letter."""
-    del letter
-    return font
+    assert ImageChops.difference(pages.draw(1), expected).getbbox() is None
 
 
 def test_pages_beyond_the_bound_are_refused() -> None:
@@ -165,9 +174,7 @@ def test_short_texts_have_one_page() -> None:
     for longest in (1, 2, 9, 30, 140, 2_000):
         for breaks in (0, 5, 20):
             words = ("m" * longest + " ") * (1_100 // (longest + 1) + 1)
-            text = next(
-                cut for end in range(1_100, 0, -10) if is_short(cut := words[:end] + "\nm" * breaks)
-            )
+            text = next(cut for end in range(1_100, 0, -10) if is_short(cut := words[:end] + "\nm" * breaks))
             assert len(text) > 300
             pages = TextPages(text, most_pages=1)
             assert pages.page_count == 1 and pages._print.size >= HELD_PRINT

@@ -15,10 +15,9 @@ from PIL import Image, ImageDraw, ImageFont
 from model.pages import typesetting
 from model.pages.text_renderer import render_text
 from model.pages.typesetting import Print
-from tests.model.pages.fonts import (
-    installed,  # noqa: F401 (a fixture)
-    with_any_fonts,
-)
+from tests.model.pages.fonts import installed, with_any_fonts
+
+__all__ = ["installed"]
 
 LINEAR_SECONDS = 20.0
 """Of processor time. A megabyte takes a tenth of a second; this is for any machine, and ends what grows with the square."""
