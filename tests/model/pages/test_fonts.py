@@ -103,6 +103,12 @@ def test_characters_that_the_first_font_lacks_come_from_others(maps: None) -> No
     assert choice.others == {"a": Path("latin"), "b": Path("latin"), "ж": None}
 
 
+def test_other_fonts_are_usable_ones(maps: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(fonts, "is_usable", lambda path: path not in (Path("greek"), Path("thai")))
+    choice = choose_fonts(frozenset("aαกж"))
+    assert choice.first == Path("both") and choice.others == {"ж": None} and choice.missing == {"ก"}
+
+
 def test_a_text_takes_a_bounded_number_of_fonts(monkeypatch: pytest.MonkeyPatch) -> None:
     letters = [chr(0x4E00 + number) for number in range(50)]
     codes = {Path(f"f{number:02}"): letter for number, letter in enumerate(letters)}
