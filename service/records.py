@@ -2,8 +2,8 @@
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Literal
+from dataclasses import dataclass, field
+from typing import Any, Literal
 
 from model import WindowStrategy
 
@@ -78,6 +78,13 @@ class UrlDocument:
 
 QueryDocument = Upload | DocumentReference | TextDocument | UrlDocument
 
+ScoreKind = Literal["softmax", "relative", "logit", "rank", "log_odds"]
+"""softmax: of the letter logits of all pages, which sums to 1; relative: exp(logit - best logit); logit: of the page's letter;
+rank: (n - place) / n, places from 0; log_odds: ln(p / (1 - p)) of relative, clipped, from which a sigmoid makes p again."""
+
+DocumentDetail = Literal["none", "hash", "text"]
+"""Added to each result: nothing; the hash of the document; or a text that stands for the page, with the hash."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RankOptions:
@@ -96,10 +103,12 @@ class RerankQuery:
     text: str  # by which the pages are ranked; nothing is stripped or cut
     documents: tuple[QueryDocument, ...]
     options: RankOptions = RankOptions()
-    max_results: int | None = None  # pages in the answer; None: all
-    wants_logits: bool = False  # instead of scores in [0, 1]
-    wants_documents: bool = False  # a description of each page's document
+    max_results: int | None = None  # None: all
+    score: ScoreKind = "softmax"  # of the answer, where its logits compare
+    document_detail: DocumentDetail = "none"
     wants_timings: bool = False
+    documents_field: str = "documents"  # the list's name in the client's format, for messages
+    metadata: Mapping[int, Any] = field(default_factory=dict)  # by document, for the answer
     warnings: tuple[str, ...] = ()  # about the request, for the answer
 
 

@@ -20,6 +20,7 @@ from model import (
     choose_windows,
     combine_windows,
 )
+from service.dialects.results import results_of
 from service.documents.gather import gather
 from service.documents.loader import LoadedPage, PageLoader
 from service.documents.sources import loading_stage
@@ -95,9 +96,7 @@ class RerankPipeline:
             kept_tokens=tokens.kept_tokens,
             prompt_tokens=tokens.prompt_tokens,
         )
-        if record.trace is not None:
-            _describe(record.trace, query, context, pages, ranked)
-        return RerankAnswer(
+        answer = RerankAnswer(
             request_id=request_id,
             created=int(time.time()),
             model=model.name,
@@ -108,6 +107,9 @@ class RerankPipeline:
             stage_seconds=dict(record.seconds),
             total_seconds=time.perf_counter() - record.started,
         )
+        if record.trace is not None:
+            _describe(record.trace, query, context, pages, answer)
+        return answer
 
     async def _load_pages(
         self, query: RerankQuery, caller: Caller, model: RankingModel, record: RequestRecord
@@ -206,11 +208,7 @@ def _prepare(context: RequestContext, pages: Sequence[PreparedPage]) -> Prepared
 
 
 def _describe(
-    trace: Trace,
-    query: RerankQuery,
-    context: RequestContext,
-    pages: Sequence[LoadedPage],
-    ranked: Sequence[RankedPage],
+    trace: Trace, query: RerankQuery, context: RequestContext, pages: Sequence[LoadedPage], answer: RerankAnswer
 ) -> None:
     trace.describe_ranking(
         model=context.model.name,
@@ -219,8 +217,5 @@ def _describe(
         keep_ratio=context.settings.keep_ratio,
     )
     if trace.takes_documents:
-        results = [
-            (page.label, page.logit if query.wants_logits and page.logit is not None else page.score)
-            for page in ranked[: query.max_results]
-        ]
+        results = [(result.page.label, result.score) for result in results_of(query, answer).items]
         trace.describe_documents(RankedDocuments(candidates=[page.label for page in pages], results=results))
