@@ -14,12 +14,17 @@ DOCUMENT_ID_RULE = "a registered document's id has 1 to 128 of the characters A-
 """The same in words, for messages."""
 
 
+MAX_PRIORITY = 999
+"""Cohere's and vLLM's requests carry a priority too: 0 is the soonest."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CallerLimits:
     """Limits of one caller beside those of the service; None: no limit."""
 
     max_concurrent_requests: int | None = None
     max_pages_per_minute: int | None = None
+    priority: int = 0  # of requests in the queue, 0 to MAX_PRIORITY; a lower number is sooner
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -106,6 +111,7 @@ class RerankQuery:
     max_results: int | None = None  # None: all
     score: ScoreKind = "softmax"  # of the answer, where its logits compare
     document_detail: DocumentDetail = "none"
+    priority: int = 0  # in the queue, 0 to MAX_PRIORITY; a lower number is sooner
     wants_timings: bool = False
     documents_field: str = "documents"  # the list's name in the client's format, for messages
     metadata: Mapping[int, Any] = field(default_factory=dict)  # by document, for the answer

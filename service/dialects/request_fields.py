@@ -11,7 +11,7 @@ from service.dialects.body import RequestBody
 from service.dialects.dialect import RequestHead
 from service.dialects.document_fields import DocumentInput, ReadDocuments, ignored_in, read_documents
 from service.dialects.faults import shortened, to_service_error
-from service.records import DocumentDetail, RankOptions, RerankQuery, ScoreKind
+from service.records import MAX_PRIORITY, DocumentDetail, RankOptions, RerankQuery, ScoreKind
 
 _MAX_NAMED_FIELDS = 10
 _RERANK_PATH = "/rerank"
@@ -75,6 +75,11 @@ class QueryFields(BaseModel):
         return None
 
     @property
+    def queue_priority(self) -> int:
+        """As it was sent; 0 where it was not."""
+        return 0
+
+    @property
     def wants_logits(self) -> bool:
         return False
 
@@ -97,11 +102,18 @@ class RerankFields(QueryFields):
     use_activation: bool | None = Field(None, description="false: the same as raw_scores")
     return_documents: bool | None = Field(None, description="add a `document` without binary content to every result")
     return_text: bool | None = Field(None, description="the same by another name")
+    priority: int | None = Field(
+        None, description="place in the queue: 0 (soonest) to 999, but not sooner than the API key allows"
+    )
 
     @property
     def max_results(self) -> int | None:
         given = (self.top_n, self.top_k, self.limit)
         return next((value for value in given if value is not None), None) or None
+
+    @property
+    def queue_priority(self) -> int:
+        return self.priority or 0
 
     @property
     def wants_logits(self) -> bool:
@@ -174,6 +186,7 @@ def query_of(
             window_strategy=own.window_strategy,
         ),
         max_results=request.max_results,
+        priority=min(max(request.queue_priority, 0), MAX_PRIORITY),
         score=score,
         document_detail=detail,
         wants_timings=own.include_timings,

@@ -46,6 +46,7 @@ class RequestContext:
     settings: RankSettings
     model: RankingModel
     record: RequestRecord
+    priority: int  # in the queue
 
 
 class RerankPipeline:
@@ -82,7 +83,8 @@ class RerankPipeline:
         pages = await self._load_pages(query, caller, model, record)
         self._page_rates.spend(caller, len(pages))
         record.sizes.update(documents=len(query.documents), pages=len(pages))
-        context = RequestContext(text=query.text, settings=settings, model=model, record=record)
+        priority = max(query.priority, caller.limits.priority)  # a request may yield, but not overtake
+        context = RequestContext(text=query.text, settings=settings, model=model, record=record, priority=priority)
         ranking = await self._rank(context, [page.prepared for page in pages])
         self._metrics.request_documents.observe(len(query.documents))
         self._metrics.request_pages.observe(len(pages))
@@ -165,7 +167,8 @@ class RerankPipeline:
         with record.observe("prepare"):
             prepared = await loop.run_in_executor(self._threads, _prepare, context, pages)
         record.stage = "queue"
-        result = await asyncio.wrap_future(self._batcher.submit(prepared, admitted=admitted, trace=record.trace))
+        queued = self._batcher.submit(prepared, priority=context.priority, admitted=admitted, trace=record.trace)
+        result = await asyncio.wrap_future(queued)
         self._metrics.observe_stages({"queue": result.queue_seconds}, record.exemplar)
         record.add({"queue": result.queue_seconds, **result.stage_seconds})
         return result.scores

@@ -31,8 +31,8 @@ def service(reranker: Reranker) -> Iterator[RunningService]:
         yield running
 
 
-def post(service: RunningService, wire: Wire, documents: Any, query: str = "locks", **fields: Any) -> Any:
-    response = service.client.post(wire.path, json={**wire.body(query, documents), **fields})
+def post(service: RunningService, wire: Wire, documents: Any, **fields: Any) -> Any:
+    response = service.client.post(wire.path, json={**wire.body("locks", documents), **fields})
     assert response.status_code == 200, response.text
     return response.json()
 
