@@ -8,8 +8,8 @@
     object with `type`, `format`, `value`   Elastic's image or text
     object with `text`                      as a string, but with results of an object
     string `ziprerank://ID`                 a registered document; with `#page=3` one page of it
-    string that is a data URI               image or PDF; `#page=3` or `#pages=1-3,7` behind the base64 selects pages
-    string that is base64                   image or PDF, where it begins like a PDF, PNG, JPEG, WebP, GIF or TIFF
+    string that is a data URI               media; `#page=3` or `#pages=1-3,7` behind the base64 selects pages
+    string that is base64                   media, where it begins like a PDF, PNG, JPEG, WebP, GIF or TIFF
     string that is a JSON object            that object, where it has `image` or `pdf` as a data URI or base64
     string that is an http(s) URL           a URL, which is a text where URLs are not fetched
     any other string                        text
@@ -27,7 +27,7 @@ REFERENCE_SCHEME = "ziprerank://"
 
 Media = Literal["pdf", "image"]
 
-_MEDIA_HEAD = re.compile(r"data:(image/|application/pdf)", re.IGNORECASE)
+_MEDIA_HEAD = re.compile(r"data:(?:(image/|application/pdf)|[^,]{0,200};\s*base64,)", re.IGNORECASE)
 _FRAGMENT = re.compile(r"#pages?=([0-9, \-]{1,200})$")
 _LONGEST_FRAGMENT = 220
 _BASE64_BEGINNINGS: Mapping[str, Media] = {
@@ -41,7 +41,7 @@ _BASE64_BEGINNINGS: Mapping[str, Media] = {
 }
 _SHORTEST_BASE64 = 32
 _BASE64_SAMPLE = 256  # characters at the beginning; checking 30 MB would hold the interpreter
-_BASE64 = re.compile(r"[A-Za-z0-9+/]+={0,2}")
+_BASE64 = re.compile(r"[A-Za-z0-9+/\r\n]+={0,2}\s*")
 _URL = re.compile(r"https?://\S+", re.IGNORECASE)
 _LONGEST_URL = 8192
 _URL_KEYS = ("image_url", "url", "file", "value")
@@ -92,9 +92,13 @@ def _read_source(text: str) -> ReadForm | None:
 
 
 def _media_kind(text: str) -> Media | None:
-    """Of a data URI, or of base64 with a known beginning; None for any other string."""
+    """Of a data URI, or of base64 with a known beginning; None for any other string.
+
+    A data URI of another media type is media too, and never a text: it is refused, or taken by its first bytes.
+    """
     if head := _MEDIA_HEAD.match(text):
-        return "pdf" if head[1].lower() == "application/pdf" else "image"
+        is_pdf = head[1].lower() == "application/pdf" if head[1] else text.startswith("JVBERi0", head.end())
+        return "pdf" if is_pdf else "image"
     kind = next((kind for beginning, kind in _BASE64_BEGINNINGS.items() if text.startswith(beginning)), None)
     return kind if kind is not None and _begins_as_base64(text) else None
 

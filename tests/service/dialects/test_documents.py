@@ -29,6 +29,10 @@ IMAGE_URI, PDF_URI = f"data:image/png;base64,{PNG}", f"data:application/pdf;base
         (f"{PDF_URI}#pages=1-3,7", {"pdf": PDF_URI, "pages": "1-3,7"}),
         *((data, {"image": data}) for data in (PNG, JPEG, WEBP, GIF, *TIFFS)),
         (PDF, {"pdf": PDF}),
+        (f"data:application/octet-stream;base64,{PDF}", {"pdf": f"data:application/octet-stream;base64,{PDF}"}),
+        (f"data:;base64,{PNG}", {"image": f"data:;base64,{PNG}"}),
+        ("data:video/mp4;base64,AAAA", {"image": "data:video/mp4;base64,AAAA"}),  # which is refused, and never a text
+        (f"{PNG[:38]}\n{PNG[38:]}", {"image": f"{PNG[:38]}\n{PNG[38:]}"}),
         (json.dumps({"image": IMAGE_URI, "id": "x"}), {"image": IMAGE_URI, "id": "x"}),
         (json.dumps({"pdf": PDF, "pages": "2"}), {"pdf": PDF, "pages": "2"}),
     ],
