@@ -33,6 +33,7 @@ if TYPE_CHECKING:
         examine_memory,
         examine_weights,
         missing_download,
+        scripts_without_font,
         usable_fonts,
     )
     from model.errors import (
@@ -129,6 +130,7 @@ __all__ = [
     "no_observation",
     "plan_absent_cards",
     "score_in_input_order",
+    "scripts_without_font",
     "usable_fonts",
 ]
 
@@ -196,6 +198,7 @@ _HOMES = {
     "no_observation": "model.dataflow",
     "plan_absent_cards": "model.absent_cards",
     "score_in_input_order": "model.fake_ranking_model",
+    "scripts_without_font": "model.diagnosis",
     "usable_fonts": "model.diagnosis",
 }
 """The module that defines each exported name. Must match the imports above, which serve type checkers; a test compares them."""

@@ -27,13 +27,18 @@ from model.config import ModelConfig, RerankerConfig
 from model.device import Compute, choose_compute
 from model.errors import CheckpointError
 from model.memory_plan import BatchLimits, MemoryPlan, weight_bytes
-from model.pages.fonts import installed_fonts
+from model.pages.fonts import has_font, installed_fonts, is_usable
 from model.placement import MOST_PARAMETERS_BESIDE_A_CARD, choose_kernels, max_window_cost, place
 from model.prompt import PromptBuilder
 from model.qwen3_vl.weights import build_network, expected_shapes, find_tensors, parameter_count
 
 LARGE_CHECKPOINT = MOST_PARAMETERS_BESIDE_A_CARD
 """Number of parameters above which a checkpoint is too slow on a CPU."""
+
+_LETTERS_OF_SCRIPTS = {
+    "Latin": "a", "Cyrillic": "ж", "Arabic": "ع", "Hebrew": "ש", "Devanagari": "क",
+    "Chinese": "港", "Japanese": "あ", "Korean": "한",
+}  # fmt: skip
 
 _DRIVER_FILE = Path("/proc/driver/nvidia/version")
 
@@ -246,4 +251,9 @@ def _host_bytes() -> int | None:
 
 def usable_fonts() -> tuple[Path, ...]:
     """The fonts of this machine for rendering text, in order of preference."""
-    return installed_fonts()
+    return tuple(path for path in installed_fonts() if is_usable(path))
+
+
+def scripts_without_font() -> tuple[str, ...]:
+    """The scripts, of some that many people write, whose letters no font of this machine has."""
+    return tuple(script for script, letter in _LETTERS_OF_SCRIPTS.items() if not has_font(letter))

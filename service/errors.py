@@ -126,6 +126,7 @@ class UnusableDocumentError(ServiceError):
             "corrupt_image",
             "invalid_base64",
             "url_not_supported",
+            "empty_text",
         }
     )
 

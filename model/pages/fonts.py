@@ -1,7 +1,8 @@
-"""Finds the fonts of this machine, the characters that each font covers, and the best font for a text.
+"""Finds the fonts of this machine, the characters that each font covers, and the fonts that draw a text.
 
 Searches the font folders of Linux, macOS and Windows. Reads the character maps of font files itself, because Pillow draws
-with a font but does not report its missing characters.
+with a font but does not report its missing characters. Some machines have thousands of fonts: a font's map is read when a text
+needs it, at most once in a process, and a font is opened by Pillow only when it is chosen.
 """
 
 import io
@@ -9,8 +10,12 @@ import os
 import re
 import struct
 import sys
-from collections.abc import Iterator
-from functools import lru_cache
+from array import array
+from bisect import bisect_right
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from functools import cache, lru_cache
 from pathlib import Path
 from typing import BinaryIO
 
@@ -23,13 +28,55 @@ _UNWANTED_STYLES = re.compile(
 )
 _PROBE_SIZE = 16
 _UNICODE_PLATFORMS = frozenset({(0, 3), (0, 4), (0, 6), (3, 1), (3, 10)})
+_MOST_OTHER_FONTS = 8
+"""For the characters that the first font of a text lacks: a bound on the files that one hostile text opens."""
+
+_NO_FONT = 0xFFFF
+
+
+class Coverage:
+    """The code points for which a font has a glyph, as ranges: a Chinese font has 65,000 points in some hundred ranges."""
+
+    __slots__ = ("_firsts", "_lasts")
+
+    def __init__(self, ranges: Iterable[tuple[int, int]] = ()) -> None:
+        """ranges: first and last code point of each, in any order, overlapping or not."""
+        self._firsts, self._lasts = array("L"), array("L")
+        for first, last in sorted(ranges):
+            if self._lasts and first <= self._lasts[-1] + 1:
+                self._lasts[-1] = max(self._lasts[-1], last)
+            else:
+                self._firsts.append(first)
+                self._lasts.append(last)
+
+    def __contains__(self, code: int) -> bool:
+        place = bisect_right(self._firsts, code)
+        return place > 0 and code <= self._lasts[place - 1]
+
+    def __len__(self) -> int:
+        return sum(self._lasts) - sum(self._firsts) + len(self._firsts)
+
+    def ranges(self) -> Iterator[tuple[int, int]]:
+        """First and last code point of each range, in ascending order."""
+        return zip(self._firsts, self._lasts, strict=True)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FontChoice:
+    """The fonts that draw a text."""
+
+    first: Path | None  # of most of its characters; None: Pillow's built-in font
+    others: Mapping[str, Path | None]  # a font for each character that `first` lacks, where there is one
+    missing: frozenset[str]  # the characters without a font: boxes are drawn in their place
 
 
 @lru_cache(maxsize=1)
 def installed_fonts() -> tuple[Path, ...]:
-    """The usable fonts of this machine, best first. If empty, only Pillow's built-in font is available."""
-    found = {path for folder in _folders() for path in _font_files(folder)}
-    return tuple(path for path in sorted(found, key=_preference) if _can_open(path))
+    """The font files of this machine, best first. If empty, only Pillow's built-in font is available.
+
+    The files have not been opened, so some may be damaged: see `is_usable`.
+    """
+    return tuple(sorted({path for folder in _folders() for path in _font_files(folder)}, key=_preference))
 
 
 def _folders() -> Iterator[Path]:
@@ -61,17 +108,18 @@ def _preference(path: Path) -> tuple[int, str, str]:
     return len(_PREFERRED) + group, name, str(path)
 
 
-def _can_open(path: Path) -> bool:
+@lru_cache(maxsize=4096)
+def is_usable(path: Path | None) -> bool:
+    """Whether Pillow opens the font: not a damaged file, nor colour bitmaps of a fixed size."""
     try:
-        ImageFont.truetype(path, _PROBE_SIZE)
-    except OSError:  # a damaged file, or colour bitmaps of a fixed size
+        load_font(path, _PROBE_SIZE, ImageFont.Layout.BASIC)
+    except OSError:
         return False
     return True
 
 
-@lru_cache(maxsize=512)
 def load_font(path: Path | None, size: int, layout: ImageFont.Layout) -> ImageFont.FreeTypeFont:
-    """The font at `size` pixels. A `path` of None is Pillow's built-in font."""
+    """The font at `size` pixels. A `path` of None is Pillow's built-in font. Raises: OSError."""
     if path is not None:
         return ImageFont.truetype(path, size, layout_engine=layout)
     font = ImageFont.load_default(size)
@@ -79,32 +127,92 @@ def load_font(path: Path | None, size: int, layout: ImageFont.Layout) -> ImageFo
     return font
 
 
-@lru_cache(maxsize=256)
-def choose_font(characters: frozenset[str]) -> Path | None:
-    """The first installed font with all characters, else the first one with the most; None is Pillow's built-in font."""
-    codes = frozenset(map(ord, characters))
-    best, fewest_missing = None, len(codes) + 1
-    for font in (*installed_fonts(), None):
-        missing = len(codes - character_codes(font))
-        if missing < fewest_missing:
-            best, fewest_missing = font, missing
-        if not missing:
-            break
-    return best
+def choose_fonts(characters: frozenset[str]) -> FontChoice:
+    """The fonts for a text of these characters: the first installed font that has all of them, alone, where there is one.
+
+    Otherwise the first font is the one with most of them, among the fonts that are the first to have one of them; the
+    characters that it lacks come from such fonts, at most eight.
+    """
+    codes = sorted(map(ord, characters), reverse=True)  # rare ones first, which most fonts lack
+    place = _first_with_all(codes)
+    if place is not None:
+        return FontChoice(first=_fonts()[place], others={}, missing=frozenset())
+    table = _first_owners()
+    owners = {code: table[code] for code in codes if table[code] != _NO_FONT}
+    missing = _letters(code for code in codes if code not in owners)
+    place = _first_with_all(sorted(owners, key=owners.__getitem__, reverse=True))
+    if place is not None:
+        return FontChoice(first=_fonts()[place], others={}, missing=missing)
+    return _several_fonts(owners, missing=missing)
 
 
-@lru_cache(maxsize=512)
-def character_codes(path: Path | None) -> frozenset[int]:
-    """The code points for which the font has a glyph; empty if the character map is unreadable.
+def _several_fonts(owners: Mapping[int, int], *, missing: frozenset[str]) -> FontChoice:
+    """owners: the place in `_fonts` of the first font with each code point; no font has all of them."""
+    candidates = [place for place, _ in Counter(owners.values()).most_common(1 + _MOST_OTHER_FONTS)]
+    coverages = {place: coverage_of(_fonts()[place]) for place in candidates}
+    first = max(candidates, key=lambda place: (sum(code in coverages[place] for code in owners), -place))
+    lacking = {code: place for code, place in owners.items() if code not in coverages[first]}
+    counts = Counter(lacking.values())
+    used = set(sorted(counts, key=lambda place: (-counts[place], place))[:_MOST_OTHER_FONTS])
+    return FontChoice(
+        first=_fonts()[first],
+        others={chr(code): _fonts()[place] for code, place in lacking.items() if place in used},
+        missing=missing | _letters(code for code, place in lacking.items() if place not in used),
+    )
+
+
+def _letters(codes: Iterable[int]) -> frozenset[str]:
+    return frozenset(map(chr, codes))
+
+
+def has_font(character: str) -> bool:
+    """Whether a font of this machine, or Pillow's built-in one, has the character."""
+    return _first_owners()[ord(character)] != _NO_FONT
+
+
+def _fonts() -> tuple[Path | None, ...]:
+    return (*installed_fonts(), None)
+
+
+def _first_with_all(codes: Iterable[int]) -> int | None:
+    """The place in `_fonts` of the first usable font with all code points; None if no font has them all."""
+    wanted = tuple(codes)
+    for place, font in enumerate(_fonts()):
+        coverage = coverage_of(font)
+        if all(code in coverage for code in wanted) and is_usable(font):
+            return place
+    return None
+
+
+@lru_cache(maxsize=1)
+def _first_owners() -> "array[int]":
+    """For each code point the place in `_fonts` of the first usable font that has it, or `_NO_FONT`. Reads all maps."""
+    fonts = _fonts()
+    unusable: set[int] = set()
+    while True:
+        table = array("H", [_NO_FONT]) * (sys.maxunicode + 1)
+        for place in reversed(range(len(fonts))):  # so that the best fonts come last, over the others
+            if place not in unusable:
+                for first, last in coverage_of(fonts[place]).ranges():
+                    table[first : last + 1] = array("H", [place]) * (last + 1 - first)
+        found = {place for place in set(table) - {_NO_FONT} if not is_usable(fonts[place])}
+        if not found:
+            return table
+        unusable |= found
+
+
+@cache  # a few kilobytes a font
+def coverage_of(path: Path | None) -> Coverage:
+    """The code points for which the font has a glyph; none if the character map is unreadable.
 
     Source: the OpenType specification, tables `ttcf` and `cmap`.
     """
     try:
         with _open_font(path) as file:
             table = _character_map_table(file)
-        return frozenset(code for subtable in _unicode_subtables(table) for code in _codes(subtable))
+        return Coverage(part for subtable in _unicode_subtables(table) for part in _ranges(subtable))
     except (OSError, struct.error, IndexError):
-        return frozenset()
+        return Coverage()
 
 
 def _open_font(path: Path | None) -> BinaryIO:
@@ -140,18 +248,20 @@ def _unicode_subtables(table: bytes) -> Iterator[bytes]:
             yield table[offset:]
 
 
-def _codes(subtable: bytes) -> Iterator[int]:
+def _ranges(subtable: bytes) -> Iterator[tuple[int, int]]:
     """The code points that the subtable maps. Only formats 4 and 12 are read: today's Unicode fonts use no others."""
     (form,) = struct.unpack_from(">H", subtable)
     if form == 4:
-        yield from _codes_of_segments(subtable)
+        yield from _ranges_of_segments(subtable)
     elif form == 12:
         (count,) = struct.unpack_from(">L", subtable, 12)
         for first, last, glyph in struct.iter_unpack(">LLL", subtable[16 : 16 + 12 * count]):
-            yield from range(first + (glyph == 0), min(last, sys.maxunicode) + 1)
+            first, last = first + (glyph == 0), min(last, sys.maxunicode)
+            if first <= last:
+                yield first, last
 
 
-def _codes_of_segments(subtable: bytes) -> Iterator[int]:
+def _ranges_of_segments(subtable: bytes) -> Iterator[tuple[int, int]]:
     """The code points of format 4. A segment gives glyphs as code plus delta, or in a list; glyph 0 means a missing glyph."""
     (double_count,) = struct.unpack_from(">H", subtable, 6)
     count = double_count // 2
@@ -159,8 +269,25 @@ def _codes_of_segments(subtable: bytes) -> Iterator[int]:
     lasts, firsts = words[:count], words[count + 1 : 2 * count + 1]
     deltas, offsets = words[2 * count + 1 : 3 * count + 1], words[3 * count + 1 : 4 * count + 1]
     for index, (first, last, delta, offset) in enumerate(zip(firsts, lasts, deltas, offsets, strict=True)):
-        listed = 3 * count + 1 + index + offset // 2 - first
-        for code in range(first, min(last, 0xFFFE) + 1):
-            glyph = words[listed + code] if offset else (code + delta) & 0xFFFF
-            if glyph:
-                yield code
+        last = min(last, 0xFFFE)
+        if first > last:
+            continue
+        if offset:
+            listed = 3 * count + 1 + index + offset // 2
+            glyphs = words[listed : listed + last + 1 - first]
+            if len(glyphs) <= last - first:
+                raise IndexError("the list of glyphs ends early")
+            missing = [first + place for place, glyph in enumerate(glyphs) if not glyph] if 0 in glyphs else []
+        else:
+            missing = [code for code in (-delta & 0xFFFF,) if first <= code <= last]
+        yield from _without(missing, first, last)
+
+
+def _without(missing: Iterable[int], first: int, last: int) -> Iterator[tuple[int, int]]:
+    """The range from `first` to `last` without the missing code points, which are in ascending order."""
+    for code in missing:
+        if first < code:
+            yield first, code - 1
+        first = code + 1
+    if first <= last:
+        yield first, last

@@ -35,6 +35,7 @@ from model import (
     examine_memory,
     examine_weights,
     missing_download,
+    scripts_without_font,
     usable_fonts,
 )
 from service.app import load_reranker, raster_limits, reranker_config
@@ -386,14 +387,17 @@ async def _render(pool: Rasterizer) -> _Pages:
 
 def _check_fonts() -> tuple[Check, None]:
     fonts = usable_fonts()
-    details = {"fonts": len(fonts), "first": str(fonts[0]) if fonts else None}
+    without = scripts_without_font()
+    details = {"fonts": len(fonts), "first": str(fonts[0]) if fonts else None, "scripts_without_font": list(without)}
     if fonts:
         found = f"{len(fonts)} usable fonts, the first one {fonts[0].name}."
+        if without:
+            found += f" None has {', '.join(without)}: boxes are drawn for texts in these scripts."
         return Check(name="fonts", state="ok", found=found, details=details), None
     found = "No usable font: text is rendered in Pillow's built-in font, which has Latin letters only."
     remedy = (
-        "Install fonts (Debian's fonts-dejavu-core or fonts-noto-core) to render text as pages, as "
-        "`ziprerank train stage1` does. Ranking PDFs and images needs no fonts."
+        "Install fonts (Debian's fonts-dejavu-core, or fonts-noto-core and fonts-noto-cjk) to render text as pages, "
+        "as is done for documents that are texts and by `ziprerank train stage1`. PDFs and images need no fonts."
     )
     return Check(name="fonts", state="warning", found=found, remedy=remedy, details=details), None
 

@@ -17,6 +17,7 @@ from service.documents.selection import PageSelection, parse_page_selection
 from service.documents.sources import Content, MemorySource, Source, is_single_image, require_kind
 from service.errors import ServiceError, TooLargeError, UnsupportedMediaTypeError, UnusableDocumentError
 from service.raster.page import SINGLE_PAGE_OUTLINE, Kind
+from service.raster.text_file import outline_of_text
 from service.records import DocumentReference, QueryDocument, TextDocument, Upload, UrlDocument
 
 _URL = re.compile(r"https?://|file://|ftp://", re.IGNORECASE)
@@ -66,7 +67,10 @@ def _find_sources(
                     pages = _selection(document.pages)
                     content = _read_upload(document, max_file_bytes)
                     sources.append(MemorySource(label=document.label, pages=pages, content=content))
-                case TextDocument() | UrlDocument():
+                case TextDocument():
+                    content = _read_text(document.text, max_file_bytes)
+                    sources.append(MemorySource(label=document.label, pages=None, content=content))
+                case UrlDocument():
                     raise NotImplementedError
         except ServiceError as error:
             raise error.at(document_index=index) from error
@@ -99,6 +103,26 @@ def _read_upload(upload: Upload, max_file_bytes: int) -> Content:
         kind=kind,
         outline=SINGLE_PAGE_OUTLINE if is_single_image(data) else None,
     )
+
+
+def _read_text(text: str, max_file_bytes: int) -> Content:
+    if not text or text.isspace():
+        message = "the text is empty or has only spaces. Send at least one letter."
+        raise UnusableDocumentError("empty_text", message, field="content")
+    if len(text) > max_file_bytes:  # it has as many bytes, at least
+        raise _too_long(f"more than {max_file_bytes}", max_file_bytes)
+    try:
+        data = text.encode()
+    except UnicodeEncodeError:  # half of a surrogate pair, which JSON can carry in an escape
+        data = text.encode("utf-16", "surrogatepass").decode("utf-16", "replace").encode()
+    if len(data) > max_file_bytes:
+        raise _too_long(str(len(data)), max_file_bytes)
+    return Content(data=data, sha256=hashlib.sha256(data).hexdigest(), kind=Kind.TEXT, outline=outline_of_text(text))
+
+
+def _too_long(size: str, limit: int) -> TooLargeError:
+    message = f"{size} bytes in UTF-8 and the limit is {limit}. Send the text in parts."
+    return TooLargeError("file_too_large", message, field="content")
 
 
 def _decode_base64(text: str, max_file_bytes: int) -> bytearray:

@@ -14,7 +14,7 @@ from model import PageImage, PageImageError, PreparedPage, RankingModel
 from service.documents.page_cache import CachedPage, ContentKey, PageCache
 from service.documents.sources import Content, Source
 from service.errors import PageOutOfRangeError, ServiceError, TooLargeError, UnusableDocumentError
-from service.raster.page import DocumentOutline
+from service.raster.page import DocumentOutline, Kind
 from service.raster.pool import PendingRaster, RasterDocument, Rasterizer, RasterPage
 from service.tracing import Trace
 
@@ -106,7 +106,7 @@ class _Document:
         self._key: ContentKey | None = None
         self._outline: DocumentOutline | None = None
         self._numbers: tuple[int, ...] = ()  # of the selected pages
-        self._identify(source.sha256, source.outline)
+        self._identify(source.sha256, source.kind, source.outline)
 
     @property
     def missing(self) -> tuple[int, ...]:
@@ -122,8 +122,8 @@ class _Document:
             self.content = self.source.read()
         except ServiceError as error:
             raise error.at(document_index=self.index) from error
-        if self._key is None or self._key.sha256 != self.content.sha256:
-            self._identify(self.content.sha256, self.content.outline)
+        if self._key != self._key_of(self.content.sha256, self.content.kind):
+            self._identify(self.content.sha256, self.content.kind, self.content.outline)
 
     def raster_document(self) -> RasterDocument:
         assert self.content is not None, "only documents that were read are rendered"
@@ -172,11 +172,14 @@ class _Document:
             for number in self._numbers
         ]
 
-    def _identify(self, sha256: str | None, outline: DocumentOutline | None) -> None:
+    def _key_of(self, sha256: str, kind: Kind | None) -> ContentKey:
+        return ContentKey(self._tenant, sha256, is_text=kind is Kind.TEXT)
+
+    def _identify(self, sha256: str | None, kind: Kind | None, outline: DocumentOutline | None) -> None:
         """Start from the document's hash, where it is known, and find the rest in the cache."""
         self._key, self._outline, self._numbers, self.pages = None, None, (), {}
         if sha256 is not None:
-            self._key = ContentKey(self._tenant, sha256)
+            self._key = self._key_of(sha256, kind)
             if found := outline or self._cache.outline(self._key):
                 self._find_pages(found)
 

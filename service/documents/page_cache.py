@@ -30,6 +30,7 @@ class ContentKey:
 
     tenant: bytes
     sha256: str  # hex
+    is_text: bool = False  # the bytes are drawn as a text, even those of a PDF
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

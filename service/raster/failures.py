@@ -6,7 +6,7 @@ The worker sends a code and two sizes at most; every word is written here, so th
 from model.pages.image import MAX_ASPECT_RATIO
 from service.errors import ServiceError, TooLargeError, UnusableDocumentError
 from service.raster.limits import RasterLimits
-from service.raster.page import MAX_FRAMES, RasterFailure
+from service.raster.page import MAX_FRAMES, MAX_TEXT_PAGES, Kind, RasterFailure
 from service.raster.process import ProcessDied
 from service.raster.request import RasterTask
 
@@ -26,6 +26,14 @@ _SENTENCES = {
     "are accepted. Scale it down.",
     "too_many_pages": "the image has more than {max_frames} frames, which is the limit. Split it.",
 }
+_TEXT_SENTENCES = {
+    "empty_text": "nothing in the text can be drawn; it has only spaces and invisible characters. Send at least one letter.",
+    "too_many_pages": "the text fills more than {max_text_pages} pages, which is the limit. Send it in parts.",
+    "page_memory": "drawing the text needs more memory than the limit of {memory_mebibytes} MiB. Send it in parts.",
+    "page_crashed": "the text crashed the renderer. Send it in parts, or as a PDF.",
+}
+"""For texts, where they differ from files, or fail as no file does."""
+
 _CODE_OF_DEATH = {
     "timeout": "page_timeout",
     "cpu": "page_timeout",
@@ -42,12 +50,15 @@ def code_of_death(death: ProcessDied) -> str:
 
 def client_error(failure: RasterFailure, task: RasterTask, *, limits: RasterLimits) -> ServiceError:
     """For a failure that the worker reports."""
-    sentence = _SENTENCES[failure.code].format(
+    is_text = task.state.document.kind is Kind.TEXT
+    sentences = _SENTENCES | _TEXT_SENTENCES if is_text else _SENTENCES
+    sentence = sentences[failure.code].format(
         size=f" of {failure.width} x {failure.height}" if failure.width is not None else "",
         ratio=MAX_ASPECT_RATIO,
         max_pixels=limits.max_image_pixels,
         max_edge=limits.max_image_edge,
         max_frames=MAX_FRAMES,
+        max_text_pages=MAX_TEXT_PAGES,
         memory_mebibytes=limits.worker_memory_bytes >> 20,
     )
     return _error(failure.code, sentence, task)
@@ -63,7 +74,9 @@ def client_error_of_code(code: str, task: RasterTask, *, limits: RasterLimits) -
         work, limit = "opening the document", limits.open_seconds
     else:
         work, limit = "it", limits.page_seconds
-    sentence = f"{work} takes longer than the limit of {limit:g} s. Simplify it, or send it as an image."
+    is_text = task.state.document.kind is Kind.TEXT
+    remedy = "Send it in parts." if is_text else "Simplify it, or send it as an image."
+    sentence = f"{work} takes longer than the limit of {limit:g} s. {remedy}"
     return _error(code, sentence, task)
 
 

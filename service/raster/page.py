@@ -10,6 +10,7 @@ from typing import Literal
 from model.pages.image import LONGEST_PAGE_EDGE, MAX_ASPECT_RATIO
 
 MAX_FRAMES = 1_000
+MAX_TEXT_PAGES = 200  # of 1024 px: about 1.5 million characters in English
 MIN_PDF_EDGE = 28
 MEMORY_EXIT_STATUS = 71  # of a worker that ran out of memory between two replies
 # MuPDF rounds a page box outwards, so an edge of one pixel more exists for a moment; whole memory pages of 4 KiB.
@@ -28,20 +29,22 @@ FAILURE_CODES = frozenset(
         "corrupt_image",
         "image_too_many_pixels",
         "too_many_pages",
+        "empty_text",
     }
 )
 
 
 class Kind(StrEnum):
-    """The kinds of documents, by their first bytes."""
+    """The kinds of documents. Those of files are told by their first bytes; a text is whatever its sender calls a text."""
 
     PDF = "pdf"
     IMAGE = "image"
+    TEXT = "text"  # in UTF-8
 
     @property
     def stage(self) -> Literal["render", "decode"]:
         """The stage in metrics and timings that making a page of this kind counts as."""
-        return "render" if self is Kind.PDF else "decode"
+        return "decode" if self is Kind.IMAGE else "render"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -49,11 +52,11 @@ class DocumentOutline:
     """The number of a document's pages, known once it has been opened."""
 
     page_count: int
-    is_paged: bool  # False: a single image, whose one page has no number
+    is_paged: bool  # False: a single image or a short text, whose one page has no number
 
 
 SINGLE_PAGE_OUTLINE = DocumentOutline(page_count=1, is_paged=False)
-"""Of an image in a format that holds one image only: known without opening it."""
+"""Of an image in a format that holds one image only, or of a short text: known without opening it."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

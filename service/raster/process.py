@@ -41,6 +41,7 @@ _OPEN_BYTES = 64 << 20
 # Without these glibc returns a page's memory to the kernel after each step and requests it again in the next: 2,500 page
 # faults and 5 of 8.4 ms for a JPEG page of 724 x 1024. Other C libraries ignore them.
 _KEEP_FREED_MEMORY = {"MALLOC_MMAP_THRESHOLD_": str(32 << 20), "MALLOC_TRIM_THRESHOLD_": str(64 << 20)}
+_KEPT_VARIABLES = ("LD_LIBRARY_PATH", "TZ", "HOME", "XDG_DATA_HOME", "XDG_DATA_DIRS")  # the last three: for fonts
 _PACKAGE_PARENT = Path(__file__).resolve().parents[2]
 
 
@@ -261,7 +262,7 @@ def _start(settings: WorkerSettings, *, control_fd: int, slot_fd: int) -> "subpr
     """A fresh interpreter: fork would copy CUDA's state, and multiprocessing's spawn imports the parent's main module."""
     argument = json.dumps({"control_fd": control_fd, "slot_fd": slot_fd, "settings": asdict(settings)})
     # A few variables only: the parent's environment holds API keys.
-    kept = {name: os.environ[name] for name in ("LD_LIBRARY_PATH", "TZ") if name in os.environ}
+    kept = {name: os.environ[name] for name in _KEPT_VARIABLES if name in os.environ}
     return subprocess.Popen(
         [sys.executable, "-P", "-B", "-m", "service.raster.worker", argument],
         pass_fds=(control_fd, slot_fd),

@@ -2,7 +2,7 @@
 
 Speaks newline-delimited JSON over an inherited socket (never pickle: an attacker who controls this process must not reach
 its parent), puts pixels into an inherited shared slot, and ends when the socket closes. It imports the engines,
-`model.pages.image` and the standard library only, never torch or the web framework. Deadlines are the parent's.
+`model.pages` and the standard library only, never torch or the web framework. Deadlines are the parent's.
 
     > {"ticket": 1, "verb": "open", "document": 7, "kind": "pdf", "bytes": 5120}  and then 5,120 bytes
     < {"ticket": 1, "page_count": 28, "is_paged": true, "rss_bytes": 60000000}
@@ -31,6 +31,7 @@ from typing import Any, BinaryIO, Protocol
 from service.raster.image_decoder import ImageDocument
 from service.raster.page import MEMORY_EXIT_STATUS, SLOT_BYTES, Kind, PagePixels, RasterFailure, WorkerSettings
 from service.raster.pdf_engine import PdfDocument
+from service.raster.text_file import TextFile
 
 _OPEN_FILES = 32
 _NICE = 5
@@ -125,6 +126,8 @@ class RasterWorker:
             case Kind.IMAGE:
                 settings = self._settings
                 return ImageDocument(data, max_pixels=settings.max_image_pixels, max_edge=settings.max_image_edge)
+            case Kind.TEXT:
+                return TextFile(data)
 
     def _page(self, message: dict[str, Any], stream: BinaryIO) -> dict[str, Any]:
         began_ns = time.time_ns()

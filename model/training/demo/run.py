@@ -18,7 +18,7 @@ from model.checkpoint import load_tokenizer, read_model_config
 from model.config import RerankerConfig
 from model.device import Compute, choose_compute
 from model.loading import assemble_reranker, plan_loading
-from model.pages.fonts import installed_fonts
+from model.pages.fonts import installed_fonts, is_usable
 from model.qwen3_vl.network import Network
 from model.reranker import Reranker
 from model.training.demo.blank_checkpoint import make_network, write_blank_checkpoint
@@ -116,9 +116,9 @@ def style_of(world: World) -> Style:
 
     Raises: RunFileError if this machine has no fonts.
     """
-    installed = installed_fonts()
+    installed = [path for path in installed_fonts() if is_usable(path)]
     by_name = {path.stem: path for path in installed}
-    fonts = tuple(by_name[name] for name in world.fonts if name in by_name) or installed[: len(world.fonts)]
+    fonts = tuple(by_name[name] for name in world.fonts if name in by_name) or tuple(installed[: len(world.fonts)])
     if not fonts:
         raise RunFileError(f"This machine has no fonts. Install some of {', '.join(world.fonts)}.")
     logger.info("fonts: %s", ", ".join(path.stem for path in fonts))

@@ -4,8 +4,6 @@ Measures are those of Pillow's own font, which is the same everywhere. `with_any
 """
 
 import time
-from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -14,26 +12,17 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image, ImageDraw, ImageFont
 
-from model.pages import fonts, text_renderer
-from model.pages.fonts import character_codes, choose_font, installed_fonts, load_font
+from model.pages import typesetting
 from model.pages.text_renderer import render_text
+from model.pages.typesetting import Print
+from tests.model.pages.fonts import installed, with_any_fonts
+
+__all__ = ["installed"]
 
 LINEAR_SECONDS = 20.0
 """Of processor time. A megabyte takes a tenth of a second; this is for any machine, and ends what grows with the square."""
 
 WORDS_200 = " ".join(f"{word} {index}" for index, word in enumerate(["harbour", "mirror", "of", "temperature"] * 25))
-
-with_any_fonts = pytest.mark.parametrize("installed", ["no fonts", "this machine's fonts"], indirect=True)
-
-
-@pytest.fixture(autouse=True)
-def installed(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """No fonts but Pillow's own, unless a test asks for this machine's."""
-    if getattr(request, "param", "no fonts") == "no fonts":
-        monkeypatch.setattr(fonts, "installed_fonts", tuple)
-    choose_font.cache_clear()
-    yield
-    choose_font.cache_clear()
 
 
 def ink(page: Image.Image) -> np.ndarray:
@@ -145,13 +134,13 @@ def test_no_text_and_no_size_fail(text: str, width: int, height: int) -> None:
 def test_a_megabyte_costs_little_more_than_a_page(text: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """What is beyond the page is cleaned, in a time that grows with the text, and then neither measured nor wrapped."""
     measured: list[int] = []
-    measure = text_renderer._Advances.measure
+    measure = Print.measure
 
-    def measure_and_count(advances: text_renderer._Advances, part: str) -> float:
+    def measure_and_count(print: Print, part: str) -> float:
         measured.append(len(part))
-        return measure(advances, part)
+        return measure(print, part)
 
-    monkeypatch.setattr(text_renderer._Advances, "measure", measure_and_count)
+    monkeypatch.setattr(Print, "measure", measure_and_count)
     costs = []
     for length in (50_000, len(text)):
         measured.clear()
@@ -177,13 +166,12 @@ def test_a_letter_is_measured_and_drawn_once_a_size(monkeypatch: pytest.MonkeyPa
 
     monkeypatch.setattr(ImageDraw, "Draw", draw_and_count)
     monkeypatch.setattr(ImageFont.FreeTypeFont, "getlength", measure_and_count)
-    text_renderer._advances.cache_clear()
-    text_renderer._glyphs.cache_clear()
+    typesetting.faces.clear()
     render_text(WORDS_200, width=280, height=280, font_size=11)
     letters = len(set(WORDS_200))
-    assert (calls.count("measure"), calls.count("draw")) == (letters, letters)
+    assert (calls.count("measure"), calls.count("draw")) == (letters, letters - 1)  # a space is measured only
     render_text(WORDS_200, width=280, height=280, font_size=11)
-    assert len(calls) == 2 * letters
+    assert len(calls) == 2 * letters - 1
 
 
 @pytest.mark.parametrize(
@@ -197,72 +185,3 @@ def test_a_letter_is_measured_and_drawn_once_a_size(monkeypatch: pytest.MonkeyPa
 def test_impossible_sizes_are_refused(sizes: dict[str, int], said: str) -> None:
     with pytest.raises(ValueError, match=f"{said}; it must be at least 1 pixel"):
         render_text("a", **sizes)
-
-
-FONT_FILES = [
-    "NotoSans[wdth,wght].ttf", "DejaVuSans.ttf", "LiberationSans-Regular.ttf", "arial.ttf",
-    "NotoSansThai-Regular.otf", "FreeSans.ttf", "DejaVuSansMono.ttf", "DejaVuSerif.ttf",
-]  # fmt: skip
-"""In the order in which they shall be tried."""
-
-
-@pytest.fixture
-def font_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    """The one folder where fonts are looked for."""
-    monkeypatch.setattr(fonts, "_folders", lambda: [tmp_path])
-    installed_fonts.cache_clear()
-    yield tmp_path
-    installed_fonts.cache_clear()
-
-
-def test_fonts_are_listed_the_preferred_ones_first(font_folder: Path) -> None:
-    pillows_own = load_font(None, 16, ImageFont.Layout.BASIC).font_bytes
-    (font_folder / "deeper").mkdir()
-    for number, name in enumerate(sorted(FONT_FILES)):
-        (font_folder / ("deeper" if number % 2 else "") / name).write_bytes(pillows_own)
-    for unwanted in ("DejaVuSans-Bold.ttf", "NotoColorEmoji.ttf", "Lato-LightItalic.ttf", "a.pfb"):
-        (font_folder / unwanted).write_bytes(pillows_own)
-    (font_folder / "damaged.ttf").write_bytes(b"no font")
-    assert [path.name for path in installed_fonts()] == FONT_FILES
-
-
-def test_without_a_font_folder_none_is_listed(font_folder: Path) -> None:
-    font_folder.rmdir()
-    assert installed_fonts() == ()
-
-
-def test_the_fonts_of_this_machine_are_files_listed_once() -> None:
-    found = installed_fonts()
-    assert all(isinstance(path, Path) and path.exists() for path in found)
-    assert len(set(found)) == len(found)
-
-
-@pytest.fixture
-def maps(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Three fonts, and Pillow's own."""
-    codes = {Path("latin"): "abc", Path("greek"): "αβγ", Path("both"): "abcαβγ", None: "abcж"}
-    monkeypatch.setattr(fonts, "installed_fonts", lambda: (Path("latin"), Path("greek"), Path("both")))
-    monkeypatch.setattr(fonts, "character_codes", lambda path: frozenset(map(ord, codes[path])))
-
-
-@pytest.mark.parametrize(
-    ("characters", "chosen"),
-    [("ab", "latin"), ("αβ", "greek"), ("aα", "both"), ("bж", None), ("abж", None), ("ac中", "latin"), ("", "latin")],
-)
-def test_the_first_font_with_most_of_the_characters_is_chosen(maps: None, characters: str, chosen: str | None) -> None:
-    assert choose_font(frozenset(characters)) == (chosen and Path(chosen))
-
-
-def test_a_character_map_says_what_the_font_can_draw() -> None:
-    """Pillow's own font is the same everywhere: its sign for a missing glyph is drawn for exactly what the map lacks."""
-    codes = character_codes(None)
-    font = load_font(None, 30, ImageFont.Layout.BASIC)
-    missing = bytes(font.getmask("\U0010ffff"))
-    for character in "Aazé€жع中":
-        assert (ord(character) in codes) == (bytes(font.getmask(character)) != missing), character
-
-
-def test_a_damaged_font_has_no_characters(tmp_path: Path) -> None:
-    for name, content in {"a.ttf": b"", "b.ttf": b"\x00\x01\x00\x00\x00\x09", "c.ttf": b"ttcf" + b"\xff" * 20}.items():
-        (tmp_path / name).write_bytes(content)
-        assert character_codes(tmp_path / name) == frozenset()

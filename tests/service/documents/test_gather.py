@@ -3,6 +3,7 @@
 import asyncio
 import base64
 import hashlib
+import json
 import threading
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Executor, ThreadPoolExecutor
@@ -22,7 +23,7 @@ from service.errors import (
     UnusableDocumentError,
 )
 from service.raster.page import SINGLE_PAGE_OUTLINE, Kind
-from service.records import DocumentReference, QueryDocument, Upload
+from service.records import DocumentReference, QueryDocument, TextDocument, Upload
 from tests.documents import make_image, make_pdf, make_tiff
 
 PDF, PNG, TIFF = make_pdf(2), make_image(), make_tiff([(9, 9)] * 2)
@@ -57,6 +58,10 @@ def upload(content: str | bytes, *, kind: str | None = None, pages: str | None =
 
 def reference(id: str, pages: str | None = None) -> DocumentReference:
     return DocumentReference(name="documents[0].id", id=id, pages=pages)
+
+
+def text(content: str) -> TextDocument:
+    return TextDocument(name="documents[0]", text=content, label="passage")
 
 
 def base64_of(data: bytes) -> str:
@@ -136,6 +141,10 @@ FAULTS: dict[str, tuple[QueryDocument, type[ServiceError], str, str]] = {
         "unsupported_media_type",
         "content",
     ),
+    "large text": (text("é" * (1 << 20)), TooLargeError, "file_too_large", "content"),
+    "huge text": (text("e" * (2 << 20)), TooLargeError, "file_too_large", "content"),
+    "no text": (text(""), UnusableDocumentError, "empty_text", "content"),
+    "spaces": (text(" \n\t\u3000"), UnusableDocumentError, "empty_text", "content"),
     "selection": (upload(PDF, pages="x"), InvalidRequestError, "invalid_request", "pages"),
     "page 0": (reference("kept", "0"), PageOutOfRangeError, "page_out_of_range", "pages"),
 }
@@ -164,6 +173,32 @@ def test_base64_without_a_declared_kind_is_taken_as_the_kind_that_it_is(threads:
     ]
 
 
+def test_text_is_its_utf_8_bytes(threads: Executor) -> None:
+    [source] = gathered(threads, text("Hafen, Ölmühle, 港"))
+    data = "Hafen, Ölmühle, 港".encode()
+    assert source.read().data == data and source.sha256 == hashlib.sha256(data).hexdigest()
+    assert (source.kind, source.label, source.pages, source.is_in_memory) == (Kind.TEXT, "passage", None, True)
+
+
+def test_text_that_begins_like_a_pdf_is_a_text(threads: Executor) -> None:
+    assert [source.kind for source in gathered(threads, text("%PDF-1.7"), text("GIF89a"))] == [Kind.TEXT] * 2
+
+
+def test_only_a_short_text_has_an_outline(threads: Executor) -> None:
+    sources = gathered(threads, text("harbour " * 60), text("harbour " * 600), text("a\n" * 60))
+    assert [source.outline for source in sources] == [SINGLE_PAGE_OUTLINE, None, None]
+
+
+@pytest.mark.parametrize(
+    ("sent", "drawn"), [("\ud83d", "\ufffd"), ("a\udc00b", "a\ufffdb"), ("\ud83d\ude00", "\U0001f600")]
+)
+def test_half_of_a_surrogate_pair_is_a_sign_of_damage(threads: Executor, sent: str, drawn: str) -> None:
+    """JSON can carry one in an escape; no encoding of characters can."""
+    assert json.loads(f'"{sent.encode("unicode_escape").decode()}"') in (sent, drawn)
+    [source] = gathered(threads, text(sent))
+    assert source.read().data == drawn.encode()
+
+
 def test_document_with_the_lowest_index_is_reported(threads: Executor) -> None:
     with pytest.raises(UnsupportedMediaTypeError) as caught:
         gathered(threads, upload(PDF), upload(b"hello"), upload(b""))
@@ -173,3 +208,4 @@ def test_document_with_the_lowest_index_is_reported(threads: Executor) -> None:
 def test_request_is_in_render_where_one_document_is_no_image(threads: Executor) -> None:
     assert loading_stage(gathered(threads, upload(PNG), upload(TIFF))) == "decode"
     assert loading_stage(gathered(threads, upload(PNG), upload(PDF))) == "render"
+    assert loading_stage(gathered(threads, text("harbour"))) == "render"

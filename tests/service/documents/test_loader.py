@@ -27,6 +27,7 @@ from service.errors import (
     UnusableDocumentError,
 )
 from service.raster.page import SINGLE_PAGE_OUTLINE, DocumentOutline, Kind
+from service.raster.text_file import outline_of_text
 from tests.documents import make_encrypted_pdf, make_image, make_pdf, make_pdf_with_truncated_image, make_tiff
 from tests.patience import PATIENCE_SECONDS, TICK_SECONDS, until
 from tests.service.raster.pools import Pool, running_pool
@@ -116,6 +117,11 @@ def image(
     return MemorySource(label=label, pages=selection(pages), content=content(data, Kind.IMAGE, outline))
 
 
+def text(words: str, *, label: str = "a") -> MemorySource:
+    data = words.encode()
+    return MemorySource(label=label, pages=None, content=content(data, Kind.TEXT, outline_of_text(words)))
+
+
 def selection(pages: str | None) -> PageSelection | None:
     return parse_page_selection(pages) if pages else None
 
@@ -191,7 +197,39 @@ def test_lost_content_is_flagged_also_when_the_page_comes_again(loads: Loading) 
     assert [loads.load(damaged)[0].degraded for _ in range(2)] == [True, True]
 
 
+def test_short_text_is_a_page_without_a_number_and_a_long_one_has_pages(loads: Loading) -> None:
+    pages = loads.load(text("harbour", label="first"), text("harbour mirror " * 3_000, label="second"))
+    assert shown(pages)[:3] == [(0, None, "first"), (1, 1, "second#page=1"), (1, 2, "second#page=2")]
+    assert pages[0].prepared.pixels.shape == (280, 280, 3)
+    assert pages[0].document_sha256 == hashlib.sha256(b"harbour").hexdigest()
+
+
+def test_text_with_characters_that_no_font_has_is_degraded(loads: Loading) -> None:
+    assert [page.degraded for page in loads.load(text("harbour"), text("harbour \U000f1234"))] == [False, True]
+
+
 # What is known is not rendered
+
+
+def test_text_that_comes_again_is_not_drawn_again(loads: Loading) -> None:
+    documents = [text("harbour"), text("harbour mirror " * 3_000)]
+    count = len(loads.load(*documents))
+    assert count > 2
+    assert loads.rendered_by(lambda: loads.load(*map(unreadable, documents))) == []
+
+
+def test_text_and_file_of_the_same_bytes_share_no_page(loads: Loading) -> None:
+    data = THREE_PAGES.decode("ascii", "ignore").encode()
+    as_text, as_pdf = (
+        MemorySource(label="a", pages=None, content=content(data, kind)) for kind in (Kind.TEXT, Kind.PDF)
+    )
+
+    def drawn(source: Source) -> list[bytes]:
+        return [page.prepared.content_hash for page in loads.load(source)]
+
+    first = drawn(as_text)
+    assert len(drawn(as_pdf)) == 3 and not set(drawn(as_pdf)) & set(first)
+    assert loads.rendered_by(lambda: first == drawn(as_text) or pytest.fail("another page")) == []
 
 
 def test_document_that_comes_again_is_neither_read_nor_opened_nor_rendered_nor_prepared(loads: Loading) -> None:

@@ -101,6 +101,10 @@ def image(data: bytes, *numbers: int) -> Wanted:
     return Wanted(data=data, kind=Kind.IMAGE, numbers=numbers)
 
 
+def text(data: str, *numbers: int) -> Wanted:
+    return Wanted(data=data.encode(), kind=Kind.TEXT, numbers=numbers)
+
+
 def raster_document(wanted: Wanted, *, index: int | None = 0) -> RasterDocument:
     sha256 = hashlib.sha256(wanted.data).hexdigest()
     return RasterDocument(index=index, data=wanted.data, sha256=sha256, kind=wanted.kind)

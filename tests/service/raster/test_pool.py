@@ -32,7 +32,7 @@ from tests.documents import (
     make_tiff,
 )
 from tests.patience import PATIENCE_SECONDS, until
-from tests.service.raster.pools import Pool, Wanted, answer, image, pdf, raster_document, running_pool
+from tests.service.raster.pools import Pool, Wanted, answer, image, pdf, raster_document, running_pool, text
 
 SAMPLES = Path(__file__).parents[3].parent / "shared" / "samples"
 
@@ -243,6 +243,8 @@ HOSTILE = {
     "long edge": image(make_png_header(30_000, 300)),
     "image sliver": image(make_image(900, 2)),
     "frames": image(make_tiff([(1, 1)] * 1_001)),
+    "text of nothing": text("\u3164\x00"),
+    "text of many pages": text("hello\n" * 200_000),
 }
 
 
@@ -262,6 +264,22 @@ def test_bomb_names_its_size_and_the_limit(pool: Pool) -> None:
     with pytest.raises(TooLargeError, match=r"30000 x 300 is too large, at most 40000000 pixels and 20000") as caught:
         pool.ask(image(make_png_header(30_000, 300)))
     assert caught.value.code == "image_too_many_pixels"
+
+
+def test_text_is_called_a_text_and_its_limit_is_named(pool: Pool) -> None:
+    with pytest.raises(TooLargeError, match=r"^the text fills more than 200 pages") as caught:
+        pool.ask(text("hello\n" * 200_000))
+    assert caught.value.code == "too_many_pages"
+    with pytest.raises(UnusableDocumentError, match=r"^nothing in the text can be drawn") as empty:
+        pool.ask(text("\u3164"))
+    assert (empty.value.code, empty.value.status) == ("empty_text", 422)
+
+
+def test_short_and_long_texts_are_rendered(pool: Pool) -> None:
+    before = len(pool.stages)
+    pages = pool.ask(text("harbour"), text("harbour mirror " * 3_000))
+    assert pool.stages[before:] == ["render"] * len(pages) and len(pages) > 2
+    assert [page.pixels.shape[0] for page in pages] == [280] + [1024] * (len(pages) - 1)
 
 
 def test_one_page_request_overtakes_a_long_one() -> None:

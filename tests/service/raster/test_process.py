@@ -81,6 +81,45 @@ def test_process_is_confined(process: RasterProcess) -> None:
 
 
 @linux
+def test_process_looks_for_fonts_where_its_parent_does(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("HOME", "XDG_DATA_HOME", "XDG_DATA_DIRS"):
+        monkeypatch.setenv(name, f"/nowhere/{name}")
+    with started(settings()) as process:
+        environment = Path(f"/proc/{process.pid}/environ").read_bytes().split(b"\0")
+    assert {b"HOME=/nowhere/HOME", b"XDG_DATA_HOME=/nowhere/XDG_DATA_HOME"} <= set(environment)
+    assert b"XDG_DATA_DIRS=/nowhere/XDG_DATA_DIRS" in environment
+
+
+@linux
+def test_process_opens_no_font_before_a_text_needs_one(process: RasterProcess) -> None:
+    """Listing them takes a while on a machine with thousands."""
+    assert not _fonts_of(process)
+    process.render_only_page(make_image(), kind=Kind.IMAGE, seconds=PATIENCE_SECONDS)
+    assert not _fonts_of(process)
+
+
+def _fonts_of(process: RasterProcess) -> set[str]:
+    """Font files in the memory of the process, which maps those that it draws with."""
+    lines = Path(f"/proc/{process.pid}/maps").read_text().splitlines()
+    return {line.split()[-1] for line in lines if line.endswith((".ttf", ".otf", ".ttc"))}
+
+
+def test_text_of_several_pages_comes_page_by_page(process: RasterProcess) -> None:
+    opened = process.open(1, b"harbour mirror " * 3_000, kind=Kind.TEXT, seconds=PATIENCE_SECONDS)
+    assert opened.page_count > 1 and opened.is_paged
+    pages = [process.render(1, number, seconds=PATIENCE_SECONDS) for number in (1, opened.page_count)]
+    assert [page.pixels.shape for page in pages] == [(1024, 1024, 3)] * 2
+    assert (pages[0].pixels != pages[1].pixels).any() and not pages[0].degraded
+
+
+def test_short_text_comes_in_one_call(process: RasterProcess) -> None:
+    page = process.render_only_page("harbour \ue000".encode(), kind=Kind.TEXT, seconds=PATIENCE_SECONDS)
+    assert page.pixels.shape == (280, 280, 3) and page.pixels.min() < 128
+    with pytest.raises(RasterFailure, match="empty_text"):
+        process.render_only_page("\u3164".encode(), kind=Kind.TEXT, seconds=PATIENCE_SECONDS)
+
+
+@linux
 def test_process_sees_neither_secrets_nor_the_parent_s_files(
     process: RasterProcess, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -106,9 +145,12 @@ def test_worker_imports_the_engines_and_the_pages_and_else_the_standard_library_
     assert {name for name in modules if name.partition(".")[0] == "model"} == {
         "model",
         "model.pages",
+        "model.pages.fonts",
         "model.pages.image",
+        "model.pages.text_layout",
+        "model.pages.typesetting",
     }
-    parts = ("worker", "page", "image_decoder", "pdf_engine")
+    parts = ("worker", "page", "image_decoder", "pdf_engine", "text_file")
     ours = {"service", "service.raster", *(f"service.raster.{part}" for part in parts)}
     assert {name for name in modules if name.partition(".")[0] == "service"} == ours
 

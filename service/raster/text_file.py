@@ -1,0 +1,48 @@
+"""Lays out and draws plain texts, inside the worker process."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from model.pages.text_layout import TextPages, TooManyTextPagesError, is_short
+from service.raster.page import MAX_TEXT_PAGES, SINGLE_PAGE_OUTLINE, DocumentOutline, PagePixels, RasterFailure
+
+
+class TextFile:
+    """One text, laid out when it is opened."""
+
+    def __init__(self, data: bytes) -> None:
+        """data: UTF-8. Raises: RasterFailure, codes empty_text, too_many_pages, page_memory."""
+        with _failing():
+            self._pages = TextPages(data.decode("utf-8", "replace"), most_pages=MAX_TEXT_PAGES)
+            if not self._pages.has_ink():
+                raise RasterFailure("empty_text")
+        self.page_count = self._pages.page_count
+        self.is_paged = self.page_count > 1
+
+    def render(self, number: int) -> PagePixels:
+        """Page `number` (1-based). Raises: RasterFailure, codes empty_text, page_memory."""
+        with _failing():
+            page = self._pages.draw(number)
+            data = page.tobytes()
+            if self.page_count == 1 and page.getextrema() == ((255, 255),) * 3:
+                raise RasterFailure("empty_text")
+        degraded = self._pages.lacks_characters(number)
+        return PagePixels(width=page.width, height=page.height, data=data, degraded=degraded)
+
+    def close(self) -> None:
+        del self._pages
+
+
+def outline_of_text(text: str) -> DocumentOutline | None:
+    """The outline of a text so short that it has one page for certain; None for others, which must be laid out to know."""
+    return SINGLE_PAGE_OUTLINE if is_short(text) else None
+
+
+@contextmanager
+def _failing() -> Iterator[None]:
+    try:
+        yield
+    except TooManyTextPagesError as error:
+        raise RasterFailure("too_many_pages") from error
+    except MemoryError as error:
+        raise RasterFailure("page_memory") from error
