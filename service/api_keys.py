@@ -43,6 +43,7 @@ class ApiKey(BaseModel):
     created: int = Field(0, ge=0, description="seconds since 1970; 0: not known")
     max_concurrent_requests: int | None = Field(None, ge=1, description="requests at once; null: the service's limit")
     max_pages_per_minute: int | None = Field(None, ge=1, description="pages ranked in a minute; null: no limit")
+    priority: int = Field(0, ge=0, le=999, description="place of its requests in the queue: a lower number is sooner")
 
 
 class _File(BaseModel):
@@ -60,10 +61,14 @@ def hash_of(key: str) -> str:
 
 
 def make_key(id: str, **limits: int | None) -> tuple[str, ApiKey]:
-    """A new random key, and its entry. limits: fields of `ApiKey`. Raises: KeysFileError for a malformed id or limit."""
+    """A new random key, and its entry. limits: fields of `ApiKey`; None: the default.
+
+    Raises: KeysFileError for a malformed id or limit.
+    """
     key = _KEY_PREFIX + secrets.token_urlsafe(_KEY_BYTES)
     try:
-        return key, ApiKey(id=id, sha256=hash_of(key), created=int(time.time()), **limits)
+        given = {name: limit for name, limit in limits.items() if limit is not None}
+        return key, ApiKey.model_validate({"id": id, "sha256": hash_of(key), "created": int(time.time()), **given})
     except ValidationError as error:
         raise KeysFileError(_first_fault(error)) from error
 

@@ -104,6 +104,7 @@ def build_app(
         description="Ranks the pages of documents by relevance to a query. Scores compare within one answer only.",
         lifespan=lifespan,
         redoc_url=None,
+        redirect_slashes=False,
         exception_handlers={HTTPException: _answer_http_error},
     )
     app.state.service = service  # for runners other than `server`, such as Ray

@@ -2,8 +2,8 @@
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Literal
+from dataclasses import dataclass, field
+from typing import Any, Literal
 
 from model import WindowStrategy
 
@@ -14,12 +14,17 @@ DOCUMENT_ID_RULE = "a registered document's id has 1 to 128 of the characters A-
 """The same in words, for messages."""
 
 
+MAX_PRIORITY = 999
+"""Cohere's and vLLM's requests carry a priority too: 0 is the soonest."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CallerLimits:
     """Limits of one caller beside those of the service; None: no limit."""
 
     max_concurrent_requests: int | None = None
     max_pages_per_minute: int | None = None
+    priority: int = 0  # of requests in the queue, 0 to MAX_PRIORITY; a lower number is sooner
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -78,6 +83,13 @@ class UrlDocument:
 
 QueryDocument = Upload | DocumentReference | TextDocument | UrlDocument
 
+ScoreKind = Literal["softmax", "relative", "logit", "rank", "log_odds"]
+"""softmax: of the letter logits of all pages, which sums to 1; relative: exp(logit - best logit); logit: of the page's letter;
+rank: (n - place) / n, places from 0; log_odds: ln(p / (1 - p)) of relative, clipped, from which a sigmoid makes p again."""
+
+DocumentDetail = Literal["none", "hash", "text"]
+"""Added to each result: nothing; the hash of the document; or a text that stands for the page, with the hash."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RankOptions:
@@ -96,10 +108,13 @@ class RerankQuery:
     text: str  # by which the pages are ranked; nothing is stripped or cut
     documents: tuple[QueryDocument, ...]
     options: RankOptions = RankOptions()
-    max_results: int | None = None  # pages in the answer; None: all
-    wants_logits: bool = False  # instead of scores in [0, 1]
-    wants_documents: bool = False  # a description of each page's document
+    max_results: int | None = None  # None: all
+    score: ScoreKind = "softmax"  # of the answer, where its logits compare
+    document_detail: DocumentDetail = "none"
+    priority: int = 0  # in the queue, 0 to MAX_PRIORITY; a lower number is sooner
     wants_timings: bool = False
+    documents_field: str = "documents"  # the list's name in the client's format, for messages
+    metadata: Mapping[int, Any] = field(default_factory=dict)  # by document, for the answer
     warnings: tuple[str, ...] = ()  # about the request, for the answer
 
 

@@ -73,6 +73,9 @@ class Settings(BaseSettings):
     window_strategy: Literal["sliding", "tournament"] = Field(
         "sliding", description="over more pages than a window: sliding (published), or tournament (fewer, side by side)"
     )
+    score: Literal["auto", "softmax", "relative", "logit", "rank"] = Field(
+        "auto", description="kind of scores where a request names none: auto is by the client's API"
+    )
     compile: bool | Literal["auto"] = Field(
         "auto", description="on: fuse layers by torch.compile (the start takes longer); off; auto: on a card"
     )
@@ -124,7 +127,9 @@ class Settings(BaseSettings):
     )
 
     max_pages: CountLimit = Field(100, description="pages of one request")
-    max_files: CountLimit = Field(64, le=1024, description="documents of one request")
+    max_files: CountLimit = Field(
+        100, le=1024, description="uploaded documents of one request; texts and references count as pages alone"
+    )
     max_query_characters: CountLimit = Field(4096, description="length of a query")
     max_document_pages: CountLimit = Field(1000, description="pages of one registered document")
     max_waiting_documents: CountLimit = Field(

@@ -88,6 +88,10 @@ class Trace:
         ended_ns = wall_ns()
         self.stage(stage, began_ns=ended_ns - round(seconds * 1e9), ended_ns=ended_ns, attributes=attributes)
 
+    def choose_dialect(self, dialect: str) -> None:
+        """Name the request's span by the dialect, once the body is recognised."""
+        self.span.update_name(f"rerank {dialect}")
+
     def describe(self, attributes: Attributes) -> None:
         """Add attributes to the request's span."""
         self.span.set_attributes(attributes)

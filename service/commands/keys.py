@@ -10,7 +10,7 @@ from service.api_keys import ApiKey, KeysFileError, make_key, read_keys, write_k
 
 EXIT_FAILED = 1
 
-_LIMITS = ("max_concurrent_requests", "max_pages_per_minute")
+_LIMITS = ("max_concurrent_requests", "max_pages_per_minute", "priority")
 
 
 def add_keys_command(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
@@ -31,6 +31,9 @@ def add_keys_command(commands: "argparse._SubParsersAction[argparse.ArgumentPars
     )
     add.add_argument(
         "--max-pages-per-minute", type=int, metavar="N", help="pages ranked in a minute (default: no limit)"
+    )
+    add.add_argument(
+        "--priority", type=int, metavar="N", help="place of its requests in the queue: 0 (default, soonest) to 999"
     )
     show = actions.add_parser("list", help="print ids, hashes and limits")
     remove = actions.add_parser("remove", help="remove the keys of an id")
@@ -67,7 +70,7 @@ def _list(options: argparse.Namespace, path: Path) -> None:
     width = max((len(key.id) for key in keys), default=0)
     for key in keys:
         created = time.strftime("%Y-%m-%d", time.gmtime(key.created)) if key.created else "-"
-        limits = ", ".join(f"{name} {value}" for name in _LIMITS if (value := getattr(key, name)) is not None)
+        limits = ", ".join(f"{name} {value}" for name in _LIMITS if (value := getattr(key, name)))
         print(f"{key.id:<{width}}  {key.sha256[:12]}  {created}  {limits}".rstrip())
 
 

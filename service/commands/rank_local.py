@@ -26,7 +26,7 @@ from service.app import load_reranker
 from service.commands.progress import Progress
 from service.commands.rank_documents import TENANT, gather_uploads, raster_limits_for_files, read_uploads
 from service.commands.rank_job import ExitCode, RankError, RankJob, to_rank_error
-from service.dialects.ziprerank import RerankResponse, ZipRerankDialect
+from service.dialects.answers import RerankResponse, write_answer
 from service.documents.loader import Loaded, LoadedPage, PageLoader
 from service.documents.page_cache import PageCache
 from service.documents.sources import MemorySource, Source
@@ -81,7 +81,7 @@ def rank_in_this_process(job: RankJob, settings: Settings, progress: Progress) -
         stage_seconds=loaded.stage_seconds,
         total_seconds=time.perf_counter() - started,
     )
-    return ZipRerankDialect().write(query, answer)
+    return write_answer(query, answer)
 
 
 def _load(query: RerankQuery, settings: Settings, progress: Progress) -> tuple[RankingModel, Loaded]:

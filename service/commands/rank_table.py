@@ -7,10 +7,10 @@ from pathlib import Path
 from pydantic import TypeAdapter, ValidationError
 
 from service.commands.rank_job import printable
-from service.dialects.ziprerank import Result
+from service.dialects.answers import RerankResult
 
 _LEAST_NAME_COLUMNS = 12
-_RESULTS = TypeAdapter(list[Result])
+_RESULTS = TypeAdapter(list[RerankResult])
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

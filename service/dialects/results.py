@@ -1,16 +1,83 @@
-"""The results of an answer: all pages, or for some documents their best page alone."""
+"""The results of an answer, with the kind of score that was chosen: all pages, or for some documents their best page alone."""
 
-from service.records import RankedPage, RerankAnswer, RerankQuery
+import math
+from dataclasses import dataclass
+
+from service.records import (
+    DocumentReference,
+    RankedPage,
+    RerankAnswer,
+    RerankQuery,
+    ScoreKind,
+    TextDocument,
+)
+
+_CLIP = 0.001  # of log odds: a sigmoid gives scores in [0.001, 0.999]
 
 
-def results_of(query: RerankQuery, answer: RerankAnswer) -> list[RankedPage]:
-    """Best first, at most `max_results`. Of a document that yields one result, the best page stands for it."""
-    results: list[RankedPage] = []
-    shown: set[int] = set()
-    for page in answer.pages:
-        if query.max_results is not None and len(results) == query.max_results:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Result:
+    """One line of the answer."""
+
+    page: RankedPage  # the best one, where it stands for its document
+    score: float  # of the kind of `Results`
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Results:
+    """Best first."""
+
+    items: tuple[Result, ...]
+    kind: ScoreKind  # as chosen, or rank (as log odds where those were chosen) after several windows
+    warnings: tuple[str, ...]  # about the scores
+
+
+def results_of(query: RerankQuery, answer: RerankAnswer) -> Results:
+    """At most `max_results`. Of a document that yields one result, the best page stands for it."""
+    kind, warnings = _kind_of(query, answer)
+    best = answer.pages[0].logit if answer.pages else None
+    items: list[Result] = []
+    seen: set[int] = set()
+    for place, page in enumerate(answer.pages):
+        if query.max_results is not None and len(items) == query.max_results:
             break
-        if not query.documents[page.document_index].yields_one or page.document_index not in shown:
-            results.append(page)
-            shown.add(page.document_index)
-    return results
+        if not query.documents[page.document_index].yields_one or page.document_index not in seen:
+            share = (len(answer.pages) - place) / len(answer.pages)
+            items.append(Result(page=page, score=_score_of(page, kind, share=share, best=best)))
+            seen.add(page.document_index)
+    return Results(items=tuple(items), kind=kind, warnings=warnings)
+
+
+def shown_text(query: RerankQuery, page: RankedPage) -> str:
+    """A text that stands for the page: the text itself, the reference as it was sent, or the label; never binary content."""
+    match query.documents[page.document_index]:
+        case TextDocument(text=text):
+            return text
+        case DocumentReference(id=id, pages=pages) as document if document.yields_one:
+            return f"ziprerank://{id}" + (f"#page={pages}" if pages else "")
+        case _:
+            return page.label
+
+
+def _kind_of(query: RerankQuery, answer: RerankAnswer) -> tuple[ScoreKind, tuple[str, ...]]:
+    if answer.score_kind == "softmax" or query.score == "rank":
+        return query.score, ()
+    warning = f"scores are of kind rank and not {query.score}: {answer.windows} windows, whose logits do not compare"
+    return ("log_odds" if query.score == "log_odds" else "rank"), (warning,)
+
+
+def _score_of(page: RankedPage, kind: ScoreKind, *, share: float, best: float | None) -> float:
+    """share: of the pages that are not better. best: the logit of the best page; None where logits do not compare."""
+    relative = share if page.logit is None or best is None else math.exp(page.logit - best)
+    match kind:
+        case "softmax":
+            return page.score
+        case "relative":
+            return relative
+        case "logit":
+            return share if page.logit is None else page.logit
+        case "rank":
+            return share
+        case "log_odds":
+            clipped = min(max(relative, _CLIP), 1 - _CLIP)
+            return math.log(clipped / (1 - clipped))

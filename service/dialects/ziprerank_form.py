@@ -6,17 +6,13 @@ from typing import Any
 
 from pydantic import ValidationError
 
+from service.dialects.body import RequestBody
 from service.dialects.dialect import RequestHead
+from service.dialects.document_fields import MAX_LABEL_LENGTH, ReadDocuments, check_document_count
 from service.dialects.faults import to_service_error
 from service.dialects.multipart import Part, parse_multipart
-from service.dialects.ziprerank_request import (
-    MAX_LABEL_LENGTH,
-    RerankFields,
-    ZipRerankOptions,
-    check_document_count,
-    path_reference,
-    query_of,
-)
+from service.dialects.request_fields import RerankFields, ZipRerankOptions, ignored_warning, query_of
+from service.dialects.ziprerank_request import DEFAULTS, only_document, path_reference
 from service.errors import InvalidRequestError, MalformedBodyError
 from service.records import DocumentReference, RerankQuery, Upload
 
@@ -38,20 +34,25 @@ FORM: Mapping[str, Any] = {
 """JSON schema of a body of multipart/form-data, less `required`."""
 
 
-def read_form(body: Sequence[bytes], head: RequestHead) -> RerankQuery:
+def read_form(body: RequestBody, head: RequestHead) -> RerankQuery:
     """Raises: MalformedBodyError, InvalidRequestError, TooLargeError."""
-    parts = parse_multipart(body, head.content_type)
+    parts = parse_multipart(body.pieces, body.content_type)
     files = [part for part in parts if part.file_name is not None]
     if any(part.name != "file" for part in files):
         message = "A file part has another name than 'file'; rename it."
         raise InvalidRequestError("invalid_request", message, param="file")
-    check_document_count(len(files), head.max_documents)
+    check_document_count(len(files), head.max_uploads)
     if not files and head.path_id is None:
         raise InvalidRequestError("invalid_request", "file: no document was sent; add a file part.", param="file")
     repeated, fields = _form_fields([part for part in parts if part.file_name is None])
-    if files:
-        return query_of(fields, _file_documents(files, repeated))
-    return query_of(fields, (_only_reference(head.path_id, repeated),))
+    notes = ignored_warning(list(fields.ignored_fields()))
+    yields_one = fields.ziprerank.results == "documents"
+    if not files:
+        reference = _only_reference(head.path_id, repeated, yields_one=yields_one)
+        return query_of(fields, only_document(reference, notes=notes), head, defaults=DEFAULTS)
+    uploads = _file_documents(files, repeated, yields_one=yields_one)
+    documents = ReadDocuments(field="documents", documents=uploads, notes=notes, metadata={}, are_strings=False)
+    return query_of(fields, documents, head, defaults=DEFAULTS)
 
 
 def _form_fields(parts: Sequence[Part]) -> tuple[dict[str, list[str]], RerankFields]:
@@ -81,18 +82,20 @@ def _options(text: str) -> ZipRerankOptions:
         raise to_service_error(error, within="ziprerank") from error
 
 
-def _file_documents(files: Sequence[Part], repeated: Mapping[str, Sequence[str]]) -> tuple[Upload, ...]:
+def _file_documents(
+    files: Sequence[Part], repeated: Mapping[str, Sequence[str]], *, yields_one: bool
+) -> tuple[Upload, ...]:
     for name, values in repeated.items():
         if len(values) > len(files):
             message = f"{name}: {len(values)} fields for {len(files)} file parts; send one a file, in the same order."
             raise InvalidRequestError("invalid_request", message, param=name)
     return tuple(
-        _file_document(index, part, _nth(repeated["id"], index), _nth(repeated["pages"], index))
+        _file_document(index, part, _nth(repeated["id"], index), _nth(repeated["pages"], index), yields_one=yields_one)
         for index, part in enumerate(files)
     )
 
 
-def _file_document(index: int, part: Part, label: str, pages: str) -> Upload:
+def _file_document(index: int, part: Part, label: str, pages: str, *, yields_one: bool) -> Upload:
     if len(label) > MAX_LABEL_LENGTH:
         message = f"id: {len(label)} characters and the limit is {MAX_LABEL_LENGTH}. Send a shorter one."
         raise InvalidRequestError("invalid_request", message, param="id", document_index=index)
@@ -103,17 +106,20 @@ def _file_document(index: int, part: Part, label: str, pages: str) -> Upload:
         kind="image" if part.content_type.startswith("image/") else None,
         pages=pages or None,
         label=label or file_name or f"document-{index}",
+        yields_one=yields_one,
     )
 
 
-def _only_reference(path_id: str | None, repeated: Mapping[str, Sequence[str]]) -> DocumentReference:
+def _only_reference(
+    path_id: str | None, repeated: Mapping[str, Sequence[str]], *, yields_one: bool
+) -> DocumentReference:
     if repeated["id"] or len(repeated["pages"]) > 1:
         name = "id" if repeated["id"] else "pages"
         message = (
             f"{name}: without file parts the document of the path is ranked; send one pages field at most, and no id."
         )
         raise InvalidRequestError("invalid_request", message, param=name)
-    return path_reference(path_id, _nth(repeated["pages"], 0) or None)
+    return path_reference(path_id, _nth(repeated["pages"], 0) or None, yields_one=yields_one)
 
 
 def _nth(values: Sequence[str], index: int) -> str:

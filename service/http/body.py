@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from starlette.datastructures import Headers
 from starlette.requests import Request
 
+from service.dialects.body import JSON
 from service.errors import MalformedBodyError, RequestTimeoutError, TooLargeError, UnsupportedMediaTypeError
 from service.settings import Settings
 
@@ -16,13 +17,15 @@ from service.settings import Settings
 def check_body_headers(headers: Headers, media_types: Sequence[str]) -> str:
     """The media type of a body, from its headers. media_types: those that are taken; image/* stands for all images.
 
+    A body without a content type is JSON, where that is taken: the client of Weaviate's module names none.
+
     Raises: UnsupportedMediaTypeError.
     """
     if headers.get("content-encoding", "").lower() not in ("", "identity"):
         raise UnsupportedMediaTypeError(
             "unsupported_media_type", "Content-Encoding is set; send the body uncompressed.", param="content-encoding"
         )
-    media_type = headers.get("content-type", "").partition(";")[0].strip().lower()
+    media_type = headers.get("content-type", JSON).partition(";")[0].strip().lower()
     for accepted in media_types:
         if media_type == accepted or (accepted.endswith("/*") and media_type.startswith(accepted[:-1])):
             return media_type

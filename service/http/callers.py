@@ -40,7 +40,9 @@ class Callers:
             message = "The API key is missing or wrong; send it as 'Authorization: Bearer <key>'."
             raise UnauthorizedError("unauthorized", message, param="authorization")
         limits = CallerLimits(
-            max_concurrent_requests=key.max_concurrent_requests, max_pages_per_minute=key.max_pages_per_minute
+            max_concurrent_requests=key.max_concurrent_requests,
+            max_pages_per_minute=key.max_pages_per_minute,
+            priority=key.priority,
         )
         return Caller(id=key.id, is_known=True, tenant=self._tenant(f"key {key.id}"), limits=limits)
 

@@ -10,7 +10,7 @@ from pydantic import BaseModel
 from starlette.requests import ClientDisconnect
 from starlette.responses import Response
 
-from service.dialects.ziprerank import ErrorBody
+from service.dialects.error_bodies import ErrorBody
 from service.errors import InvalidRequestError
 from service.http.body import check_body_headers, read_body
 from service.http.deadline import within

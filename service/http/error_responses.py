@@ -7,7 +7,7 @@ from starlette.exceptions import HTTPException
 from starlette.responses import Response
 
 from service.dialects.dialect import Dialect
-from service.dialects.ziprerank import error_body
+from service.dialects.error_bodies import error_body
 from service.errors import OverloadedError, ServiceError, UnauthorizedError, UnavailableError
 from service.http.route_table import NATIVE
 from service.records import RerankQuery

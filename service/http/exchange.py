@@ -35,7 +35,7 @@ class Exchange:
     """One request and its response. Remembers the response's status; adds id and replica to its headers.
 
     `scope["state"]` carries to the endpoint: request_id, route (FoundRoute), facts (for the log line), and from admission on
-    caller and permit. The endpoint adds the query, once it is read.
+    caller and permit. The endpoint sets the dialect, once it is recognised, and the query, once it is read.
     """
 
     def __init__(self, scope: Scope, receive: Receive, send: Send, *, route: FoundRoute | None, replica: str) -> None:
@@ -48,12 +48,12 @@ class Exchange:
             "request_id": self.request_id,
             "route": route,
             "facts": self.facts,
+            "dialect": route.route.dialect if route is not None else NATIVE,
             "query": None,
         }
         self.scope: Scope = {**scope, "state": self.state}
         self.status: int | None = None  # None until the response begins
         self.started = time.perf_counter()
-        self._dialect = route.route.dialect if route is not None else NATIVE
         self._replica = replica
         self._receive = receive
         self._send = send
@@ -75,8 +75,8 @@ class Exchange:
         await self._send(message)
 
     async def refuse(self, error: ServiceError) -> None:
-        """Send the error in the dialect of the route."""
-        response = error_response(error, self.request_id, dialect=self._dialect, query=self.state["query"])
+        """Send the error in the dialect of the request, or of the route where that is not known yet."""
+        response = error_response(error, self.request_id, dialect=self.state["dialect"], query=self.state["query"])
         await response(self.scope, self.receive, self.send)
 
     async def _discard_body(self) -> None:
@@ -116,6 +116,7 @@ class ExchangeMiddleware:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
+        scope = self._as_served(scope)
         route = self._routes.find(scope["method"], scope["path"])
         exchange = Exchange(scope, receive, send, route=route, replica=self._replica)
         if route is None or route.route.door != "admitted":
@@ -132,6 +133,15 @@ class ExchangeMiddleware:
             await self._admit_and_answer(exchange)
         finally:
             self._finish(exchange, route)
+
+    def _as_served(self, scope: Scope) -> Scope:
+        """The request as the routes know it: a slash at the end of the path changes nothing, and HEAD is GET, whose body the
+        server leaves out."""
+        path = self._routes.served_path(scope["path"])
+        method = "GET" if scope["method"] == "HEAD" else scope["method"]
+        if path == scope["path"] and method == scope["method"]:
+            return scope
+        return {**scope, "path": path, "raw_path": path.encode(), "method": method}
 
     async def _admit_and_answer(self, exchange: Exchange) -> None:
         try:
@@ -162,10 +172,9 @@ class ExchangeMiddleware:
             await exchange.refuse(InternalError("internal_error", message))
 
     def _describe(self, exchange: Exchange, route: FoundRoute) -> None:
-        """Add dialect, replica and affinity to the log line, and name the server span."""
+        """Add replica and affinity to the log line, and name the server span."""
         scope = exchange.scope
         mark = affinity_mark(exchange.headers, self._routes.document_id(scope["path"]))
-        exchange.facts["dialect"] = route.route.dialect.name
         exchange.facts["replica"] = self._replica
         if mark is not None:
             exchange.facts["affinity"] = mark
@@ -177,9 +186,16 @@ class ExchangeMiddleware:
         status = exchange.status or _CLIENT_CLOSED_REQUEST
         seconds = time.perf_counter() - exchange.started
         outcome = "ok" if status < 400 else "client_error" if status < 500 else "server_error"
-        self._metrics.requests.labels(route.label, route.route.dialect.name, str(status)).inc()
+        dialect = exchange.state["dialect"].name
+        self._metrics.requests.labels(route.label, dialect, str(status)).inc()
         if (caller := exchange.state.get("caller")) is not None and caller.is_known:
             self._metrics.count_key_request(caller.id, status)
         self._metrics.observe_request(route.label, outcome, seconds, self._tracing.exemplar())
-        first = {"id": exchange.request_id, "path": route.label, "status": status, "seconds": seconds}
+        first = {
+            "id": exchange.request_id,
+            "path": route.label,
+            "status": status,
+            "seconds": seconds,
+            "dialect": dialect,
+        }
         logger.info(fields_line({**first, **exchange.facts}))

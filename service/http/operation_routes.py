@@ -9,7 +9,19 @@ from starlette.responses import Response
 from service.documents.page_cache import PageCache
 from service.http.error_responses import JsonResponse, error_response
 from service.http.route_registration import serve
-from service.http.route_table import INFO, LIVEZ, METRICS, MODELS, READYZ
+from service.http.route_table import (
+    INFO,
+    LIVEZ,
+    METRICS,
+    MODELS,
+    NIM_LIVE,
+    NIM_READY,
+    OTHER_READINESS,
+    READYZ,
+    VERSION,
+    WEAVIATE_META,
+    WELL_KNOWN_LIVE,
+)
 from service.inference.micro_batcher import MicroBatcher
 from service.lifecycle import Lifecycle
 from service.metrics import Metrics
@@ -36,9 +48,16 @@ class OperationRoutes:
     def add_to(self, router: APIRouter) -> None:
         serve(router, LIVEZ, self.livez, tags=["operation"])
         serve(router, READYZ, self.readyz, tags=["operation"])
+        for route in OTHER_READINESS:
+            serve(router, route, self.readyz, tags=["operation"])
+        serve(router, WELL_KNOWN_LIVE, self.livez, tags=["operation"])
+        serve(router, NIM_LIVE, self.nim_live, tags=["operation"])
+        serve(router, NIM_READY, self.nim_ready, tags=["operation"])
         serve(router, METRICS, self.show_metrics, name="metrics", tags=["operation"])
         serve(router, MODELS, self.models, tags=["description"])
         serve(router, INFO, self.info, tags=["description"])
+        serve(router, WEAVIATE_META, self.weaviate_meta, tags=["description"])
+        serve(router, VERSION, self.show_version, tags=["description"])
 
     async def livez(self) -> Response:
         """Whether the process should be kept. Never touches the device."""
@@ -52,6 +71,19 @@ class OperationRoutes:
         if obstacle is not None:
             return error_response(obstacle, request.state.request_id)
         return JsonResponse({"status": "ready"})
+
+    async def nim_live(self) -> Response:
+        """`/livez` in the form of NVIDIA's NIM."""
+        if self.readiness.is_device_lost:
+            return JsonResponse(_nim_health("Service is not live.", "failed"), status_code=500)
+        return JsonResponse(_nim_health("Service is live.", "live"))
+
+    async def nim_ready(self, request: Request) -> Response:
+        """`/readyz` in the form of NVIDIA's NIM."""
+        obstacle = self.readiness.obstacle()
+        if obstacle is not None:
+            return error_response(obstacle, request.state.request_id)
+        return JsonResponse(_nim_health("Service is ready.", "ready"))
 
     async def show_metrics(self, request: Request) -> Response:
         """Prometheus series, in the text format or (by the Accept header) in OpenMetrics with exemplars."""
@@ -71,11 +103,25 @@ class OperationRoutes:
         }
         return JsonResponse({"object": "list", "data": [model]})
 
+    async def weaviate_meta(self) -> Response:
+        """The model's name, where Weaviate's modules ask for it."""
+        info = self.model.describe()
+        return JsonResponse({"model_name": info.name if info else self.settings.model, "version": version("ziprerank")})
+
+    async def show_version(self) -> Response:
+        """The version of the service."""
+        return JsonResponse({"version": version("ziprerank")})
+
     async def info(self) -> Response:
         """The running model, device, kernels, window, limits and versions."""
         settings, info, budget = self.settings, self.model.describe(), self.batcher.budget
         description = {
             "model": info.name if info else settings.model,
+            "model_id": info.name if info else settings.model,
+            "model_type": {"reranker": {"id2label": {}, "label2id": {}}},
+            "max_input_length": settings.max_query_characters,
+            "max_client_batch_size": settings.max_pages,
+            "version": version("ziprerank"),
             "revision": info.revision if info else settings.revision,
             "replica": settings.replica,
             "state": self.lifecycle.phase,
@@ -109,3 +155,7 @@ class OperationRoutes:
             "versions": {package: version(package) for package in _PACKAGES},
         }
         return JsonResponse(description)
+
+
+def _nim_health(message: str, status: str) -> dict[str, str]:
+    return {"object": "health.response", "message": message, "status": status}

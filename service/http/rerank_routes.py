@@ -9,11 +9,12 @@ from fastapi import APIRouter, Request
 from starlette.requests import ClientDisconnect
 from starlette.responses import Response
 
+from service.dialects.body import RequestBody
 from service.dialects.dialect import RequestHead
 from service.http.body import check_body_headers, read_body
 from service.http.deadline import until_disconnect, within
 from service.http.error_responses import JsonResponse
-from service.http.openapi import describe_operation
+from service.http.openapi import describe_operation, describe_responses
 from service.http.route_registration import serve
 from service.http.route_table import FoundRoute, RouteTable
 from service.inference.request_record import RequestRecord
@@ -23,7 +24,6 @@ from service.served_model import ServedModel
 from service.settings import Settings
 from service.tracing import Tracing
 
-_ERROR_STATUSES = (400, 401, 404, 408, 413, 415, 422, 429, 500, 503, 504)
 _REQUEST_STAGES = ("parse", "fetch", "render", "decode", "prepare", "respond")
 """Counted here, once a request. The inference worker counts the others, once a batch."""
 
@@ -41,28 +41,24 @@ class RerankRoutes:
 
     def add_to(self, router: APIRouter, table: RouteTable) -> None:
         for route in table.routes:
-            if (operation := route.operation) is not None:
-                responses: dict[int | str, dict[str, Any]] = {}
-                if operation.answer is not None:
-                    responses[200] = {"model": operation.answer}
-                if operation.error is not None:
-                    responses |= {status: {"model": operation.error} for status in _ERROR_STATUSES}
+            if route.operations:
+                first = route.operations[0].route
                 serve(
                     router,
                     route,
                     self.rerank,
-                    name=operation.name,
-                    description=operation.description,
-                    responses=responses,
-                    openapi_extra=describe_operation(operation),
+                    name=first.name,
+                    description=first.description,
+                    responses=describe_responses(route),
+                    openapi_extra=describe_operation(route),
                 )
 
     async def rerank(self, request: Request) -> Response:
-        """Raises ServiceError, which `exchange` writes in the dialect of the route."""
+        """Raises ServiceError, which `exchange` writes in the dialect of the request."""
         found: FoundRoute = request.state.route
         with self.tracing.rerank(found.route.dialect.name) as trace:
             record = RequestRecord(trace)
-            check_body_headers(request.headers, found.route.dialect.media_types)
+            check_body_headers(request.headers, found.route.media_types)
             try:
                 body = await read_body(request, self.settings)
                 self.metrics.request_body_bytes.observe(sum(map(len, body)))
@@ -81,14 +77,14 @@ class RerankRoutes:
 
     async def _rank(self, request: Request, found: FoundRoute, body: list[bytes], record: RequestRecord) -> Any:
         """The body of the answer."""
-        dialect = found.route.dialect
-        head = RequestHead(
-            content_type=request.headers.get("content-type", ""),
-            path_id=found.document_id,
-            max_documents=self.settings.max_files,
-        )
+        content = RequestBody(body, content_type=request.headers.get("content-type", ""))
+        loop = asyncio.get_running_loop()
         with record.observe("parse"):
-            query = await asyncio.get_running_loop().run_in_executor(self.threads, dialect.read, body, head)
+            dialect = await loop.run_in_executor(self.threads, found.route.dialect_of, content)
+            request.state.dialect = dialect
+            if record.trace is not None:
+                record.trace.choose_dialect(dialect.name)
+            query = await loop.run_in_executor(self.threads, dialect.read, content, self._head(found))
         request.state.query = query  # which an error of any later stage is written with
         answer = await self.pipeline.answer(
             query,
@@ -100,3 +96,14 @@ class RerankRoutes:
         own_stages = {stage: seconds for stage, seconds in record.seconds.items() if stage in _REQUEST_STAGES}
         self.metrics.observe_stages(own_stages, record.exemplar)
         return dialect.write(query, answer)
+
+    def _head(self, found: FoundRoute) -> RequestHead:
+        settings = self.settings
+        return RequestHead(
+            path=found.label,
+            path_id=found.document_id,
+            max_documents=max(settings.max_files, settings.max_pages),
+            max_uploads=settings.max_files,
+            default_score=None if settings.score == "auto" else settings.score,
+            fetches_urls=False,
+        )

@@ -5,10 +5,12 @@ Independent of the web framework. An application that serves other routes than i
 """
 
 import re
+from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
+from service.dialects.body import RequestBody
 from service.dialects.dialect import Dialect, DialectRoute
 from service.dialects.ziprerank import ZipRerankDialect
 
@@ -18,7 +20,15 @@ Door = Literal["admitted", "keyed", "open"]
 NATIVE: Dialect = ZipRerankDialect()
 """The format of routes and errors that belong to no other dialect."""
 
-_SEGMENT = "{id}"
+_SEGMENT, _SEGMENTS = re.compile(r"\\{(\w+)\\}"), re.compile(r"\\{(\w+):path\\}")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Operation:
+    """A dialect that reads and answers the requests of a path."""
+
+    dialect: Dialect
+    route: DialectRoute
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -26,17 +36,33 @@ class Route:
     """One method of one path."""
 
     method: str
-    path: str  # as FastAPI writes it: {id} stands for one segment; without a version
+    path: str  # as FastAPI writes it: {id} stands for one segment, {model:path} for several; without a version
     prefixes: tuple[str, ...] = ("",)  # under which it is served: "" and "/v1"
     door: Door
     is_traced: bool = True
-    dialect: Dialect = NATIVE  # writes the route's errors; its name is a label in metrics
-    operation: DialectRoute | None = None  # where the dialect also reads and answers the requests
+    operations: tuple[Operation, ...] = ()  # of the dialects that take requests there; none: a route of the service
 
     @property
     def paths(self) -> tuple[str, ...]:
         """With their prefixes; each is the route's label in metrics, log lines and spans."""
         return tuple(prefix + self.path for prefix in self.prefixes)
+
+    @property
+    def dialect(self) -> Dialect:
+        """Writes the errors until a body is recognised."""
+        return self.operations[0].dialect if self.operations else NATIVE
+
+    @property
+    def media_types(self) -> tuple[str, ...]:
+        """Content types that any of the dialects takes."""
+        return tuple(dict.fromkeys(kind for each in self.operations for kind in each.dialect.media_types))
+
+    def dialect_of(self, body: RequestBody) -> Dialect:
+        """The dialect whose format a body has. Blocks for large bodies. Raises: MalformedBodyError, InvalidRequestError."""
+        first, *others = (operation.dialect for operation in self.operations)
+        if not others or not body.is_json:
+            return first
+        return next((dialect for dialect in others if dialect.recognises(body.fields)), first)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -56,9 +82,20 @@ DELETE_DOCUMENT = Route(method="DELETE", path="/documents/{id}", prefixes=_BOTH,
 LIST_DOCUMENTS = Route(method="GET", path="/documents", prefixes=_BOTH, door="admitted")
 LIVEZ = Route(method="GET", path="/livez", door="open", is_traced=False)
 READYZ = Route(method="GET", path="/readyz", door="open", is_traced=False)
-METRICS = Route(method="GET", path="/metrics", door="keyed", is_traced=False)
-MODELS = Route(method="GET", path="/models", prefixes=("/v1",), door="keyed")
+OTHER_READINESS = tuple(
+    Route(method="GET", path=path, door="open", is_traced=False)
+    for path in ("/health", "/health_check", "/ping", "/.well-known/ready")
+)
+"""vLLM's, TEI's and others' names of `/readyz`."""
+
+WELL_KNOWN_LIVE = Route(method="GET", path="/.well-known/live", door="open", is_traced=False)
+NIM_LIVE = Route(method="GET", path="/v1/health/live", door="open", is_traced=False)
+NIM_READY = Route(method="GET", path="/v1/health/ready", door="open", is_traced=False)
+METRICS = Route(method="GET", path="/metrics", prefixes=_BOTH, door="keyed", is_traced=False)
+MODELS = Route(method="GET", path="/models", prefixes=_BOTH, door="keyed")
 INFO = Route(method="GET", path="/info", door="keyed")
+WEAVIATE_META = Route(method="GET", path="/meta", door="keyed")
+VERSION = Route(method="GET", path="/version", door="keyed")
 
 FIXED_ROUTES = (
     PUT_DOCUMENT,
@@ -67,9 +104,15 @@ FIXED_ROUTES = (
     LIST_DOCUMENTS,
     LIVEZ,
     READYZ,
+    *OTHER_READINESS,
+    WELL_KNOWN_LIVE,
+    NIM_LIVE,
+    NIM_READY,
     METRICS,
     MODELS,
     INFO,
+    WEAVIATE_META,
+    VERSION,
 )
 """Routes of every service, with any dialects."""
 
@@ -80,8 +123,8 @@ class RouteTable:
     def __init__(self, routes: Sequence[Route]) -> None:
         """Raises ValueError where two routes share a method and a path."""
         self.routes = tuple(routes)
+        served = [(route.method, path) for route in self.routes for path in route.paths]
         self._patterns = tuple((path, _pattern_of(path), route) for route in self.routes for path in route.paths)
-        served = [(route.method, path) for path, _, route in self._patterns]
         if twice := sorted({each for each in served if served.count(each) > 1}):
             raise ValueError(f"Two routes share a method and a path: {twice}.")
         self._open_paths = frozenset(path for path, _, route in self._patterns if route.door == "open")
@@ -89,18 +132,19 @@ class RouteTable:
 
     @classmethod
     def of_dialects(cls, dialects: Sequence[Dialect]) -> "RouteTable":
-        """The fixed routes and one for each route of the dialects. Raises: ValueError."""
-        operations = [(dialect, operation) for dialect in dialects for operation in dialect.routes]
+        """The fixed routes and one for each path of the dialects. Raises: ValueError."""
+        operations: defaultdict[str, list[Operation]] = defaultdict(list)
+        for dialect in dialects:
+            for route in dialect.routes:
+                for prefix in route.prefixes:
+                    operations[prefix + route.path].append(Operation(dialect=dialect, route=route))
+        for path, shared in operations.items():
+            names = [operation.dialect.name for operation in shared]
+            if len(set(names)) < len(names):
+                raise ValueError(f"Two dialects of {path} have one name: {names}.")
         rerank_routes = [
-            Route(
-                method="POST",
-                path=operation.path,
-                prefixes=operation.prefixes,
-                door="admitted",
-                dialect=dialect,
-                operation=operation,
-            )
-            for dialect, operation in operations
+            Route(method="POST", path=path, door="admitted", operations=tuple(shared))
+            for path, shared in operations.items()
         ]
         return cls([*rerank_routes, *FIXED_ROUTES])
 
@@ -108,14 +152,23 @@ class RouteTable:
         """The route of a request; None where the service has none."""
         for label, pattern, route in self._patterns:
             if route.method == method and (found := pattern.fullmatch(path)):
-                return FoundRoute(route=route, label=label, document_id=found[1] if pattern.groups else None)
+                return FoundRoute(route=route, label=label, document_id=found.groupdict().get("id"))
         return None
+
+    def served_path(self, path: str) -> str:
+        """The path less a slash at its end, where the service has that path and not this one."""
+        shorter = path.removesuffix("/")
+        is_other = shorter != path and not self._is_served(path) and self._is_served(shorter)
+        return shorter if is_other else path
+
+    def _is_served(self, path: str) -> bool:
+        return any(pattern.fullmatch(path) for _, pattern, _ in self._patterns)
 
     def document_id(self, path: str) -> str | None:
         """The id of a registered document in a path, for any method."""
         for _, pattern, _ in self._patterns:
-            if pattern.groups and (found := pattern.fullmatch(path)):
-                return found[1]
+            if "id" in pattern.groupindex and (found := pattern.fullmatch(path)):
+                return found["id"]
         return None
 
     def is_open(self, path: str) -> bool:
@@ -128,4 +181,5 @@ class RouteTable:
 
 
 def _pattern_of(path: str) -> re.Pattern[str]:
-    return re.compile(re.escape(path).replace(re.escape(_SEGMENT), "([^/]+)"))
+    several = _SEGMENTS.sub(r"(?P<\1>.+)", re.escape(path))
+    return re.compile(_SEGMENT.sub(r"(?P<\1>[^/]+)", several))

@@ -6,6 +6,7 @@ Windows whose client has disconnected or whose time is up are dropped as they ar
 
 import math
 import time
+from bisect import insort
 from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
@@ -38,6 +39,7 @@ class QueuedWindow:
     future: "Future[WindowResult]" = field(default_factory=Future)
     queued_at: float
     expires_at: float
+    priority: int = 0  # a lower number leaves the queue sooner
     trace: Trace | None = None  # of the request that the window is of
 
 
@@ -70,7 +72,7 @@ class MicroBatcher:
         self.budget = budget
         self._on_cancelled = on_cancelled
         self._clock = clock
-        self._windows: deque[QueuedWindow] = deque()
+        self._windows: list[QueuedWindow] = []  # by priority, then by age
         self._background: deque[BackgroundEncode] = deque()
         self._changed = Condition()
         self._closed = False
@@ -94,10 +96,11 @@ class MicroBatcher:
             raise self._overloaded()
 
     def submit(
-        self, request: PreparedRequest, *, admitted: bool = False, trace: Trace | None = None
+        self, request: PreparedRequest, *, priority: int = 0, admitted: bool = False, trace: Trace | None = None
     ) -> "Future[WindowResult]":
         """Queue one window. An empty queue takes any.
 
+        priority: it leaves before all windows of a higher number, and after the older ones of its own.
         admitted: an earlier window of the request was queued, so that this one is not refused for the length of the queue.
 
         Raises: OverloadedError, UnavailableError once closed.
@@ -110,9 +113,13 @@ class MicroBatcher:
                 raise self._overloaded()
             now = self._clock()
             window = QueuedWindow(
-                request=request, queued_at=now, expires_at=now + self.budget.queue_seconds, trace=trace
+                request=request,
+                queued_at=now,
+                expires_at=now + self.budget.queue_seconds,
+                priority=priority,
+                trace=trace,
             )
-            self._windows.append(window)
+            insort(self._windows, window, key=lambda queued: queued.priority)
             self._count(window, 1)
             self._changed.notify()
             return window.future
@@ -129,7 +136,7 @@ class MicroBatcher:
         return work.future
 
     def take(self, patches_of: Callable[[PreparedRequest], int]) -> list[QueuedWindow] | BackgroundEncode | None:
-        """Wait for work: the oldest windows that fit the budgets, at least one; else pages to encode. None: closed and drained.
+        """Wait for work: the next windows that fit the budgets, at least one; else pages to encode. None: closed and drained.
 
         patches_of: patches of a window's vision pass at present; called as the window is popped.
         """
@@ -185,7 +192,7 @@ class MicroBatcher:
                     window.future.set_exception(error)
 
     def _pop_batch(self, patches_of: Callable[[PreparedRequest], int]) -> list[QueuedWindow]:
-        """The oldest windows that fit the budgets. Drops cancelled windows and fails expired ones on the way."""
+        """The next windows that fit the budgets. Drops cancelled windows and fails expired ones on the way."""
         batch: list[QueuedWindow] = []
         tokens_left = self.budget_share * self.budget.max_tokens
         patches_left = self.budget_share * self.budget.max_patches
@@ -208,7 +215,7 @@ class MicroBatcher:
         return batch
 
     def _pop(self) -> QueuedWindow:
-        window = self._windows.popleft()
+        window = self._windows.pop(0)
         self._count(window, -1)
         return window
 

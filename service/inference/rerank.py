@@ -20,6 +20,7 @@ from model import (
     choose_windows,
     combine_windows,
 )
+from service.dialects.results import results_of
 from service.documents.gather import gather
 from service.documents.loader import LoadedPage, PageLoader
 from service.documents.sources import loading_stage
@@ -45,6 +46,7 @@ class RequestContext:
     settings: RankSettings
     model: RankingModel
     record: RequestRecord
+    priority: int  # in the queue
 
 
 class RerankPipeline:
@@ -81,7 +83,8 @@ class RerankPipeline:
         pages = await self._load_pages(query, caller, model, record)
         self._page_rates.spend(caller, len(pages))
         record.sizes.update(documents=len(query.documents), pages=len(pages))
-        context = RequestContext(text=query.text, settings=settings, model=model, record=record)
+        priority = max(query.priority, caller.limits.priority)  # a request may yield, but not overtake
+        context = RequestContext(text=query.text, settings=settings, model=model, record=record, priority=priority)
         ranking = await self._rank(context, [page.prepared for page in pages])
         self._metrics.request_documents.observe(len(query.documents))
         self._metrics.request_pages.observe(len(pages))
@@ -95,9 +98,7 @@ class RerankPipeline:
             kept_tokens=tokens.kept_tokens,
             prompt_tokens=tokens.prompt_tokens,
         )
-        if record.trace is not None:
-            _describe(record.trace, query, context, pages, ranked)
-        return RerankAnswer(
+        answer = RerankAnswer(
             request_id=request_id,
             created=int(time.time()),
             model=model.name,
@@ -108,6 +109,9 @@ class RerankPipeline:
             stage_seconds=dict(record.seconds),
             total_seconds=time.perf_counter() - record.started,
         )
+        if record.trace is not None:
+            _describe(record.trace, query, context, pages, answer)
+        return answer
 
     async def _load_pages(
         self, query: RerankQuery, caller: Caller, model: RankingModel, record: RequestRecord
@@ -163,7 +167,8 @@ class RerankPipeline:
         with record.observe("prepare"):
             prepared = await loop.run_in_executor(self._threads, _prepare, context, pages)
         record.stage = "queue"
-        result = await asyncio.wrap_future(self._batcher.submit(prepared, admitted=admitted, trace=record.trace))
+        queued = self._batcher.submit(prepared, priority=context.priority, admitted=admitted, trace=record.trace)
+        result = await asyncio.wrap_future(queued)
         self._metrics.observe_stages({"queue": result.queue_seconds}, record.exemplar)
         record.add({"queue": result.queue_seconds, **result.stage_seconds})
         return result.scores
@@ -206,11 +211,7 @@ def _prepare(context: RequestContext, pages: Sequence[PreparedPage]) -> Prepared
 
 
 def _describe(
-    trace: Trace,
-    query: RerankQuery,
-    context: RequestContext,
-    pages: Sequence[LoadedPage],
-    ranked: Sequence[RankedPage],
+    trace: Trace, query: RerankQuery, context: RequestContext, pages: Sequence[LoadedPage], answer: RerankAnswer
 ) -> None:
     trace.describe_ranking(
         model=context.model.name,
@@ -219,8 +220,5 @@ def _describe(
         keep_ratio=context.settings.keep_ratio,
     )
     if trace.takes_documents:
-        results = [
-            (page.label, page.logit if query.wants_logits and page.logit is not None else page.score)
-            for page in ranked[: query.max_results]
-        ]
+        results = [(result.page.label, result.score) for result in results_of(query, answer).items]
         trace.describe_documents(RankedDocuments(candidates=[page.label for page in pages], results=results))

@@ -8,7 +8,7 @@ from model import MAX_WINDOW_SIZE, RerankerConfig
 from model.attention import FAMILIES
 from model.attention_kernels import KERNELS
 from service.cli import main
-from service.dialects.ziprerank_request import ZipRerankOptions
+from service.dialects.request_fields import ZipRerankOptions
 from service.settings import LIMITS, Attention, Settings, read_settings, unknown_variables
 
 

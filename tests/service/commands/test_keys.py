@@ -23,12 +23,12 @@ def add(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
 def test_an_added_key_is_printed_once_and_its_hash_is_in_the_file(
     path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    key = add(capsys, "search", "--max-pages-per-minute", "600")
+    key = add(capsys, "search", "--max-pages-per-minute", "600", "--priority", "7")
     [entry] = read_keys(path)
-    assert (entry.id, entry.sha256, entry.max_pages_per_minute) == ("search", hash_of(key), 600)
+    assert (entry.id, entry.sha256, entry.max_pages_per_minute, entry.priority) == ("search", hash_of(key), 600, 7)
     assert main(["keys", "list"]) == 0
     listed = capsys.readouterr().out
-    assert "search" in listed and entry.sha256[:12] in listed and "max_pages_per_minute 600" in listed
+    assert "search" in listed and entry.sha256[:12] in listed and "max_pages_per_minute 600, priority 7" in listed
     assert key not in listed
 
 

@@ -1,9 +1,8 @@
 """A wire format of its own in one file: the service serves it like its own one, without a line changed elsewhere."""
 
 import base64
-import json
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,6 +10,7 @@ from typing import Any
 import pytest
 
 from model import Reranker
+from service.dialects.body import RequestBody
 from service.dialects.dialect import DialectRoute, RequestHead
 from service.errors import InvalidRequestError, ServiceError
 from service.records import RerankAnswer, RerankQuery, Upload
@@ -28,11 +28,14 @@ class Librarian:
     media_types: Sequence[str] = ("application/json",)
     routes: Sequence[DialectRoute] = (DialectRoute(path="/find", name="find", description="Find pages."),)
 
-    def read(self, body: Sequence[bytes], head: RequestHead) -> RerankQuery:
+    def recognises(self, fields: Mapping[str, Any]) -> bool:
+        return "find" in fields
+
+    def read(self, body: RequestBody, head: RequestHead) -> RerankQuery:
         try:
-            wanted = json.loads(b"".join(body))
+            wanted = body.fields
             found, given = str(wanted["find"]), list(wanted["in"])
-        except (ValueError, TypeError, KeyError):
+        except (TypeError, KeyError):
             raise InvalidRequestError("invalid_request", "send find and in", param="body") from None
         documents = tuple(
             Upload(name=f"in[{index}]", content=content, kind=None, pages=None, label=str(index))

@@ -29,6 +29,10 @@ IMAGE_URI, PDF_URI = f"data:image/png;base64,{PNG}", f"data:application/pdf;base
         (f"{PDF_URI}#pages=1-3,7", {"pdf": PDF_URI, "pages": "1-3,7"}),
         *((data, {"image": data}) for data in (PNG, JPEG, WEBP, GIF, *TIFFS)),
         (PDF, {"pdf": PDF}),
+        (f"data:application/octet-stream;base64,{PDF}", {"pdf": f"data:application/octet-stream;base64,{PDF}"}),
+        (f"data:;base64,{PNG}", {"image": f"data:;base64,{PNG}"}),
+        ("data:video/mp4;base64,AAAA", {"image": "data:video/mp4;base64,AAAA"}),  # which is refused, and never a text
+        (f"{PNG[:38]}\n{PNG[38:]}", {"image": f"{PNG[:38]}\n{PNG[38:]}"}),
         (json.dumps({"image": IMAGE_URI, "id": "x"}), {"image": IMAGE_URI, "id": "x"}),
         (json.dumps({"pdf": PDF, "pages": "2"}), {"pdf": PDF, "pages": "2"}),
     ],
@@ -60,6 +64,53 @@ def test_an_object_is_its_one_page_or_file(sent: Any, fields: dict[str, Any]) ->
 
 
 @pytest.mark.parametrize(
+    "text",
+    [
+        "what is a lock",
+        "",
+        "iVBORw0KGgo",  # the beginning alone is a word
+        "/9j/ is how a photograph begins, and this is no photograph",
+        '{"image": "a picture of a lock"}',
+        "{" * 100_000,
+        "see https://example.org/a.png",
+        "data:text/plain,lock",
+    ],
+    ids=lambda text: text[:20],
+)
+def test_any_other_string_is_a_text(text: str) -> None:
+    assert read_form_of(text) == ReadForm(fields={"text": text}, is_string=True)
+    for sent in ({"text": text}, {"content": text}, {"content": [{"type": "text", "text": text}]}, [{"text": text}]):
+        assert read_form_of(sent) == ReadForm(fields={"text": text})
+    assert read_form_of({"type": "text", "value": text}) == ReadForm(fields={"text": text})
+
+
+@pytest.mark.parametrize(
+    ("sent", "fields"),
+    [
+        ({"text": "ziprerank://report#page=2"}, {"id": "report#page=2"}),
+        ({"text": PDF_URI}, {"pdf": PDF_URI}),
+        ({"image": "ziprerank://report#page=2"}, {"id": "report#page=2"}),
+        ({"image": "https://example.org/a.png"}, {"url": "https://example.org/a.png"}),
+        (
+            {"image_url": {"url": "https://example.org/a.png"}, "id": "x"},
+            {"url": "https://example.org/a.png", "id": "x"},
+        ),
+        ({"url": "https://example.org/a.pdf#page=3"}, {"url": "https://example.org/a.pdf", "pages": "3"}),
+        ({"text": "a lock", "id": "x"}, {"text": "a lock", "id": "x"}),
+        ({"content": [{"type": "text", "text": "a"}, "b"]}, {"text": "a\nb"}),
+    ],
+    ids=lambda value: json.dumps(value)[:50],
+)
+def test_the_value_of_a_field_may_be_a_reference_media_or_a_url(sent: Any, fields: dict[str, Any]) -> None:
+    assert read_form_of(sent) == ReadForm(fields=fields)
+
+
+def test_a_string_that_is_a_url_and_nothing_else_is_a_url() -> None:
+    for sent in ("https://example.org/a.png", " HTTP://example.org/a.png\n"):
+        assert read_form_of(sent) == ReadForm(fields={"url": sent.strip()}, is_string=True)
+
+
+@pytest.mark.parametrize(
     "sent",
     [
         {"image": PNG, "text": "a caption"},
@@ -74,22 +125,12 @@ def test_a_text_beside_a_page_is_noted(sent: Any) -> None:
 @pytest.mark.parametrize(
     ("sent", "reason"),
     [
-        ("what is a lock", "plain text cannot be ranked"),
-        ("", "plain text cannot be ranked"),
-        ("iVBORw0KGgo", "plain text cannot be ranked"),  # the beginning alone is a word
-        ('{"image": "a picture of a lock"}', "plain text cannot be ranked"),
-        ("{" * 100_000, "plain text cannot be ranked"),
-        ({"text": "what is a lock"}, "plain text cannot be ranked"),
-        ({"content": "what is a lock"}, "plain text cannot be ranked"),
-        ({"content": [{"type": "text", "text": "a"}]}, "plain text cannot be ranked"),
-        ({"type": "text", "value": "a"}, "plain text cannot be ranked"),
-        ("https://example.org/a.png", "URLs are not fetched"),
-        ({"image_url": {"url": "https://example.org/a.png"}}, "URLs are not fetched"),
         ({"content": [{"image_url": IMAGE_URI}, {"image_url": IMAGE_URI}]}, "2 images"),
-        ({"content": ["a"]}, "each part of content is an object"),
-        ({"image_url": 7}, "a data URI or base64"),
-        (7, "send an object"),
-        (None, "send an object"),
+        ({"content": ["a", 7]}, "send a string, or an object"),
+        ({"image_url": 7}, "a data URI, base64"),
+        ({"image_url": {"url": "a picture of a lock"}}, "a data URI, base64"),
+        (7, "send a string, or an object"),
+        (None, "send a string, or an object"),
     ],
     ids=lambda value: json.dumps(value)[:50],
 )

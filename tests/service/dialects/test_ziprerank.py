@@ -7,8 +7,11 @@ from typing import Any
 import pytest
 from pydantic import TypeAdapter
 
+from service.dialects.answers import RerankResponse
+from service.dialects.body import RequestBody
 from service.dialects.dialect import RequestHead
-from service.dialects.ziprerank import ErrorBody, RerankResponse, ZipRerankDialect
+from service.dialects.error_bodies import ErrorBody
+from service.dialects.ziprerank import ZipRerankDialect
 from service.errors import (
     DocumentNotFoundError,
     InvalidRequestError,
@@ -56,8 +59,8 @@ QUERY = RerankQuery(
 
 
 def read(body: dict[str, Any], *, path_id: str | None = None, max_documents: int = 10) -> RerankQuery:
-    head = RequestHead(content_type="application/json", path_id=path_id, max_documents=max_documents)
-    return ZIPRERANK.read([json.dumps(body).encode()], head)
+    head = RequestHead(path="/v1/rerank", path_id=path_id, max_documents=max_documents, max_uploads=max_documents)
+    return ZIPRERANK.read(RequestBody([json.dumps(body).encode()], content_type="application/json"), head)
 
 
 def read_form(parts: list[tuple[str, str | None, bytes]], *, path_id: str | None = None) -> RerankQuery:
@@ -66,8 +69,8 @@ def read_form(parts: list[tuple[str, str | None, bytes]], *, path_id: str | None
     for name, file_name, content in parts:
         disposition = f'form-data; name="{name}"' + (f'; filename="{file_name}"' if file_name is not None else "")
         lines.append(f"--x\r\nContent-Disposition: {disposition}\r\n\r\n".encode() + content + b"\r\n")
-    head = RequestHead(content_type="multipart/form-data; boundary=x", path_id=path_id, max_documents=10)
-    return ZIPRERANK.read([*lines, b"--x--\r\n"], head)
+    head = RequestHead(path="/v1/rerank", path_id=path_id, max_documents=10, max_uploads=10)
+    return ZIPRERANK.read(RequestBody([*lines, b"--x--\r\n"], content_type="multipart/form-data; boundary=x"), head)
 
 
 def test_json_becomes_a_query() -> None:
@@ -78,7 +81,7 @@ def test_json_becomes_a_query() -> None:
             "top_n": 2,
             "raw_scores": True,
             "return_documents": True,
-            "rank_fields": ["text"],
+            "user": "someone",
             "ziprerank": {"keep_ratio": 0.5, "window_size": 8, "include_timings": True},
         }
     )
@@ -91,10 +94,10 @@ def test_json_becomes_a_query() -> None:
         ),
         options=RankOptions(keep_ratio=0.5, window_size=8),
         max_results=2,
-        wants_logits=True,
-        wants_documents=True,
+        score="logit",
+        document_detail="text",
         wants_timings=True,
-        warnings=("ignored fields: rank_fields",),
+        warnings=("ignored fields: user",),
     )
 
 
@@ -126,8 +129,8 @@ def test_the_bound_of_documents_holds_in_both_forms() -> None:
 
 
 def test_an_answer_fits_the_type_that_the_api_description_is_made_of() -> None:
-    everything = replace(QUERY, wants_documents=True, wants_timings=True)
-    for query in (QUERY, everything, replace(everything, wants_logits=True)):
+    everything = replace(QUERY, document_detail="text", wants_timings=True, metadata={0: {"a": 1}})
+    for query in (QUERY, everything, replace(everything, score="logit", document_detail="hash")):
         body = ZIPRERANK.write(query, ANSWER)
         TypeAdapter(RerankResponse).validate_python(body, strict=True, extra="forbid")
 
@@ -139,7 +142,7 @@ def test_results_are_the_best_pages_with_their_scores() -> None:
 
 
 def test_logits_are_shown_where_they_compare() -> None:
-    asking = replace(QUERY, wants_logits=True)
+    asking = replace(QUERY, score="logit")
     body = ZIPRERANK.write(asking, ANSWER)
     assert [result["relevance_score"] for result in body["results"]] == [3.0, -1.5]
     assert (body["meta"]["score"], body["meta"]["warnings"]) == ("logit", [])
@@ -147,8 +150,8 @@ def test_logits_are_shown_where_they_compare() -> None:
         ANSWER, score_kind="rank", windows=3, pages=tuple(replace(page, logit=None) for page in ANSWER.pages)
     )
     body = ZIPRERANK.write(asking, several)
-    assert [result["relevance_score"] for result in body["results"]] == [0.75, 0.25]
-    assert body["meta"]["score"] == "rank" and "raw_scores has no effect" in body["meta"]["warnings"][0]
+    assert [result["relevance_score"] for result in body["results"]] == [1.0, 0.5]
+    assert body["meta"]["score"] == "rank" and "rank and not logit" in body["meta"]["warnings"][0]
 
 
 def test_measurements_are_in_milliseconds() -> None:

@@ -6,18 +6,23 @@ from typing import Any
 import httpx
 from pydantic import TypeAdapter
 
-from service.dialects.ziprerank import ErrorBody
+from service.dialects.error_bodies import ErrorBody
 from tests.servers import RunningService
 
 ERROR_BODY = TypeAdapter(ErrorBody)
 
 
 def rerank(
-    service: RunningService, documents: Any, *, headers: Mapping[str, str] | None = None, **fields: Any
+    service: RunningService,
+    documents: Any,
+    *,
+    route: str = "/rerank",
+    headers: Mapping[str, str] | None = None,
+    **fields: Any,
 ) -> httpx.Response:
     """As JSON."""
     body = {"query": "locks", "documents": documents, **fields}
-    return service.client.post("/rerank", json=body, headers=headers)
+    return service.client.post(route, json=body, headers=headers)
 
 
 def rerank_file(

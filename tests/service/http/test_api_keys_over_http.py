@@ -1,15 +1,19 @@
 """A file of API keys on a running service: accepted in every usual header, limited, counted by id, and read again."""
 
 import base64
-from collections.abc import Iterator
+import threading
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from model import Reranker
+from model import PageScores, PreparedRequest, Reranker, score_in_input_order
 from service.api_keys import make_key, read_keys, write_keys
 from tests.documents import make_pdf
-from tests.patience import eventually
+from tests.patience import PATIENCE_SECONDS, eventually
 from tests.servers import RunningService, fake_loader, running_service
 
 DOCUMENT = {"pdf": base64.b64encode(make_pdf(4)).decode()}
@@ -81,3 +85,44 @@ def test_a_removed_key_is_refused_without_a_restart(service: RunningService, pat
     assert service.client.get("/info", headers=gone).status_code == 200
     write_keys(path, [entry for entry in read_keys(path) if entry.id != "gone"])
     eventually(lambda: service.client.get("/info", headers=gone).status_code == 401)
+
+
+def test_requests_of_a_key_may_yield_but_never_overtake(reranker: Reranker, tmp_path: Path) -> None:
+    """The windows of a batch are in the order of the queue."""
+    made = {"front": make_key("front"), "back": make_key("back", priority=5)}
+    write_keys(tmp_path / "keys.json", [entry for _, entry in made.values()])
+    gate, entered = threading.Event(), threading.Event()
+    sizes: list[int] = []
+
+    def score(batch: Sequence[PreparedRequest]) -> list[PageScores]:
+        entered.set()
+        assert gate.wait(PATIENCE_SECONDS)
+        sizes.extend(len(request.pages) for request in batch)
+        return score_in_input_order(batch)
+
+    def send(pages: int, key: str, fields: dict[str, int]) -> int:
+        body = {"query": "locks", "documents": [{"pdf": pdf, "pages": f"1-{pages}"}], **fields}
+        return service.client.post("/rerank", json=body, headers={"X-API-Key": made[key][0]}).status_code
+
+    def is_waiting(windows: int) -> bool:
+        return service.metric("ziprerank_requests_waiting") == windows
+
+    pdf = base64.b64encode(make_pdf(9)).decode()
+    settings: dict[str, Any] = {"api_keys_file": tmp_path / "keys.json"}
+    with running_service(fake_loader(reranker, score), **settings) as service, ThreadPoolExecutor(8) as threads:
+        service.client.headers["X-API-Key"] = made["front"][0]
+        sent = [threads.submit(send, 1, "front", {})]
+        assert entered.wait(PATIENCE_SECONDS)
+        waiting: list[tuple[int, str, dict[str, int]]] = [
+            (2, "back", {}),
+            (3, "front", {"priority": 9}),
+            (4, "back", {"priority": 0}),
+            (5, "front", {}),
+            (6, "front", {"priority": -1}),
+        ]
+        for place, (pages, key, fields) in enumerate(waiting, start=1):
+            sent.append(threads.submit(send, pages, key, fields))
+            eventually(partial(is_waiting, place))
+        gate.set()
+        assert {future.result() for future in sent} == {200}
+    assert sizes == [1, 5, 6, 2, 4, 3]

@@ -249,7 +249,7 @@ def test_a_registered_document_is_ranked_like_the_same_document_sent(service: Ru
     form = {"query": "locks", "return_documents": "true"}
     sent = service.client.post("/rerank", data=form, files=files).json()
     assert by_reference["results"] == sent["results"]
-    assert {result["document"]["sha256"] for result in sent["results"]} == {put_document["sha256"]}
+    assert {result["sha256"] for result in sent["results"]} == {put_document["sha256"]}
 
 
 def test_a_ready_document_needs_no_rendering(service: RunningService) -> None:
@@ -280,7 +280,8 @@ def test_a_ready_document_needs_no_rendering(service: RunningService) -> None:
         ({"id": "x" * 129}, 400, "invalid_request", "report#page=3"),
         ({"id": ""}, 400, "invalid_request", "id of a registered document"),
         ({"pages": "1"}, 400, "invalid_request", "id of a registered document"),
-        ("short", 400, "invalid_request", "ziprerank:// and the id"),
+        ("ziprerank://../short", 400, "invalid_request", "report#page=3"),
+        ("ziprerank://missing", 404, "document_not_found", "missing"),
     ],
     ids=repr,
 )
@@ -299,7 +300,7 @@ def test_a_replaced_document_gives_its_new_pages(service: RunningService) -> Non
     new = register(service, "changing", FIVE_PAGES)
     answer = rerank(service, [{"id": "changing"}], return_documents=True)
     assert sorted(ranked_ids(answer)) == [f"changing#page={number}" for number in range(1, 6)]
-    shown = {result["document"]["sha256"] for result in answer.json()["results"]}
+    shown = {result["sha256"] for result in answer.json()["results"]}
     assert shown == {new["sha256"]} != {old["sha256"]}
 
 

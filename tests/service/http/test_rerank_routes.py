@@ -13,7 +13,7 @@ from PIL import Image
 from pydantic import TypeAdapter
 
 from model import Reranker
-from service.dialects.ziprerank import RerankResponse
+from service.dialects.answers import RerankResponse
 from tests.documents import make_encrypted_pdf, make_pdf
 from tests.servers import RunningService, fake_loader, running_service
 from tests.service.http.requests import refused, rerank
@@ -77,7 +77,7 @@ def test_an_answer_has_the_fields_of_its_published_schema_and_no_others(
 ) -> None:
     description = service.client.get("/openapi.json").json()
     answered = description["paths"]["/rerank"]["post"]["responses"]["200"]["content"]["application/json"]["schema"]
-    assert answered == {"$ref": "#/components/schemas/RerankResponse"}
+    assert {"$ref": "#/components/schemas/RerankResponse"} in answered["anyOf"]
     response = rerank(service, [{"pdf": encoded(FIVE_PAGES), "pages": "1-2"}, {"image": encoded(picture())}], **options)
     assert len(results(response)) == 3
     assert set(response.json()["meta"]) == {"api_version", "billed_units", "tokens", "warnings", "score", "windows"}
@@ -129,11 +129,14 @@ def test_top_n_counts_pages(service: RunningService, top_n: int | None, count: i
 
 
 def test_documents_are_described_on_request_and_never_echoed(service: RunningService) -> None:
-    response = rerank(service, [{"pdf": encoded(FIVE_PAGES), "pages": "2"}], return_documents=True)
+    documents = [{"pdf": encoded(FIVE_PAGES), "pages": "2", "id": "report.pdf", "metadata": {"a": [1]}}]
+    response = rerank(service, documents, route="/v1/rerank", return_documents=True)
     [result] = results(response)
-    assert result["document"]["text"] == "" and result["document"]["page"] == 2
-    assert len(result["document"]["sha256"]) == 64
+    assert result["document"]["text"] == result["id"] == "report.pdf#page=2" and result["document"]["page"] == 2
+    assert len(result["document"]["sha256"]) == 64 and result["metadata"] == {"a": [1]}
     assert encoded(FIVE_PAGES)[:40] not in response.text
+    [other] = results(rerank(service, documents, return_documents=True))  # LiteLLM cannot read documents of /rerank
+    assert other["sha256"] == result["document"]["sha256"] and "document" not in other
 
 
 def test_unknown_fields_are_ignored_and_named(service: RunningService) -> None:
@@ -187,11 +190,13 @@ def test_deeply_nested_json_is_refused_as_malformed_and_harms_nothing(service: R
         ({"query": "q" * 301, "documents": [{"image": "AAAA"}]}, "301 characters and the limit is 300"),
         ({"query": "a"}, "documents"),
         ({"query": "a", "documents": []}, "documents"),
-        ({"query": "a", "documents": "text"}, "documents"),
-        ({"query": "a", "documents": ["text"]}, "documents[0]: plain text cannot be ranked"),
-        ({"query": "a", "documents": [7]}, 'documents[0]: send an object such as {"pdf"'),
-        ({"query": "a", "documents": [{}]}, "exactly one of image and pdf"),
-        ({"query": "a", "documents": [{"image": "AAAA", "pdf": "AAAA"}]}, "exactly one of image and pdf"),
+        ({"query": "a", "documents": 7}, "documents"),
+        ({"query": "a", "documents": [7]}, "documents[0]: send a string, or an object such as"),
+        ({"query": "a", "documents": [{}]}, "exactly one of image, pdf, text and url"),
+        ({"query": "a", "documents": [{"image": "AAAA", "pdf": "AAAA"}]}, "exactly one of image, pdf, text and url"),
+        ({"query": "a", "texts": 7}, "texts"),
+        ({"query": "a", "texts": [7]}, "texts[0]: send a string"),
+        ({"query": "a", "input": {"documents": 7}}, "documents"),
         ({"query": "a", "documents": [{"image": "AAAA"}], "top_n": -1}, "top_n"),
         ({"query": "a", "documents": [{"image": "AAAA"}], "ziprerank": {"keep_ratio": 0}}, "ziprerank.keep_ratio"),
         ({"query": "a", "documents": [{"image": "AAAA"}], "ziprerank": {"keep_ratio": 1.5}}, "got 1.5"),
@@ -206,7 +211,11 @@ def test_deeply_nested_json_is_refused_as_malformed_and_harms_nothing(service: R
 def test_a_request_outside_the_schema_names_the_field(
     service: RunningService, fields: dict[str, Any], mention: str
 ) -> None:
-    refused(service.client.post("/rerank", json=fields), 400, "invalid_request", mention)
+    response = service.client.post("/rerank", json=fields)
+    if "texts" in fields:
+        assert response.status_code == 400 and mention in response.json()["error"]
+    else:
+        refused(response, 400, "invalid_request", mention)
 
 
 def test_many_wrong_items_cost_one_short_answer(service: RunningService) -> None:
@@ -214,7 +223,9 @@ def test_many_wrong_items_cost_one_short_answer(service: RunningService) -> None
     error = refused(rerank(service, [wrong_four_times] * 6), 400, "invalid_request", "documents[0].image", "got 7")
     assert error["message"].count("got 7") == 10 and error["message"].endswith("; and 14 more.")
     response = rerank(service, [7] * 200_000)
-    refused(response, 413, "too_many_files", "200000", "limit is 6")
+    refused(response, 413, "too_many_files", "200000", "limit is 40")
+    images = [{"image": encoded(picture())}] * 7
+    refused(rerank(service, images), 413, "too_many_files", "7 were sent and the limit is 6")
     assert len(response.content) < 8192
 
 

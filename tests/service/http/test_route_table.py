@@ -1,5 +1,6 @@
 """One table of routes: every route that is served is in it, and admission, keys, labels and tracing follow from it."""
 
+import json
 import threading
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -11,6 +12,7 @@ from fastapi.routing import iter_route_contexts
 from model import RankingModel, Reranker
 from service.app import build_app
 from service.dialects import DIALECTS
+from service.dialects.body import RequestBody
 from service.dialects.dialect import DialectRoute
 from service.dialects.ziprerank import ZipRerankDialect
 from service.http.route_registration import check_routes, serve
@@ -20,6 +22,8 @@ from tests.patience import PATIENCE_SECONDS
 from tests.servers import fake_loader, running_service, settings_for_tests
 
 TABLE = RouteTable.of_dialects(DIALECTS)
+READINESS = {"/readyz", "/health", "/health_check", "/ping", "/.well-known/ready", "/v1/health/ready"}
+PROBES = READINESS | {"/livez", "/.well-known/live", "/v1/health/live"}
 OF_FASTAPI = {"/openapi.json", "/docs", "/docs/oauth2-redirect"}
 
 
@@ -36,7 +40,7 @@ def routes_of_the_application() -> list[tuple[str, str]]:
 
 def as_sent(path: str) -> str:
     """A path as a client sends it."""
-    return path.replace("{id}", "report-7")
+    return path.replace("{id}", "report-7").replace("{model:path}", "nvidia/llama-rerank")
 
 
 def endpoint() -> None:
@@ -66,7 +70,8 @@ def test_a_served_route_is_found_under_its_own_label() -> None:
 
 def test_every_route_that_takes_a_body_or_belongs_to_documents_is_admitted() -> None:
     others = {path for route in TABLE.routes if route.door != "admitted" for path in route.paths}
-    assert others == {"/livez", "/readyz", "/metrics", "/info", "/v1/models"}
+    described = {"/metrics", "/v1/metrics", "/info", "/models", "/v1/models", "/meta", "/version"}
+    assert others == PROBES | described
     assert {route.method for route in TABLE.routes if route.door != "admitted"} == {"GET"}
 
 
@@ -87,7 +92,7 @@ def test_every_route_asks_for_key_and_admission_as_the_table_says(reranker: Rera
             assert (stranger.status_code == 401) == (door != "open"), name
             caller = service.client.request(method, as_sent(path), headers=key)
             code = caller.json()["code"] if method != "HEAD" and caller.status_code == 503 else None
-            assert (code == "not_ready") == (door == "admitted" or path == "/readyz"), name
+            assert (code == "not_ready") == (door == "admitted" or path in READINESS), name
         may_load.set()
 
 
@@ -100,8 +105,8 @@ def test_a_route_that_is_missing_from_the_table_keeps_the_application_from_being
 
 
 def test_a_route_without_an_endpoint_keeps_the_application_from_being_built() -> None:
-    assert TABLE.routes[-1].path == "/info"
-    with pytest.raises(RuntimeError, match=r"not in it \[\], not served \[\('GET', '/info'\)\]"):
+    assert TABLE.routes[-1].path == "/version"
+    with pytest.raises(RuntimeError, match=r"not in it \[\], not served \[\('GET', '/version'\)\]"):
         check_routes(router_of(TABLE.routes[:-1]), TABLE)
 
 
@@ -111,14 +116,20 @@ def test_a_route_without_an_endpoint_keeps_the_application_from_being_built() ->
 @pytest.mark.parametrize("route", TABLE.routes, ids=lambda route: f"{route.method} {route.path}")
 def test_a_request_finds_its_route_and_label(route: Route) -> None:
     for path in route.paths:
-        found = TABLE.find(route.method, path.replace("{id}", "a%2Fb.pdf"))
+        found = TABLE.find(route.method, as_sent(path).replace("report-7", "a%2Fb.pdf"))
         assert found is not None and found.route is route and found.label == path
         assert found.document_id == ("a%2Fb.pdf" if "{id}" in path else None)
 
 
 @pytest.mark.parametrize(
     ("method", "path"),
-    [("GET", "/rerank"), ("POST", "/reranks"), ("POST", "/v1/v1/rerank"), ("PUT", "/documents/"), ("GET", "/models")],
+    [
+        ("GET", "/rerank"),
+        ("POST", "/reranks"),
+        ("POST", "/v1/v1/rerank"),
+        ("PUT", "/documents/"),
+        ("GET", "/v2/models"),
+    ],
 )
 def test_other_requests_find_none(method: str, path: str) -> None:
     assert TABLE.find(method, path) is None
@@ -132,8 +143,8 @@ def test_ids_are_found_whatever_the_method_and_stay_within_one_segment() -> None
 
 def test_probes_alone_are_open_and_untraced() -> None:
     paths = [path for route in TABLE.routes for path in route.paths]
-    assert [path for path in paths if TABLE.is_open(path)] == ["/livez", "/readyz"]
-    assert [path for path in paths if not TABLE.is_traced(path)] == ["/livez", "/readyz", "/metrics"]
+    assert {path for path in paths if TABLE.is_open(path)} == PROBES
+    assert {path for path in paths if not TABLE.is_traced(path)} == PROBES | {"/metrics", "/v1/metrics"}
     assert TABLE.is_traced("/unknown") and not TABLE.is_open("/unknown")
 
 
@@ -155,12 +166,47 @@ def test_each_route_of_a_dialect_is_an_admitted_route_of_the_table() -> None:
         assert found is not None and (found.label, found.route.door) == (path, "admitted")
         assert found.route.dialect.name == "shelf"
     assert table.find("POST", "/rerank") is None
-    assert table.routes[3:] == FIXED_ROUTES[1:] or table.routes[2:] == FIXED_ROUTES
+    assert table.routes[3:] == FIXED_ROUTES
 
 
-def test_two_dialects_with_one_path_are_refused() -> None:
-    with pytest.raises(ValueError, match="'POST', '/shelf'"):
+def test_the_keys_of_a_body_choose_among_the_dialects_of_a_path() -> None:
+    found = TABLE.find("POST", "/v1/rerank")
+    assert found is not None and found.route.dialect.name == "ziprerank"
+    bodies: dict[str, list[dict[str, object]]] = {
+        "ziprerank": [{"documents": []}, {"documents": [], "top_k": 2, "top_n": 2}, {}, {"input": "x"}],
+        "tei": [{"texts": []}],
+        "nim": [{"passages": []}],
+        "voyage": [{"documents": [], "top_k": 2}, {"documents": [], "truncation": True}],
+        "sglang": [{"documents": [], "instruct": None}],
+        "weaviate": [{"documents": [], "property": "body"}],
+        "elastic": [{"input": [], "query": "q"}],
+        "dashscope": [{"input": {}, "parameters": {}}],
+    }
+    for name, examples in bodies.items():
+        for example in examples:
+            body = RequestBody([json.dumps(example).encode()], content_type="")
+            assert found.route.dialect_of(body).name == name, example
+    form = RequestBody([b"--x--"], content_type="multipart/form-data; boundary=x")
+    assert found.route.dialect_of(form).name == "ziprerank"
+
+
+def test_a_path_of_one_dialect_takes_no_other() -> None:
+    for path, name in (("/v1/ranking", "nim"), ("/score", "vllm_score"), ("/documents/a/rerank", "ziprerank")):
+        found = TABLE.find("POST", path)
+        body = RequestBody([b'{"texts": [], "documents": []}'], content_type="application/json")
+        assert found is not None and found.route.dialect_of(body).name == name
+
+
+def test_two_dialects_of_one_name_are_refused_on_a_path() -> None:
+    with pytest.raises(ValueError, match="Two dialects of /shelf have one name"):
         RouteTable.of_dialects([Shelf(), Shelf()])
+
+
+def test_a_slash_at_the_end_is_the_same_path() -> None:
+    for path in ("/rerank", "/v1/models", "/documents/a/rerank"):
+        assert TABLE.served_path(f"{path}/") == TABLE.served_path(path) == path
+    for other in ("/", "/unknown/", "/rerank//"):
+        assert TABLE.served_path(other) == other
 
 
 def test_a_new_route_is_registered_with_every_prefix() -> None:

@@ -33,6 +33,14 @@ def test_patches_bound_a_batch_too() -> None:
     assert [len(take(batcher)), len(take(batcher))] == [1, 1]
 
 
+def test_a_lower_priority_number_leaves_first_and_equal_ones_by_age() -> None:
+    batcher = MicroBatcher(BUDGET)
+    for tokens, priority in ((51, 5), (52, 0), (53, 9), (54, 0), (55, 5)):
+        batcher.submit(request(tokens), priority=priority)
+    left = [take(batcher)[0].request.token_count for _ in range(5)]
+    assert left == [52, 54, 51, 55, 53] and batcher.waiting_tokens == 0
+
+
 def test_an_entry_above_the_budget_runs_alone_instead_of_never() -> None:
     batcher = MicroBatcher(BUDGET)
     batcher.submit(request(250))
