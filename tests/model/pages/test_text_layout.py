@@ -14,7 +14,7 @@ from PIL import ImageChops
 from model.pages import fonts, text_layout
 from model.pages.text_layout import HELD_PRINT, TextPages, TooManyTextPagesError, is_short
 from model.pages.text_renderer import render_text
-from model.pages.typesetting import SMALLEST_FONT, Canvas, Print, Typeface, lay_out_largest, words_of
+from model.pages.typesetting import SMALLEST_FONT, Canvas, Print, Typeface, clean, lay_out, lay_out_largest, words_of
 from tests.model.pages.fonts import installed, pillows_own_font, with_any_fonts
 
 __all__ = ["installed"]
@@ -84,7 +84,7 @@ def test_the_square_is_the_smallest_that_holds_the_text() -> None:
         pages = pages_of(text)
         smaller = Canvas(width=edge(pages) - 28, height=edge(pages) - 28)
         paragraph = list(words_of(text, longest=4096))
-        assert not text_layout.lay_out([paragraph], Typeface(text).at(HELD_PRINT), smaller).is_complete
+        assert not lay_out([paragraph], Typeface(text).at(HELD_PRINT), smaller).is_complete
 
 
 def test_a_long_text_takes_several_pages_of_the_largest_size() -> None:
@@ -104,7 +104,7 @@ def test_no_letter_is_lost(alphabet: str) -> None:
             "".join(chance.choices(alphabet, k=chance.randint(max(1, longest // 2), longest))) for _ in range(words)
         )
         pages = pages_of(text)
-        assert letters_on(pages) == "".join(text_layout.clean(text).split())
+        assert letters_on(pages) == "".join(clean(text).split())
         assert all(pages._print.shaped_width(line) <= pages._canvas.text_width
                    for lines in pages._pages[:2] for line in lines) or not pages._typeface.is_shaped  # fmt: skip
 
