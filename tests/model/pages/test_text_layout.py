@@ -163,6 +163,19 @@ def test_a_character_that_one_font_lacks_is_drawn_with_another(tmp_path: Path, m
     assert ImageChops.difference(pages.draw(1), expected).getbbox() is None
 
 
+def test_a_font_that_was_removed_since_it_was_listed_costs_no_page(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As by an update of packages while a worker runs."""
+    font = tmp_path / "a.ttf"
+    font.write_bytes(pillows_own_font())
+    monkeypatch.setattr(fonts, "installed_fonts", lambda: (font,))
+    assert pages_of("harbour")._typeface.first == font
+    font.unlink()
+    pages = pages_of("harbour mirror of the old town")
+    assert pages._typeface.first == font and pages.has_ink()
+
+
 def test_pages_beyond_the_bound_are_refused() -> None:
     for text in ("a\n" * 20_000, PASSAGE * 2_000, "x" * 2_000_000, "\n" * 3_000_000 + "b"):
         with pytest.raises(TooManyTextPagesError):
