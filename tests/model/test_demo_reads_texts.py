@@ -1,7 +1,7 @@
 """The bundled checkpoint reads the print of texts as `text_layout` draws them, in the fonts of any machine.
 
 It tells the places of pages in a list apart on sheets of 640 px only, the size that it was trained on: on the squares alone its
-order was at chance (3 of 20 lists of eight). So each square lies on such a sheet here.
+order was at chance (1 of 20 lists of eight). So each square lies on such a sheet here.
 """
 
 import random
