@@ -3,6 +3,7 @@
 import json
 import os
 import sys
+import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -41,5 +42,5 @@ def answer_cases(clients: Mapping[str, Callable[[Case], Ranking]]) -> None:
 def _chain(error: BaseException | None) -> Iterator[str]:
     """Class and text of an exception and of those that led to it."""
     while error is not None:
-        yield f"{type(error).__qualname__}: {error}"
+        yield "".join(traceback.format_exception_only(error)).strip()
         error = error.__cause__ or error.__context__

@@ -5,7 +5,9 @@ from answering import Case, Ranking, answer_cases
 
 
 class _RerankModel(dify_plugin.OAICompatRerankModel):
-    """What a plugin's class adds to the SDK's: nothing."""
+    """A plugin's class, which adds nothing to the SDK's. Messages name the provider, which is a part of the module's name."""
+
+    __module__ = "models.rerank.rerank"
 
 
 def oai_compat_rerank_model(case: Case) -> Ranking:

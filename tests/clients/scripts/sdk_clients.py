@@ -44,16 +44,18 @@ def cohere_async_client_v2(case: Case) -> Ranking:
 
 
 def infinity_client(case: Case) -> Ranking:
-    """Without `raise_on_unexpected_status` a refusal is None."""
+    """It returns the body of a 422, and of other refusals None unless `raise_on_unexpected_status` is set."""
     from infinity_client import AuthenticatedClient
     from infinity_client.api.default import rerank
-    from infinity_client.models import RerankInput
+    from infinity_client.models import HTTPValidationError, RerankInput
 
     client = AuthenticatedClient(base_url=case.root, token=case.key, raise_on_unexpected_status=True)
     request = RerankInput(query=case.query, documents=case.documents)
     if case.top_n is not None:
         request.top_n = case.top_n
     answer = rerank.sync(client=client, body=request)
+    if isinstance(answer, HTTPValidationError):
+        raise ValueError(", ".join(fault.msg for fault in answer.detail))
     return [(result.index, result.relevance_score) for result in answer.results]
 
 
