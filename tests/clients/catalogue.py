@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 ImageForm = Literal["string", "object"]
-"""string: a data URI in place of a text; object: {"image": data URI}, which scripts hand over in the way of the client's API."""
+"""string: a data URI in place of a text; object: {"image": data URI}, which scripts send in the way of the client's API."""
 
 Shown = Literal["message", "status", "nothing"]
 """What an exception of the client shows of a refusal: the service's message, the HTTP status alone, or neither."""

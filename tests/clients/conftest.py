@@ -1,4 +1,4 @@
-"""One service with the demo checkpoint, an API key and a registered PDF, and a process a family, for all tests of this folder."""
+"""For all tests of this folder: a service with the demo checkpoint, an API key and a registered PDF; a process a family."""
 
 import base64
 from collections.abc import Callable, Iterator, Sequence

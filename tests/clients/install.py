@@ -1,7 +1,7 @@
 """Install the client families under build/clients, each whose list changed since: `python -m tests.clients.install`.
 
-Only what a list names is installed, at its version, so a family has neither more nor less than was tried. `--lock` makes the lists
-anew from families/*.in. Clients need no machine learning framework, and none comes in unseen.
+Only what a list names is installed, at its version, so a family has neither more nor less than was tried. `--lock` makes the
+lists anew from families/*.in. Clients need no machine learning framework, and none comes in unseen.
 """
 
 import argparse
@@ -55,6 +55,10 @@ def _install_python(family: str, requirements: Path) -> None:
 
 
 def _install_node(family: str, manifest: Path) -> None:
+    if shutil.which("npm") is None:
+        raise SystemExit(
+            "There is no npm, which installs the JavaScript clients. Install Node.js 20 or newer with npm."
+        )
     folder = ENVIRONMENTS / family
     folder.mkdir(parents=True, exist_ok=True)
     for file in (manifest, manifest.with_name("package-lock.json")):

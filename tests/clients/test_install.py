@@ -19,7 +19,9 @@ def test_a_list_has_every_version_and_no_framework(name: str) -> None:
 
 
 def test_frameworks_are_known_by_their_names() -> None:
-    requirements = "torch==2.11.0\nnvidia-cublas==13.2\nnvidia-haystack==3.0.0\npytorch-helper==1.0\nTransformers==5.1\n"
+    requirements = (
+        "torch==2.11.0\nnvidia-cublas==13.2\nnvidia-haystack==3.0.0\npytorch-helper==1.0\nTransformers==5.1\n"
+    )
     assert frameworks_in(requirements) == ["torch", "nvidia-cublas", "Transformers"]
 
 

@@ -20,9 +20,7 @@ def _secret(case: Case):
 def cohere_ranker(case: Case) -> Ranking:
     from haystack_integrations.components.rankers.cohere import CohereRanker
 
-    ranker = CohereRanker(
-        model=case.model, api_key=_secret(case), api_base_url=case.root, top_k=len(case.documents)
-    )
+    ranker = CohereRanker(model=case.model, api_key=_secret(case), api_base_url=case.root, top_k=len(case.documents))
     return _run(case, ranker)
 
 

@@ -18,9 +18,7 @@ def _top_n(case: Case) -> int:
 def cohere_rerank(case: Case) -> Ranking:
     from llama_index.postprocessor.cohere_rerank import CohereRerank
 
-    return _postprocess(
-        case, CohereRerank(model=case.model, api_key=case.key, base_url=case.root, top_n=_top_n(case))
-    )
+    return _postprocess(case, CohereRerank(model=case.model, api_key=case.key, base_url=case.root, top_n=_top_n(case)))
 
 
 def jina_rerank(case: Case) -> Ranking:
