@@ -9,8 +9,18 @@ from urllib.parse import unquote, urlsplit
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationInfo, model_validator
 from pydantic.json_schema import SkipJsonSchema
+from typing_extensions import TypeAliasType
 
 from service.dialects.dialect import RequestHead
+from service.dialects.document_forms import (
+    ContentDocument,
+    ContentPart,
+    ElasticDocument,
+    FilePart,
+    FreeDocument,
+    ImageUrlPart,
+    String,
+)
 from service.dialects.documents import Media, ReadForm, read_form_of
 from service.dialects.faults import shortened
 from service.errors import InvalidRequestError, TooLargeError
@@ -24,13 +34,11 @@ _ONE_SOURCE = "give exactly one of image, pdf, text and url, or the id of a regi
 
 
 class DocumentInput(BaseModel):
-    """One document: a text, an image, the pages of a PDF, a URL, or (id alone) a registered document or a page of it.
+    """One document: a text, an image, the pages of a PDF, a URL, or (id alone) a registered document or a page of it."""
 
-    A string is a text, or a data URI, base64 or `ziprerank://ID#page=N`. The forms of other APIs are taken too: content parts,
-    `image_url`, and Elastic's `{type, format, value}`.
-    """
-
-    model_config = ConfigDict(extra="allow")
+    model_config = ConfigDict(
+        extra="allow", json_schema_extra={"anyOf": [{"required": [name]} for name in (*_SOURCES, "id")]}
+    )
 
     form: SkipJsonSchema[ReadForm | None] = Field(None, exclude=True, repr=False)
 
@@ -86,7 +94,30 @@ def _bounded_list(value: Any, info: ValidationInfo) -> Any:
     return value
 
 
-DocumentList = Annotated[list[DocumentInput], BeforeValidator(_bounded_list), Field(min_length=1)]
+Document = TypeAliasType(
+    "Document", String | DocumentInput | ContentDocument | ImageUrlPart | FilePart | ElasticDocument | list[ContentPart]
+)
+"""The forms of one document, for the API description."""
+
+Documents = TypeAliasType("Documents", Annotated[list[Document], Field(min_length=1)] | Document)
+
+FreeDocuments = TypeAliasType(
+    "FreeDocuments", Documents | Annotated[list[Document | FreeDocument], Field(min_length=1)]
+)
+
+DocumentList = Annotated[
+    list[DocumentInput],
+    Field(min_length=1),
+    BeforeValidator(_bounded_list, json_schema_input_type=Documents),
+]
+"""One or several documents."""
+
+FreeDocumentList = Annotated[
+    list[DocumentInput],
+    Field(min_length=1),
+    BeforeValidator(_bounded_list, json_schema_input_type=FreeDocuments),
+]
+"""The same, described for bodies with `rank_fields`."""
 
 
 def check_document_count(count: int, limit: int, *, field: str = "documents") -> None:
