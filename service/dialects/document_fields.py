@@ -95,7 +95,14 @@ def _bounded_list(value: Any, info: ValidationInfo) -> Any:
 
 
 Document = TypeAliasType(
-    "Document", String | DocumentInput | ContentDocument | ImageUrlPart | FilePart | ElasticDocument | list[ContentPart]
+    "Document",
+    String
+    | DocumentInput
+    | ContentDocument
+    | ImageUrlPart
+    | FilePart
+    | ElasticDocument
+    | Annotated[list[ContentPart], Field(min_length=1)],
 )
 """The forms of one document, for the API description."""
 

@@ -5,15 +5,19 @@ from typing import Annotated, Any, Literal, NotRequired
 from pydantic import Field
 from typing_extensions import TypeAliasType, TypedDict
 
+_NOT_BLANK = r"\S"
+
+NotBlank = Annotated[str, Field(pattern=_NOT_BLANK)]
 String = Annotated[
     str,
     Field(
+        pattern=_NOT_BLANK,
         description="a text; or a data URI of a PDF or an image, or base64 of one, either with `#page=3` or `#pages=1-3,7` "
         "behind it; or `ziprerank://ID` or `ziprerank://ID#page=3`, a registered document or a page of it; or a JSON object "
-        "with `image` or `pdf`"
+        "with `image` or `pdf`",
     ),
 ]
-Address = Annotated[str, Field(description="a data URI, base64, `ziprerank://ID#page=N`, or a URL")]
+Address = Annotated[str, Field(min_length=1, description="a data URI, base64, `ziprerank://ID#page=N`, or a URL")]
 Label = Annotated[str, Field(max_length=512, description="names the document in the answer")]
 Echoed = Annotated[Any, Field(description="returned with each result of the document")]
 
@@ -60,7 +64,7 @@ ContentPart = TypeAliasType("ContentPart", TextPart | ImageUrlPart | FilePart | 
 class ContentDocument(TypedDict):
     """One document of content parts: its one image or PDF, or its texts together."""
 
-    content: str | list[ContentPart]
+    content: NotBlank | Annotated[list[ContentPart], Field(min_length=1)]
     id: NotRequired[Label]
     metadata: NotRequired[Echoed]
 
@@ -70,7 +74,7 @@ class ElasticDocument(TypedDict):
 
     type: Literal["text", "image"]
     format: NotRequired[Literal["text", "base64"]]
-    value: str
+    value: NotBlank
 
 
 class FreeDocument(TypedDict):
@@ -78,22 +82,22 @@ class FreeDocument(TypedDict):
 
 
 class QueryObject(TypedDict):
-    text: str
+    text: NotBlank
 
 
 class QueryContent(TypedDict):
-    content: str | list[TextPart]
+    content: NotBlank | Annotated[list[TextPart], Field(min_length=1)]
 
 
 class ElasticQuery(TypedDict):
     type: Literal["text"]
-    value: str
+    value: NotBlank
 
 
 Query = TypeAliasType(
     "Query",
     Annotated[
-        str | QueryObject | QueryContent | ElasticQuery | list[TextPart],
+        NotBlank | QueryObject | QueryContent | ElasticQuery | Annotated[list[TextPart], Field(min_length=1)],
         Field(description="what the pages are ranked by; nothing is stripped or cut. Parts are texts, and are joined"),
     ],
 )

@@ -72,9 +72,8 @@ _REQUEST_ID_PARAMETER: Mapping[str, Any] = {
     "name": "X-Request-Id",
     "in": "header",
     "required": False,
-    "description": "the request's id in the answer and in log lines, if it has 1 to 128 of the characters A-Z a-z 0-9 . _ -; "
-    "else the service makes one",
-    "schema": {"type": "string"},
+    "description": "the request's id in the answer and in log lines; for another one the service makes its own",
+    "schema": {"type": "string", "pattern": "^[A-Za-z0-9._-]{1,128}$"},
 }
 
 _SECURITY_SCHEMES: Mapping[str, Any] = {
