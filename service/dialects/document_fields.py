@@ -7,7 +7,8 @@ from pathlib import PurePosixPath
 from typing import Annotated, Any, Self
 from urllib.parse import unquote, urlsplit
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationInfo, model_validator
+import orjson
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationInfo, field_validator, model_validator
 from pydantic.json_schema import SkipJsonSchema
 from typing_extensions import TypeAliasType
 
@@ -64,6 +65,17 @@ class DocumentInput(BaseModel):
     def _read_form(cls, value: Any) -> Any:
         form = read_form_of(value)
         return {**form.fields, "form": form}
+
+    @field_validator("metadata")
+    @classmethod
+    def _can_be_returned(cls, value: Any) -> Any:
+        try:
+            orjson.dumps(value)
+        except orjson.JSONEncodeError:
+            raise ValueError(
+                "it has an integer beyond 64 bits, which cannot be returned. Send that as a string"
+            ) from None
+        return value
 
     @model_validator(mode="after")
     def _has_one_source(self) -> Self:
