@@ -29,9 +29,11 @@ RUN python3 -m pip --python /opt/venv/bin/python install --no-index --no-deps --
 
 # Versions end in *: Debian's mirrors keep the newest security fix alone. Group 0 may write where the user may, so that
 # platforms which choose a user id of their own (OpenShift) can run the image.
+# The fonts are for documents that are plain texts: they are drawn as pages, in the scripts that most people write.
 FROM ${BASE} AS runtime
 RUN apt-get update \
     && apt-get install --yes --no-install-recommends tini=0.19.0-* \
+        fonts-dejavu-core=2.37-* fonts-noto-core=20201225-* fonts-noto-cjk=1:20220127+repack1-* \
     && rm -rf /var/lib/apt/lists/* /var/cache/apt/* /var/log/apt /var/log/dpkg.log \
     && useradd --uid 10001 --gid 0 --no-log-init --no-create-home --home-dir /cache --shell /usr/sbin/nologin ziprerank \
     && mkdir /cache /models \

@@ -98,6 +98,7 @@ def check(folder: Path) -> None:
         check_compiler(tree)
     with buildah.tree(IMAGE) as tree:
         check_nothing_stays(tree, buildah.machine)
+        check_fonts(tree)
         say(f"the image's tree: {_disk_megabytes(tree)} MB")
         check_service(tree, config)
 
@@ -242,6 +243,15 @@ def check_nothing_stays(tree: Path, machine: Machine) -> None:
     expect(not left, "no package cache is in the image")
     weights = [path for path in tree.rglob("*.safetensors") if path.parent.name != "demo"]
     expect(not weights, "no weights but the demo checkpoint's are in the image")
+
+
+def check_fonts(tree: Path) -> None:
+    """Raises: CheckError where texts in a usual script would be drawn as boxes, or Arabic letters apart."""
+    code = "import model; from PIL import features; print(features.check('raqm'), *model.scripts_without_font())"
+    done = subprocess.run(
+        _in_tree(tree, ["/opt/venv/bin/python", "-c", code]), text=True, check=False, stdout=subprocess.PIPE
+    )
+    expect(done.stdout.split() == ["True"], "there are fonts for the usual scripts, and letters are joined")
 
 
 def check_service(tree: Path, config: dict[str, Any]) -> None:

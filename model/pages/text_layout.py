@@ -51,8 +51,7 @@ class TextPages:
     def __init__(self, text: str, *, most_pages: int) -> None:
         """Takes at most a second or two for a hundred pages, whatever the text.
 
-        Raises: TooManyTextPagesError for more than `most_pages`, or 10,000 characters for each of them; OSError for a font
-        file that disappeared.
+        Raises: TooManyTextPagesError for more than `most_pages`, or 10,000 characters for each of them.
         """
         if len(text) > most_pages * _MOST_CHARACTERS_A_PAGE:
             raise TooManyTextPagesError

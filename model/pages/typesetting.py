@@ -150,15 +150,18 @@ class _FaceCache:
         self._mapped_bytes = 0
 
     def face(self, path: Path | None, size: int) -> Face:
-        """Raises: OSError."""
+        """Pillow's built-in font in place of one that was removed since it was listed."""
         with self._lock:
             if entry := self._faces.get((path, size)):
                 self._faces.move_to_end((path, size))
                 return entry[0]
-            mapped = 0 if path is None else 2 * path.stat().st_size  # one time for either engine
+            try:
+                mapped = 0 if path is None else 2 * path.stat().st_size  # once for each engine
+                face = Face(path, size)
+            except OSError:
+                mapped, face = 0, Face(None, size)
             while self._faces and (len(self._faces) >= _MOST_FACES or self._mapped_bytes + mapped > _MOST_MAPPED_BYTES):
                 self._mapped_bytes -= self._faces.popitem(last=False)[1][1]
-            face = Face(path, size)
             self._faces[path, size] = face, mapped
             self._mapped_bytes += mapped
             return face

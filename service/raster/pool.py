@@ -1,4 +1,4 @@
-"""The raster pool's front: untrusted PDF and image bytes in, RGB pages out, whatever the bytes do to the workers.
+"""The raster pool's front: untrusted PDFs, images and texts in, RGB pages out, whatever the bytes do to the workers.
 
     Rasterizer ── PendingRaster (a request in its sender's hands: opened, then rendered)
         ├── RasterSchedule (round robin, bounds) ── RasterRequest (its tasks; a failure drops the rest)
@@ -47,7 +47,7 @@ class Rasterizer:
         on_worker_death: Callable[[str], None] = _ignore_death,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        """observe: called with ("render", seconds) for a PDF page and ("decode", seconds) for an image frame.
+        """observe: called with ("render", seconds) for a page of a PDF or a text and ("decode", seconds) for an image frame.
 
         on_worker_death: called with one of timeout, cpu, memory, protocol, crash.
         Both are called in supervising threads and must not raise.

@@ -68,6 +68,17 @@ def test_every_way_to_a_card_asks_for_it_by_name() -> None:
     assert "ZIPRERANK_DEVICE: cuda" in gpu and "ZIPRERANK_DEVICE: cpu" in cpu
 
 
+def test_every_variant_has_fonts_for_the_usual_scripts() -> None:
+    """Texts are drawn as pages. The stage below all variants installs them; `make image-check` looks for their letters."""
+    dockerfile = (PROJECT / "Dockerfile").read_text()
+    [runtime] = re.findall(r"^FROM \$\{BASE\} AS runtime\n(.*?)(?=^FROM )", dockerfile, re.MULTILINE | re.DOTALL)
+    installed = re.findall(r"\b(fonts-[a-z-]+)=", runtime)
+    assert sorted(installed) == ["fonts-dejavu-core", "fonts-noto-cjk", "fonts-noto-core"]
+    assert re.findall(r"^FROM (\S+) AS (runtime-\S+)", dockerfile, re.MULTILINE) == [
+        ("runtime", "runtime-cuda"), ("runtime-cuda", "runtime-ray"), ("runtime", "runtime-cpu"),
+    ]  # fmt: skip
+
+
 @contextmanager
 def answering(status: int) -> Iterator[int]:
     """The port of a server that answers every request with `status`."""

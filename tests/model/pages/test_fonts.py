@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from pathlib import Path
+from typing import BinaryIO
 
 import pytest
 from PIL import ImageFont
@@ -45,18 +46,26 @@ def test_a_font_is_read_only_when_the_ones_before_it_lack_a_letter(
     """And each at most once: a machine with 2,000 fonts takes most of a second for all."""
     for number in range(5):
         (font_folder / f"a{number}.ttf").write_bytes(pillows_own_font())
-    read: list[Path | None] = []
-    open_font = fonts._open_font
-    monkeypatch.setattr(fonts, "_open_font", lambda path: read.append(path) or open_font(path))
-    opened: list[Path | None] = []
-    load = fonts.load_font
-    monkeypatch.setattr(fonts, "load_font", lambda path, *rest: opened.append(path) or load(path, *rest))
+    read: list[Path] = []
+    opened: list[Path] = []
+    open_font, load = fonts._open_font, fonts.load_font
+
+    def read_and_note(path: Path | None) -> BinaryIO:
+        read.extend([path] if path else [])
+        return open_font(path)
+
+    def open_and_note(path: Path | None, size: int, layout: ImageFont.Layout) -> ImageFont.FreeTypeFont:
+        opened.extend([path] if path else [])
+        return load(path, size, layout)
+
+    monkeypatch.setattr(fonts, "_open_font", read_and_note)
+    monkeypatch.setattr(fonts, "load_font", open_and_note)
     assert choose_fonts(frozenset("abc")).first == font_folder / "a0.ttf"
     assert read == opened == [font_folder / "a0.ttf"]
     for text in ("abж", "中", "ab\ue000"):
         choose_fonts(frozenset(text))
-    assert sorted(filter(None, read)) == [font_folder / f"a{number}.ttf" for number in range(5)]
-    assert set(filter(None, opened)) == {font_folder / "a0.ttf"}
+    assert sorted(read) == [font_folder / f"a{number}.ttf" for number in range(5)]
+    assert set(opened) == {font_folder / "a0.ttf"}
 
 
 def test_a_damaged_font_is_never_chosen(font_folder: Path) -> None:
@@ -101,6 +110,12 @@ def test_characters_that_the_first_font_lacks_come_from_others(maps: None) -> No
     choice = choose_fonts(frozenset("กขคabж中"))
     assert choice.first == Path("thai") and choice.missing == {"中"}
     assert choice.others == {"a": Path("latin"), "b": Path("latin"), "ж": None}
+
+
+def test_other_fonts_are_usable_ones(maps: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(fonts, "is_usable", lambda path: path not in (Path("greek"), Path("thai")))
+    choice = choose_fonts(frozenset("aαกж"))
+    assert choice.first == Path("both") and choice.others == {"ж": None} and choice.missing == {"ก"}
 
 
 def test_a_text_takes_a_bounded_number_of_fonts(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -6,6 +6,7 @@ Sizes are those of Pillow's own font, which is the same everywhere. `with_any_fo
 import random
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 from PIL import ImageChops
@@ -13,7 +14,7 @@ from PIL import ImageChops
 from model.pages import fonts, text_layout
 from model.pages.text_layout import HELD_PRINT, TextPages, TooManyTextPagesError, is_short
 from model.pages.text_renderer import render_text
-from model.pages.typesetting import SMALLEST_FONT, Canvas, Typeface, lay_out_largest, words_of
+from model.pages.typesetting import SMALLEST_FONT, Canvas, Print, Typeface, clean, lay_out, lay_out_largest, words_of
 from tests.model.pages.fonts import installed, pillows_own_font, with_any_fonts
 
 __all__ = ["installed"]
@@ -78,11 +79,12 @@ def test_the_square_grows_in_steps_and_the_print_is_held() -> None:
 
 
 def test_the_square_is_the_smallest_that_holds_the_text() -> None:
-    text = " ".join([PASSAGE] * 4)
-    pages = pages_of(text)
-    smaller = Canvas(width=edge(pages) - 28, height=edge(pages) - 28)
-    paragraph = list(words_of(text, longest=4096))
-    assert not text_layout.lay_out([paragraph], Typeface(text).at(HELD_PRINT), smaller).is_complete
+    for count in range(2, 10):
+        text = " ".join([PASSAGE] * count)
+        pages = pages_of(text)
+        smaller = Canvas(width=edge(pages) - 28, height=edge(pages) - 28)
+        paragraph = list(words_of(text, longest=4096))
+        assert not lay_out([paragraph], Typeface(text).at(HELD_PRINT), smaller).is_complete
 
 
 def test_a_long_text_takes_several_pages_of_the_largest_size() -> None:
@@ -102,7 +104,7 @@ def test_no_letter_is_lost(alphabet: str) -> None:
             "".join(chance.choices(alphabet, k=chance.randint(max(1, longest // 2), longest))) for _ in range(words)
         )
         pages = pages_of(text)
-        assert letters_on(pages) == "".join(text_layout.clean(text).split())
+        assert letters_on(pages) == "".join(clean(text).split())
         assert all(pages._print.shaped_width(line) <= pages._canvas.text_width
                    for lines in pages._pages[:2] for line in lines) or not pages._typeface.is_shaped  # fmt: skip
 
@@ -161,6 +163,19 @@ def test_a_character_that_one_font_lacks_is_drawn_with_another(tmp_path: Path, m
     assert ImageChops.difference(pages.draw(1), expected).getbbox() is None
 
 
+def test_a_font_that_was_removed_since_it_was_listed_costs_no_page(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As by an update of packages while a worker runs."""
+    font = tmp_path / "a.ttf"
+    font.write_bytes(pillows_own_font())
+    monkeypatch.setattr(fonts, "installed_fonts", lambda: (font,))
+    assert pages_of("harbour")._typeface.first == font
+    font.unlink()
+    pages = pages_of("harbour mirror of the old town")
+    assert pages._typeface.first == font and pages.has_ink()
+
+
 def test_pages_beyond_the_bound_are_refused() -> None:
     for text in ("a\n" * 20_000, PASSAGE * 2_000, "x" * 2_000_000, "\n" * 3_000_000 + "b"):
         with pytest.raises(TooManyTextPagesError):
@@ -176,6 +191,24 @@ def test_short_texts_have_one_page() -> None:
             words = ("m" * longest + " ") * (1_100 // (longest + 1) + 1)
             text = next(cut for end in range(1_100, 0, -10) if is_short(cut := words[:end] + "\nm" * breaks))
             assert len(text) > 300
+            pages = TextPages(text, most_pages=1)
+            assert pages.page_count == 1 and pages._print.size >= HELD_PRINT
+
+
+def test_a_short_text_has_one_page_in_a_font_as_wide_as_high_with_lines_of_twice_that(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    set_up = Print.__init__
+
+    def set_up_wide(print: Print, *given: Any, **named: Any) -> None:
+        set_up(print, *given, **named)
+        print.line_height, print._advance_of = 2 * print.size, lambda character: float(print.size)
+
+    monkeypatch.setattr(Print, "__init__", set_up_wide)
+    for longest in (1, 5, 36, 37, 60, 2_000):
+        for breaks in (0, 10, 30):
+            words = ("m" * longest + " ") * (2_000 // (longest + 1) + 1)
+            text = next(cut for end in range(2_000, 0, -1) if is_short(cut := words[:end] + "\nm" * breaks))
             pages = TextPages(text, most_pages=1)
             assert pages.page_count == 1 and pages._print.size >= HELD_PRINT
 

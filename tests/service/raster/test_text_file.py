@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 
+from model.pages.text_layout import TextPages
 from model.pages.text_renderer import render_text
 from service.raster.page import MAX_TEXT_PAGES, SINGLE_PAGE_OUTLINE, PagePixels, RasterFailure
 from service.raster.text_file import TextFile, outline_of_text
@@ -32,7 +33,14 @@ def test_long_text_has_numbered_pages() -> None:
 @pytest.mark.parametrize("data", ["", " \n", "\x00\x1f", "\u200b\u2060", "\u3164 \u2800\uffa0", "\ufeff" * 5_000])
 def test_nothing_to_draw_is_an_empty_text(data: str) -> None:
     with pytest.raises(RasterFailure, match="empty_text"):
-        TextFile(data.encode()).render(1)
+        TextFile(data.encode())
+
+
+def test_white_page_is_an_empty_text(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As of characters that a font draws alone, but not beside others: which they are depends on the font."""
+    monkeypatch.setattr(TextPages, "has_ink", lambda pages: True)
+    with pytest.raises(RasterFailure, match="empty_text"):
+        TextFile(b" ").render(1)
 
 
 def test_text_with_too_many_pages_is_refused() -> None:
