@@ -60,7 +60,7 @@ test: $(INSTALLED) ## all tests that need no GPU
 test-unit: $(INSTALLED) ## the tests that need neither torch nor a running service: seconds
 	$(BIN)/python -m pytest $(UNIT_TESTS)
 
-test-api: $(INSTALLED) ## send a live service 2,000 random requests and more for each group of routes (minutes); API_CASES= sets how many
+test-api: $(INSTALLED) ## a live service against its own API description: 2,000 requests or more for each group of routes (minutes)
 	API_CASES=$(API_CASES) $(BIN)/python -m pytest -rP tests/service/http/test_api_fuzzing.py
 
 test-ray: $(RAY_VENV)/.installed ## deploy/ray on a Ray cluster of this machine; in an environment of its own

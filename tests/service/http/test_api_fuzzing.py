@@ -1,6 +1,6 @@
 """A live service against its own API description: schemathesis sends bodies and headers that it allows and that it forbids.
 
-API_CASES: random cases for each group of routes, at least; `make test-api` sets it, and adds schemathesis's boundary values.
+API_CASES: cases for each group of routes, at least; `make test-api` sets it, and adds schemathesis's boundary values.
 """
 
 import json
@@ -78,7 +78,7 @@ def test_every_answer_is_as_described_and_none_is_a_server_error(
     service: RunningService, group: str, tmp_path: Path
 ) -> None:
     (tmp_path / "schemathesis.toml").write_text(CONFIGURATION)
-    cases = math.ceil(CASES / operations_of(service, group))
+    cases = math.ceil(1.5 * CASES / operations_of(service, group))  # an operation may run out of cases before its share
     run = subprocess.run(
         [
             sys.executable, "-m", "schemathesis.cli", "--config-file", "schemathesis.toml", "run",
