@@ -38,7 +38,7 @@ UNIT_TESTS := \
 	tests/service/test_errors.py tests/service/test_lifecycle.py tests/service/test_wire_names.py
 NO_CACHES := --feature-cache-gpu-bytes 0 --feature-cache-host-bytes 0 --page-cache-bytes 0
 
-.PHONY: install format check check-deploy test test-unit test-api test-ray test-gpu bench bench-smoke demo image image-check lock sbom clean help
+.PHONY: install format check check-deploy test test-unit test-api test-ray test-clients test-gpu bench bench-smoke demo image image-check lock sbom clean help
 
 help: ## show this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -70,6 +70,10 @@ $(RAY_VENV)/.installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(RAY_VENV)
 	$(RAY_VENV)/bin/python -m pip install --quiet --constraint constraints.txt --editable '.[dev,ray]'
 	@touch $@
+
+test-clients: $(INSTALLED) $(TOOLS)/.installed ## real clients of rerank APIs, unmodified, against a service; in environments of their own, with npm
+	$(BIN)/python -m tests.clients.install
+	$(BIN)/python -m pytest tests/clients
 
 test-gpu: $(INSTALLED) ## the tests that need a CUDA device; fails without one
 	REQUIRE_GPU=1 $(BIN)/python -m pytest -m gpu

@@ -56,4 +56,6 @@ class VoyageDialect:
         return write_answer(query, answer)
 
     def error(self, error: ServiceError, *, request_id: str, query: RerankQuery | None) -> ErrorBody:
-        return write_error(error, request_id=request_id, query=query)
+        """`detail` is always a text: the exception of Voyage's client cannot print a list."""
+        body = write_error(error, request_id=request_id, query=query)
+        return {**body, "detail": body["message"]}
