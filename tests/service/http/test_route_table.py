@@ -99,7 +99,7 @@ def test_every_route_asks_for_key_and_admission_as_the_table_says(reranker: Rera
 def test_a_route_that_is_missing_from_the_table_keeps_the_application_from_being_built() -> None:
     """It would be served without admission, a log line and metrics."""
     check_routes(router_of(TABLE.routes), TABLE)
-    forgotten = Route(method="POST", path="/v9/rerank", door="admitted")
+    forgotten = Route(method="POST", path="/v9/rerank", name="rerank_v9", door="admitted", group="rerank")
     with pytest.raises(RuntimeError, match=r"not in it \[\('POST', '/v9/rerank'\)\], not served \[\]"):
         check_routes(router_of([*TABLE.routes, forgotten]), TABLE)
 
@@ -210,6 +210,16 @@ def test_a_slash_at_the_end_is_the_same_path() -> None:
 
 
 def test_a_new_route_is_registered_with_every_prefix() -> None:
-    router, new = APIRouter(), Route(method="POST", path="/v2/rerank", prefixes=("", "/api"), door="admitted")
+    new = Route(method="POST", path="/v2/rerank", name="again", prefixes=("", "/api"), door="admitted", group="rerank")
+    router = APIRouter()
     serve(router, new, endpoint)
     assert [getattr(route, "path", None) for route in router.routes] == ["/v2/rerank", "/api/v2/rerank"]
+    assert [getattr(route, "name", None) for route in router.routes] == ["again", "again_api"]
+
+
+def test_two_routes_of_one_name_are_refused() -> None:
+    one, other = (
+        Route(method="POST", path=path, name="again", door="admitted", group="rerank") for path in ("/one", "/other")
+    )
+    with pytest.raises(ValueError, match=r"Two routes share a name: \['again'\]"):
+        RouteTable([one, other])
