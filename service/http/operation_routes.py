@@ -16,6 +16,7 @@ from service.http.operation_schemas import (
     BatchSizes,
     CacheSizes,
     CompiledLayers,
+    DescribedModel,
     KernelChoice,
     ListedModel,
     Liveness,
@@ -32,12 +33,14 @@ from service.http.operation_schemas import (
     TowerCompilation,
     WeaviateMeta,
     WindowDefaults,
+    XinferenceAuth,
 )
 from service.http.route_registration import serve
 from service.http.route_table import (
     INFO,
     LIVEZ,
     METRICS,
+    MODEL,
     MODELS,
     NIM_LIVE,
     NIM_READY,
@@ -46,6 +49,7 @@ from service.http.route_table import (
     VERSION,
     WEAVIATE_META,
     WELL_KNOWN_LIVE,
+    XINFERENCE_AUTH,
 )
 from service.inference.micro_batcher import MicroBatcher
 from service.lifecycle import Lifecycle
@@ -88,6 +92,14 @@ OPERATION_DESCRIPTIONS: Mapping[str, OperationDescription] = {
         text="The running model, device, kernels, window, limits and versions.",
         answer=ServiceInfo,
     ),
+    MODEL.name: OperationDescription(
+        summary="The loaded model by any id",
+        text="The loaded model, whatever id is asked for, as the clients of OpenAI and Xinference read it.",
+        answer=DescribedModel,
+    ),
+    XINFERENCE_AUTH.name: OperationDescription(
+        summary="Whether requests need a key", text="The first question of Xinference's client.", answer=XinferenceAuth
+    ),
     WEAVIATE_META.name: OperationDescription(
         summary="The model's name, for Weaviate",
         text="The model's name, where Weaviate's modules ask for it.",
@@ -122,6 +134,8 @@ class OperationRoutes:
         serve(router, NIM_READY, self.nim_ready)
         serve(router, METRICS, self.show_metrics)
         serve(router, MODELS, self.models)
+        serve(router, MODEL, self.describe_model)
+        serve(router, XINFERENCE_AUTH, self.xinference_auth)
         serve(router, INFO, self.info)
         serve(router, WEAVIATE_META, self.weaviate_meta)
         serve(router, VERSION, self.show_version)
@@ -160,8 +174,21 @@ class OperationRoutes:
 
     async def models(self) -> Response:
         """The one model, in the form of OpenAI's model list."""
+        return JsonResponse(ModelList(object="list", data=[self._listed_model()]))
+
+    async def describe_model(self, model: str) -> Response:
+        """The one model under the id that was asked for."""
+        listed = self._listed_model()
+        return JsonResponse({**listed, "id": model, "model_type": "rerank", "model_name": listed["id"]})
+
+    async def xinference_auth(self) -> Response:
+        """Whether requests need a key."""
+        is_required = self.settings.api_key is not None or self.settings.api_keys_file is not None
+        return JsonResponse(XinferenceAuth(auth=is_required))
+
+    def _listed_model(self) -> ListedModel:
         info = self.model.describe()
-        model = ListedModel(
+        return ListedModel(
             id=info.name if info else self.settings.model,
             object="model",
             created=int(self.started_at),
@@ -169,7 +196,6 @@ class OperationRoutes:
             max_pages=self.settings.max_pages,
             max_documents=self.settings.max_files,
         )
-        return JsonResponse(ModelList(object="list", data=[model]))
 
     async def weaviate_meta(self) -> Response:
         """The model's name, where Weaviate's modules ask for it."""

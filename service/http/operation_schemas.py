@@ -46,6 +46,17 @@ class ModelList(TypedDict):
     data: list[ListedModel]
 
 
+class DescribedModel(ListedModel):
+    """The model under any id, because the loaded one answers whatever is asked for."""
+
+    model_type: Annotated[Literal["rerank"], Field(description="read by the client of Xinference")]
+    model_name: Annotated[str, Field(description="the loaded model")]
+
+
+class XinferenceAuth(TypedDict):
+    auth: Annotated[bool, Field(description="whether requests need a key")]
+
+
 class WeaviateMeta(TypedDict):
     model_name: str
     version: str

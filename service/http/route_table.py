@@ -121,6 +121,12 @@ METRICS = Route(
     method="GET", path="/metrics", name="metrics", prefixes=_BOTH, door="keyed", group="operation", is_traced=False
 )
 MODELS = Route(method="GET", path="/models", name="models", prefixes=_BOTH, door="keyed", group="description")
+MODEL = Route(
+    method="GET", path="/models/{model:path}", name="model", prefixes=_BOTH, door="keyed", group="description"
+)
+XINFERENCE_AUTH = Route(
+    method="GET", path="/v1/cluster/auth", name="xinference_auth", door="open", group="description", is_traced=False
+)
 INFO = Route(method="GET", path="/info", name="info", door="keyed", group="description")
 WEAVIATE_META = Route(method="GET", path="/meta", name="weaviate_meta", door="keyed", group="description")
 VERSION = Route(method="GET", path="/version", name="version", door="keyed", group="description")
@@ -138,6 +144,8 @@ FIXED_ROUTES = (
     NIM_READY,
     METRICS,
     MODELS,
+    MODEL,
+    XINFERENCE_AUTH,
     INFO,
     WEAVIATE_META,
     VERSION,

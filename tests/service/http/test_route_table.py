@@ -23,7 +23,7 @@ from tests.servers import fake_loader, running_service, settings_for_tests
 
 TABLE = RouteTable.of_dialects(DIALECTS)
 READINESS = {"/readyz", "/health", "/health_check", "/ping", "/.well-known/ready", "/v1/health/ready"}
-PROBES = READINESS | {"/livez", "/.well-known/live", "/v1/health/live"}
+PROBES = READINESS | {"/livez", "/.well-known/live", "/v1/health/live", "/v1/cluster/auth"}
 OF_FASTAPI = {"/openapi.json", "/docs", "/docs/oauth2-redirect"}
 
 
@@ -71,6 +71,7 @@ def test_a_served_route_is_found_under_its_own_label() -> None:
 def test_every_route_that_takes_a_body_or_belongs_to_documents_is_admitted() -> None:
     others = {path for route in TABLE.routes if route.door != "admitted" for path in route.paths}
     described = {"/metrics", "/v1/metrics", "/info", "/models", "/v1/models", "/meta", "/version"}
+    described |= {"/models/{model:path}", "/v1/models/{model:path}"}
     assert others == PROBES | described
     assert {route.method for route in TABLE.routes if route.door != "admitted"} == {"GET"}
 
