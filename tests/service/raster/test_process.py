@@ -221,8 +221,6 @@ HOSTILE_REPLIES = {
     "no page count": b'{"ticket": 1, "rss_bytes": 1}\n',
     "negative count": b'{"ticket": 1, "rss_bytes": 1, "page_count": -1}\n',
     "huge count": b'{"ticket": 1, "rss_bytes": 1, "page_count": 99999999999}\n',
-    "unknown reason": b'{"ticket": 1, "rss_bytes": 1, "page_count": 1, "width": 1, "height": 1, "began_ns": 1, "ended_ns": 1, '
-    b'"degraded_reasons": ["<b>"]}\n',
     "huge size": b'{"ticket": 1, "rss_bytes": 1, "error": "bad_page_box", "width": 1e99, "height": 1}\n',
 }
 
@@ -256,6 +254,22 @@ def test_a_worker_cannot_claim_to_have_worked_outside_of_the_call(monkeypatch: p
     before = time.time_ns()
     page = process.render_only_page(b"", kind=Kind.IMAGE, seconds=PATIENCE_SECONDS)
     assert before <= page.began_ns <= page.ended_ns <= time.time_ns()
+    process.close()
+
+
+@pytest.mark.parametrize("reasons", ['["<b>"]', '[["image"]]', '"image"', "null", "[1]"])
+def test_a_worker_cannot_make_up_reasons(reasons: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    times = f'"began_ns": {time.time_ns()}, "ended_ns": {time.time_ns()}'
+    reply = f'{{"ticket": 1, "rss_bytes": 1, "width": 1, "height": 1, "degraded_reasons": {reasons}, {times}}}\n'.encode()
+
+    def start(settings: WorkerSettings, *, control_fd: int, slot_fd: int) -> Any:
+        code = f"import socket, time; s = socket.socket(fileno={control_fd}); s.sendall({reply!r}); time.sleep(60)"
+        return subprocess.Popen([sys.executable, "-S", "-E", "-c", code], pass_fds=(control_fd,))
+
+    monkeypatch.setattr(process_module, "_start", start)
+    process = RasterProcess(settings())
+    with pytest.raises(ProcessDied, match="protocol"):
+        process.render_only_page(b"", kind=Kind.IMAGE, seconds=PATIENCE_SECONDS)
     process.close()
 
 
