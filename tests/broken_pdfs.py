@@ -184,7 +184,7 @@ def _image_sheets() -> dict[str, dict[str, bytes]]:
             + b"> EI Q"
         ),
         "scan": {
-            **sheet(b"", _AS_X, image=_image(rgb_keys, packed)),
+            **sheet(b"", _AS_X, image=_image(rgb_keys, zlib.compress(_picture(75).tobytes()), size=75)),
             "content": stream(b"", b"q 300 0 0 300 0 0 cm /X Do Q"),
         },
     }
@@ -212,12 +212,12 @@ def _paint_sheets() -> dict[str, dict[str, bytes]]:
     )
     mesh = stream(
         b"/ShadingType 4/ColorSpace/DeviceRGB/BitsPerCoordinate 16/BitsPerComponent 8/BitsPerFlag 8"
-        b"/Decode[50 250 80 280 0 1 0 1 0 1]",
-        triangle,
+        b"/Decode[50 250 80 280 0 1 0 1 0 1]/Filter/FlateDecode",
+        zlib.compress(triangle),
     )
     tile = stream(
-        b"/Type/Pattern/PatternType 1/PaintType 1/TilingType 1/BBox[0 0 10 10]/XStep 10/YStep 10/Resources<<>>",
-        b"1 0 0 rg 0 0 7 7 re f",
+        b"/Type/Pattern/PatternType 1/PaintType 1/TilingType 1/BBox[0 0 50 50]/XStep 50/YStep 50/Resources<<>>",
+        b"1 0 0 rg 0 0 30 30 re f",
     )
     with_pattern = b"/Pattern cs /P scn" + _SQUARE
     return {
@@ -355,7 +355,10 @@ def _structure_sheets() -> dict[str, dict[str, bytes]]:
         },
         "stamp": sheet(b"", page_keys=b"/Annots[@annotation]", annotation=stamp, look=look),
         "square": sheet(b"", page_keys=b"/Annots[@annotation]", annotation=square, look=look),
-        "field": sheet(b"", page_keys=b"/Annots[@annotation]", annotation=field, look=look),
+        "field": {
+            **sheet(b"", page_keys=b"/Annots[@annotation]", annotation=field, look=look),
+            "catalog": b"<</Type/Catalog/Pages @pages/AcroForm<</Fields[@annotation]>>>>",
+        },
         "lines": sheet(b"1 0 0 RG 20 w 60 90 m 240 270 l S 60 270 m 150 100 240 100 240 270 c S"),
     }
 
