@@ -364,8 +364,8 @@ def _structure_sheets() -> dict[str, dict[str, bytes]]:
 
 
 _STREAM = re.compile(rb"(<<.*?>>)\nstream\n(.*)\nendstream", re.DOTALL)
-_KEY = re.compile(rb"/(\w+)(?=[ /\[<(@]|$)")
-_WRONG_VALUES = (b"null", b"0", b"-1", b"/Nonsense", b"(text)", b"[]", b"<<>>")
+_WRONG_VALUES = (b"null", b"0", b"-1", b"/Nonsense")
+_OPTIONAL_KEYS = frozenset({b"Filter", b"DW"})  # without them the object is another one, and whole
 
 
 def broken_pdfs() -> Iterator[BrokenPdf]:
@@ -422,6 +422,7 @@ def _dictionary_faults_of(value: bytes) -> Iterator[tuple[str, bytes]]:
         if key in (b"Type", b"Length", b"Parent") or simple is None:
             continue
         before, after = head[: match.start()], head[match.end() :]
-        yield f"no {key.decode()}", before + after + rest
-        for wrong in _WRONG_VALUES[:4]:
+        if key not in _OPTIONAL_KEYS:
+            yield f"no {key.decode()}", before + after + rest
+        for wrong in _WRONG_VALUES[1:] if key in _OPTIONAL_KEYS else _WRONG_VALUES:
             yield f"{key.decode()} {wrong.decode()}", before + b"/" + key + b" " + wrong + after + rest

@@ -39,17 +39,51 @@ _FONT_OPERATOR = re.compile(rb"/([^\s/\[\]()<>{}%]*)\s+[-+.\d]+\s+Tf\b")
 _PAINTING_OPERATOR = re.compile(rb"(?:^|[\s\])>])(?:f\*?|F|[bB]\*?|[sS]|sh|Do|EI|Tj|TJ|'|\")(?=[\s/\[(<]|$)")
 
 _FILTERS = frozenset(
-    "ASCIIHexDecode AHx ASCII85Decode A85 LZWDecode LZW FlateDecode Fl RunLengthDecode RL CCITTFaxDecode CCF JBIG2Decode "
-    "DCTDecode DCT JPXDecode Crypt BrotliDecode".split()
+    [
+        "ASCIIHexDecode",
+        "AHx",
+        "ASCII85Decode",
+        "A85",
+        "LZWDecode",
+        "LZW",
+        "FlateDecode",
+        "Fl",
+        "RunLengthDecode",
+        "RL",
+        "CCITTFaxDecode",
+        "CCF",
+        "JBIG2Decode",
+        "DCTDecode",
+        "DCT",
+        "JPXDecode",
+        "Crypt",
+        "BrotliDecode",
+    ]
 )
-_FILTERS_WITH_OWN_DEPTH = frozenset("CCITTFaxDecode CCF JBIG2Decode DCTDecode DCT JPXDecode".split())
-_SIMPLE_FONTS = frozenset({"Type1", "MMType1", "TrueType"})
+_FILTERS_WITH_OWN_DEPTH = frozenset(["CCITTFaxDecode", "CCF", "JBIG2Decode", "DCTDecode", "DCT", "JPXDecode"])
 _STANDARD_FAMILIES = re.compile(
     r"(?:[A-Z]{6}\+)?(?:Courier|Helvetica|Times|Symbol|ZapfDingbats|Arial|TimesNewRoman|CourierNew)(?:PS)?(?:MT)?"
     r"(?:[-,](?:Roman|Regular|Bold|Italic|Oblique|BoldItalic|BoldOblique)(?:MT)?)?"
 )
 _COLOUR_SPACES = frozenset(
-    "DeviceGray DeviceRGB DeviceCMYK G RGB CMYK Pattern CalGray CalRGB CalCMYK Lab ICCBased Indexed I Separation DeviceN".split()
+    [
+        "DeviceGray",
+        "DeviceRGB",
+        "DeviceCMYK",
+        "G",
+        "RGB",
+        "CMYK",
+        "Pattern",
+        "CalGray",
+        "CalRGB",
+        "CalCMYK",
+        "Lab",
+        "ICCBased",
+        "Indexed",
+        "I",
+        "Separation",
+        "DeviceN",
+    ]
 )
 
 
@@ -103,11 +137,10 @@ class ResourceAudit:
     def _font(self, font: Any, depth: int) -> _Reasons:
         subtype = _name(_get(font, "Subtype"))
         if subtype == "Type3":
-            is_whole = _is_dict(_get(font, "CharProcs")) and _is_dict(_get(font, "Encoding"))
-            return (_NONE if is_whole else _FONT) | self._resources(_get(font, "Resources"), depth)
+            return (_NONE if _is_whole_drawn_font(font) else _FONT) | self._resources(_get(font, "Resources"), depth)
         if subtype == "Type0":
             return _NONE if _is_drawable_composite(font) else _FONT
-        return _NONE if subtype in _SIMPLE_FONTS and _is_drawable_font(font) else _FONT
+        return _NONE if _is_drawable_font(font) else _FONT
 
     def _x_object(self, value: Any, depth: int) -> _Reasons:
         if not _is_stream(value):
@@ -132,10 +165,9 @@ class ResourceAudit:
             and mupdf.ll_pdf_to_int(_get(image, "Width")) > 0
             and mupdf.ll_pdf_to_int(_get(image, "Height")) > 0
             and (
-                (bits is None or mupdf.ll_pdf_to_int(bits) == 1)
+                mupdf.ll_pdf_to_int(bits) in (0, 1)
                 if is_stencil
-                else not _FILTERS_WITH_OWN_DEPTH.isdisjoint(filters)
-                or mupdf.ll_pdf_to_int(bits) in (1, 2, 4, 8, 16)
+                else not _FILTERS_WITH_OWN_DEPTH.isdisjoint(filters) or mupdf.ll_pdf_to_int(bits) in (1, 2, 4, 8, 16)
             )
             and not _has_other_columns(image, filters)
         )
@@ -150,10 +182,14 @@ class ResourceAudit:
                 mask = _get(image, key)
                 if _is_stream(mask):
                     found |= self._once(mask, "XObject", self._mask, depth)
+                elif mask is not None and not (key == "Mask" and _is_array(mask)):
+                    found |= _IMAGE
         return found
 
     def _mask(self, mask: Any, depth: int) -> _Reasons:
-        is_grey = _name(_get(mask, "ColorSpace")) in ("DeviceGray", "G") or mupdf.ll_pdf_to_bool(_get(mask, "ImageMask"))
+        is_grey = _name(_get(mask, "ColorSpace")) in ("DeviceGray", "G") or mupdf.ll_pdf_to_bool(
+            _get(mask, "ImageMask")
+        )
         is_known = is_grey or "JPXDecode" in _filter_names(_get(mask, "Filter")) or _is_array(_get(mask, "ColorSpace"))
         return self._image(mask, depth) | (_NONE if is_known else _IMAGE)
 
@@ -177,7 +213,8 @@ class ResourceAudit:
                 return self._once(_item(space, 2), "ColorSpace", self._colour_space, depth) | self._once(
                     _item(space, 3), "Function", self._function, depth
                 )
-        return _NONE if family in _COLOUR_SPACES else _COLOUR
+        is_whole = family == "Pattern" or (family in _COLOUR_SPACES and _length(space) == 1)
+        return _NONE if is_whole else _COLOUR
 
     def _function(self, function: Any, depth: int) -> _Reasons:
         if _is_array(function) or mupdf.ll_pdf_to_int(_get(function, "FunctionType")) == 3:
@@ -192,7 +229,8 @@ class ResourceAudit:
     def _pattern(self, pattern: Any, depth: int) -> _Reasons:
         if mupdf.ll_pdf_to_int(_get(pattern, "PatternType")) == 2:
             return self._once(_get(pattern, "Shading"), "Shading", self._shading, depth)
-        return self._form(pattern, depth)
+        is_whole = mupdf.ll_pdf_to_int(_get(pattern, "PaintType")) in (1, 2)
+        return self._form(pattern, depth) | (_NONE if is_whole else _COLOUR)
 
     def _shading(self, shading: Any, depth: int) -> _Reasons:
         found = self._once(_get(shading, "ColorSpace"), "ColorSpace", self._colour_space, depth)
@@ -219,8 +257,12 @@ class ResourceAudit:
         return found
 
     def _annotation(self, annotation: Any, depth: int) -> _Reasons:
+        if not _is_dict(annotation):
+            return _ANNOTATION
         looks = _get(annotation, "AP")
         subtype = _name(_get(annotation, "Subtype"))
+        if subtype == "Widget" and _get(annotation, "FT") is None and _get(annotation, "Parent") is None:
+            return _ANNOTATION  # MuPDF draws no field without a type
         if looks is None:  # MuPDF draws its own look, which for a stamp is another word
             return _ANNOTATION if subtype == "Stamp" else _NONE
         look = _get(looks, "N")
@@ -235,26 +277,45 @@ class ResourceAudit:
 
 def _is_drawable_font(font: Any) -> bool:
     """Whether a simple font is embedded, or tells enough to put another one in its place."""
-    if not _is_name(_get(font, "BaseFont")):
+    if _get(font, "Widths") is not None and not _has_range(font):
         return False
-    widths = _get(font, "Widths")
-    if widths is not None:
-        first, last = _get(font, "FirstChar"), _get(font, "LastChar")
-        if not _is_number(first) or not _is_number(last) or mupdf.ll_pdf_to_int(last) < mupdf.ll_pdf_to_int(first):
-            return False
     descriptor = _get(font, "FontDescriptor")
     if _has_program(descriptor):
         return True
+    if not _is_name(_get(font, "BaseFont")):
+        return False
     if _STANDARD_FAMILIES.fullmatch(_name(_get(font, "BaseFont"))):
         return True
     encoding = _get(font, "Encoding")
     return bool(_is_dict(descriptor)) and bool(_is_name(encoding) or _is_dict(encoding))
 
 
+def _has_range(font: Any) -> bool:
+    """Whether the font names the first and the last character that its widths are for, and has a width for each."""
+    first, last = _get(font, "FirstChar"), _get(font, "LastChar")
+    if not _is_number(first) or not _is_number(last):
+        return False
+    count = mupdf.ll_pdf_to_int(last) - mupdf.ll_pdf_to_int(first) + 1
+    return bool(mupdf.ll_pdf_to_int(first) >= 0 and 0 < count <= _length(_get(font, "Widths")))
+
+
+def _is_whole_drawn_font(font: Any) -> bool:
+    """Whether a Type 3 font has procedures, and names for its characters."""
+    names = _get(_get(font, "Encoding"), "Differences")
+    has_name = any(_is_name(_item(names, position)) for position in range(min(_length(names), 300)))
+    procedures = _get(font, "CharProcs")
+    count = min(mupdf.ll_pdf_dict_len(procedures), 300)
+    is_drawn = all(_is_stream(mupdf.ll_pdf_dict_get_val(procedures, position)) for position in range(count))
+    return count > 0 and is_drawn and has_name and _has_range(font)
+
+
 def _is_drawable_composite(font: Any) -> bool:
     """Whether a composite font is embedded, or has a character collection by which another one can stand in."""
     descendant = _item(_get(font, "DescendantFonts"), 0)
     if _name(_get(descendant, "Subtype")) not in ("CIDFontType0", "CIDFontType2") or _get(font, "Encoding") is None:
+        return False
+    width = _get(descendant, "DW")
+    if width is not None and not _is_number(width):
         return False
     if _has_program(_get(descendant, "FontDescriptor")):
         return True

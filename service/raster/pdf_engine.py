@@ -48,7 +48,7 @@ class PdfDocument:
     def __init__(self, data: bytes, *, on_degraded_page: OnDegradedPage = "auto") -> None:
         """Raises: RasterFailure, codes corrupt_document, encrypted_document, no_pages, page_memory, xfa_form, portfolio."""
         self._flags_everything = on_degraded_page == "flag"
-        pymupdf.TOOLS.reset_mupdf_warnings()
+        _forget_warnings()
         # `filetype` does not restrict MuPDF: HTML, EPUB and images open as well, so check before and after.
         if b"%PDF-" not in data[:_MAGIC_WINDOW_BYTES]:
             raise RasterFailure("corrupt_document")
@@ -72,16 +72,16 @@ class PdfDocument:
 
         Raises: RasterFailure, codes page_unreadable, bad_page_box, page_degraded, page_memory.
         """
-        # All documents of the process share one warning buffer, which only grows: 4 MB over 900 documents.
-        pymupdf.TOOLS.reset_mupdf_warnings()
         with _failing_as("page_unreadable"):
             page = self._document.load_page(number - 1)
             page_object = pymupdf.mupdf.pdf_page_from_fz_page(page.this).obj()
+            if not any(page_object.pdf_dict_gets(key).m_internal for key in ("Type", "Contents", "Annots")):
+                raise RasterFailure("page_unreadable")
             repair_boxes(page_object)
             reasons = self._audit.page(page_object)
             content = PageContent(page_object)
             reasons |= content.missing_fonts()
-            pymupdf.TOOLS.reset_mupdf_warnings()
+            _forget_warnings()
             width, height = page.rect.width, page.rect.height
             require_sane_box(width, height)
             scale = LONGEST_PAGE_EDGE / max(width, height)
@@ -107,6 +107,14 @@ class PdfDocument:
 
     def close(self) -> None:
         self._document.close()
+
+
+def _forget_warnings() -> None:
+    """All documents of the process share one buffer, which only grows: 4 MB over 900 documents.
+
+    To read it is the way to end a series of equal warnings; the next of them would otherwise merely be counted.
+    """
+    pymupdf.TOOLS.mupdf_warnings(reset=True)
 
 
 @contextmanager

@@ -151,7 +151,17 @@ def test_worker_imports_the_engines_and_the_pages_and_else_the_standard_library_
         "model.pages.text_page_format",
         "model.pages.typesetting",
     }
-    parts = ("worker", "page", "image_decoder", "pdf_engine", "pdf_boxes", "pdf_placeholders", "text_file")
+    parts = (
+        "worker",
+        "page",
+        "image_decoder",
+        "pdf_engine",
+        "pdf_audit",
+        "pdf_boxes",
+        "pdf_placeholders",
+        "pdf_warnings",
+        "text_file",
+    )
     ours = {"service", "service.degraded_reason", "service.raster", *(f"service.raster.{part}" for part in parts)}
     assert {name for name in modules if name.partition(".")[0] == "service"} == ours
 
@@ -260,7 +270,9 @@ def test_a_worker_cannot_claim_to_have_worked_outside_of_the_call(monkeypatch: p
 @pytest.mark.parametrize("reasons", ['["<b>"]', '[["image"]]', '"image"', "null", "[1]"])
 def test_a_worker_cannot_make_up_reasons(reasons: str, monkeypatch: pytest.MonkeyPatch) -> None:
     times = f'"began_ns": {time.time_ns()}, "ended_ns": {time.time_ns()}'
-    reply = f'{{"ticket": 1, "rss_bytes": 1, "width": 1, "height": 1, "degraded_reasons": {reasons}, {times}}}\n'.encode()
+    reply = (
+        f'{{"ticket": 1, "rss_bytes": 1, "width": 1, "height": 1, "degraded_reasons": {reasons}, {times}}}\n'.encode()
+    )
 
     def start(settings: WorkerSettings, *, control_fd: int, slot_fd: int) -> Any:
         code = f"import socket, time; s = socket.socket(fileno={control_fd}); s.sendall({reply!r}); time.sleep(60)"
