@@ -151,17 +151,8 @@ def test_worker_imports_the_engines_and_the_pages_and_else_the_standard_library_
         "model.pages.text_page_format",
         "model.pages.typesetting",
     }
-    parts = (
-        "worker",
-        "page",
-        "image_decoder",
-        "pdf_engine",
-        "pdf_audit",
-        "pdf_boxes",
-        "pdf_placeholders",
-        "pdf_warnings",
-        "text_file",
-    )
+    pdf_parts = (f"pdf_{part}" for part in ("engine", "audit", "boxes", "layers", "placeholders", "warnings"))
+    parts = ("worker", "page", "image_decoder", "text_file", *pdf_parts)
     ours = {"service", "service.degraded_reason", "service.raster", *(f"service.raster.{part}" for part in parts)}
     assert {name for name in modules if name.partition(".")[0] == "service"} == ours
 
