@@ -7,6 +7,7 @@ the groups, and in place of each membership dictionary a group whose own state s
 """
 
 from collections.abc import Iterator
+from itertools import islice
 from typing import Any
 
 from pymupdf import mupdf
@@ -17,6 +18,8 @@ _number = mupdf.ll_pdf_to_num
 
 _MOST_GROUPS = 10_000
 _MOST_DEPTH = 32  # of expressions
+_MOST_OPERANDS = 10_000  # of one expression; parts of it may be one object many times
+_UNCLEAR_KEY = "ZipRerankUnclear"  # in a membership dictionary that was written before
 _STATE_KEYS = {"View": "ViewState", "Print": "PrintState", "Export": "ExportState"}
 
 
@@ -35,6 +38,7 @@ class Layers:
 
     def __init__(self, document: Any, properties: Any) -> None:
         self._document = document
+        self._operands_left = 0
         groups = list(_items(_get(properties, "OCGs")))
         configuration = _get(properties, "D")
         self._is_on = _states_of(groups, configuration)
@@ -60,7 +64,7 @@ class Layers:
         if not mupdf.ll_pdf_is_dict(membership):
             return True
         if _name(_get(membership, "Type")) != "OCMD":
-            return _number(membership) not in self._unclear
+            return _number(membership) not in self._unclear and _get(membership, _UNCLEAR_KEY) is None
         is_certain = self.is_complete and not any(_number(group) in self._unclear for group in _groups_of(membership))
         try:
             is_shown = self._is_shown(membership)
@@ -68,9 +72,11 @@ class Layers:
             is_certain, is_shown = False, self._follows_policy(membership)
         for key in ("OCGs", "P", "VE"):
             mupdf.ll_pdf_dict_dels(membership, key)
-        usage = mupdf.PdfObj(mupdf.ll_pdf_keep_obj(membership))
-        mupdf.pdf_dict_puts(usage, "Type", mupdf.pdf_new_name("OCG"))
-        mupdf.pdf_dict_puts(usage, "Usage", self._usage(is_shown=is_shown))
+        group = mupdf.PdfObj(mupdf.ll_pdf_keep_obj(membership))
+        mupdf.pdf_dict_puts(group, "Type", mupdf.pdf_new_name("OCG"))
+        mupdf.pdf_dict_puts(group, "Usage", self._usage(is_shown=is_shown))
+        if not is_certain:
+            mupdf.pdf_dict_puts(group, _UNCLEAR_KEY, mupdf.pdf_new_int(1))
         return is_certain
 
     def _usage(self, *, is_shown: bool) -> Any:
@@ -83,6 +89,7 @@ class Layers:
         """Raises: UnclearLayersError."""
         expression = _get(membership, "VE")
         if mupdf.ll_pdf_is_array(expression):
+            self._operands_left = _MOST_OPERANDS
             return self._value_of(expression, 0)
         return self._follows_policy(membership)
 
@@ -101,13 +108,14 @@ class Layers:
 
     def _value_of(self, expression: Any, depth: int) -> bool:
         """Raises: UnclearLayersError."""
+        self._operands_left -= 1
         if not mupdf.ll_pdf_is_array(expression):
             if not mupdf.ll_pdf_is_dict(expression):
                 raise UnclearLayersError
             return self._state(expression)
-        if depth > _MOST_DEPTH or mupdf.ll_pdf_array_len(expression) < 2:
+        if depth > _MOST_DEPTH or self._operands_left < 0 or mupdf.ll_pdf_array_len(expression) < 2:
             raise UnclearLayersError
-        operands = (self._value_of(operand, depth + 1) for operand in list(_items(expression))[1:])
+        operands = (self._value_of(operand, depth + 1) for operand in islice(_items(expression), 1, None))
         match _name(mupdf.ll_pdf_array_get(expression, 0)):
             case "And":
                 return all(operands)

@@ -145,6 +145,18 @@ def test_expression_that_means_nothing_is_flagged(keys: bytes) -> None:
     assert page.degraded_reasons == ("layers",)
 
 
+def test_expression_that_repeats_a_part_of_itself_is_bounded() -> None:
+    """2 ** 30 operands in a kilobyte."""
+    levels = {f"e{level}": b"[/Or @e%d @e%d]" % (level + 1, level + 1) for level in range(30)}
+    objects = {
+        **sheet(b"/OC /M BDC " + MARK + b" EMC", b"/Properties<</M<</Type/OCMD/VE @e0>>>>", **levels, e30=b"[/Not @a]"),
+        "catalog": b"<</Type/Catalog/Pages @pages/OCProperties<</OCGs[@a]/D<<>>>>>>",
+        "a": b"<</Type/OCG/Name(a)>>",
+    }
+    document = PdfDocument(write_pdf(objects))
+    assert [document.render(1).degraded_reasons for _ in range(2)] == [("layers",)] * 2
+
+
 def test_layer_that_depends_on_the_viewer_is_flagged() -> None:
     usage = b"/Usage<</Zoom<</min 2>>>>"
     applied = VIEWING.replace(b"[/View]", b"[/View/Zoom]")
