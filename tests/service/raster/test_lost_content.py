@@ -181,3 +181,10 @@ def test_resources_that_name_themselves_are_looked_at_once() -> None:
 
 def test_ordinary_pages_have_no_reason() -> None:
     assert reasons_for(make_pdf(1)) == ()
+
+
+@pytest.mark.parametrize("fault", ["half", "zeros at 5 tenths"])
+def test_content_that_ends_too_soon_is_flagged_although_it_was_searched_before(fault: str) -> None:
+    """The search gives the same warning, which must not swallow the one of the drawing."""
+    [data] = [broken.data for broken in broken_pdfs() if broken.name == f"two_streams, content: {fault}"]
+    assert reasons_for(data) == ("content",)
