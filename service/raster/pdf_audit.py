@@ -353,10 +353,10 @@ def _has_other_columns(image: Any, filters: list[str]) -> bool:
 class PageContent:
     """The beginning of a page's own instructions, without those of the forms that it draws."""
 
-    def __init__(self, page: Any) -> None:
-        """page: the page's PdfObj."""
+    def __init__(self, document: Any, page: Any) -> None:
+        """document, page: the PdfDocument, and the page's PdfObj. (To ask the page for its document costs more than a page.)"""
         self._fonts = _get(mupdf.ll_pdf_dict_gets_inheritable(page.m_internal, "Resources"), "Font")
-        self._text = _read_content(mupdf.pdf_get_bound_document(page), mupdf.pdf_dict_gets(page, "Contents"))
+        self._text = _read_content(document, mupdf.pdf_dict_gets(page, "Contents"))
 
     def missing_fonts(self) -> _Reasons:
         """MuPDF writes in a font of its own where the page's fonts lack the one that an instruction names."""

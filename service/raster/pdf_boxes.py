@@ -64,7 +64,7 @@ def visible_box(media: Box | None, crop: Box | None) -> Box:
     return media
 
 
-def repair_boxes(page: Any) -> None:
+def repair_boxes(document: Any, page: Any) -> None:
     """Give a page object whose CropBox MuPDF cannot use the box that other viewers show. In memory only."""
     crop_value = mupdf.pdf_dict_gets_inheritable(page, "CropBox")
     if not mupdf.pdf_is_array(crop_value):
@@ -74,7 +74,7 @@ def repair_boxes(page: Any) -> None:
     if media is None or crop is None or not crop.within(media).is_drawable:
         visible = mupdf.FzRect(*astuple(visible_box(media, crop)))
         for name in ("MediaBox", "CropBox"):
-            mupdf.pdf_dict_puts(page, name, mupdf.pdf_new_rect(mupdf.pdf_get_bound_document(page), visible))
+            mupdf.pdf_dict_puts(page, name, mupdf.pdf_new_rect(document, visible))
 
 
 def _read_box(value: Any) -> Box | None:

@@ -67,7 +67,8 @@ class PdfDocument:
             raise RasterFailure(placeholder)
         self._reasons = frozenset() if placeholder is None else frozenset({placeholder})
         with _failing_as("corrupt_document"):
-            self._audit = ResourceAudit(Layers.of(pymupdf.mupdf.pdf_document_from_fz_document(self._document.this)))
+            self._pdf = pymupdf.mupdf.pdf_document_from_fz_document(self._document.this)
+            self._audit = ResourceAudit(Layers.of(self._pdf))
 
     def render(self, number: int) -> PagePixels:
         """Page `number` (1-based) with its longest edge at 1024 pixels, over white.
@@ -79,9 +80,9 @@ class PdfDocument:
             page_object = pymupdf.mupdf.pdf_page_from_fz_page(page.this).obj()
             if not any(page_object.pdf_dict_gets(key).m_internal for key in ("Type", "Contents", "Annots")):
                 raise RasterFailure("page_unreadable")
-            repair_boxes(page_object)
+            repair_boxes(self._pdf, page_object)
             reasons = self._audit.page(page_object)
-            content = PageContent(page_object)
+            content = PageContent(self._pdf, page_object)
             reasons |= content.missing_fonts()
             _forget_warnings()
             width, height = page.rect.width, page.rect.height
@@ -108,6 +109,7 @@ class PdfDocument:
         return reasons
 
     def close(self) -> None:
+        del self._audit, self._pdf  # which hold the document open
         self._document.close()
 
 
