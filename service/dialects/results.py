@@ -63,7 +63,9 @@ def _kind_of(query: RerankQuery, answer: RerankAnswer) -> tuple[ScoreKind, tuple
     if answer.score_kind == "softmax" or query.score == "rank":
         return query.score, ()
     subject = "raw_scores has no effect: " if query.score == "logit" else ""
-    warning = f"{subject}scores are of kind rank and not {query.score}, as the logits of {answer.windows} windows do not compare"
+    warning = (
+        f"{subject}scores are of kind rank and not {query.score}: logits of {answer.windows} windows do not compare"
+    )
     return ("log_odds" if query.score == "log_odds" else "rank"), (warning,)
 
 
