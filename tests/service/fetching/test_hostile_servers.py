@@ -10,6 +10,7 @@ import pytest
 
 from service.errors import ServiceError
 from service.fetching.fetcher import UrlFetcher
+from service.logs import configure_logging
 from tests.documents import make_image, make_pdf
 from tests.patience import until
 from tests.service.fetching.sites import (
@@ -456,13 +457,23 @@ class TestConnections:
 
         asyncio.run(scenario())
 
-    def test_the_log_has_the_reason_and_neither_path_nor_query(self, caplog: pytest.LogCaptureFixture) -> None:
+    def test_the_log_has_the_reason_and_neither_path_nor_query(self, capsys: pytest.CaptureFixture[str]) -> None:
         async def scenario() -> None:
-            names = Names(files_test=[[METADATA]])
-            await refusal(make_fetcher("files.test", names), "https://files.test/secret.pdf?token=secret")
+            await refusal(
+                make_fetcher("files.test", Names(files_test=[[METADATA]])), "https://files.test/secret?a=secret"
+            )
+            async with running_site({"/secret?a=secret": response(PDF)}) as site:
+                fetcher = make_fetcher(f"http://files.test:{site.port}")
+                await fetch(fetcher, f"http://files.test:{site.port}/secret?a=secret")
 
-        with caplog.at_level(logging.DEBUG):
+        handlers, level = logging.getLogger().handlers[:], logging.getLogger().level
+        try:
+            configure_logging("debug")
             asyncio.run(scenario())
-        lines = [record.getMessage() for record in caplog.records if record.name.startswith("service")]
-        assert len(lines) == 1 and METADATA in lines[0] and "https://files.test" in lines[0] and "rerank-1" in lines[0]
-        assert "secret" not in caplog.text
+        finally:
+            logging.getLogger().handlers[:] = handlers
+            logging.getLogger().setLevel(level)
+        text = capsys.readouterr().err
+        [line] = [line for line in text.splitlines() if "service.fetching" in line]
+        assert "https://files.test" in line and METADATA in line and "rerank-1" in line
+        assert "secret" not in text

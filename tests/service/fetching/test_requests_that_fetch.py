@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Mapping
+from typing import Any
 
 import pytest
 
@@ -151,7 +152,8 @@ def test_a_request_and_a_host_have_a_few_connections_at_once() -> None:
 def test_the_bytes_of_a_request_and_of_all_requests_are_limited(limit: str, kind: type[ServiceError]) -> None:
     async def scenario() -> None:
         async with running_site({"/a": response(PDF), "/b": response(PDF)}) as site:
-            fetcher = make_fetcher(policy(site.port), **{limit: len(PDF) + 100})
+            limits: dict[str, Any] = {limit: len(PDF) + 100}
+            fetcher = make_fetcher(policy(site.port), **limits)
             root = f"http://files.test:{site.port}"
             with pytest.raises(kind) as caught:
                 await fetch(fetcher, f"{root}/a", f"{root}/b")
