@@ -55,6 +55,7 @@ if TYPE_CHECKING:
     from model.loading import load_reranker
     from model.memory_plan import DEFAULT_BATCH_LIMITS, BatchLimits, MemoryPlan
     from model.pages.image import LONGEST_PAGE_EDGE
+    from model.pages.text_page_format import TextPageFormat
     from model.ranking_model import (
         AttentionInfo,
         FeatureCacheCounts,
@@ -110,6 +111,7 @@ __all__ = [
     "ScoreError",
     "StageClock",
     "StageInterval",
+    "TextPageFormat",
     "WeightFacts",
     "WindowError",
     "WindowPlan",
@@ -178,6 +180,7 @@ _HOMES = {
     "ScoreError": "model.errors",
     "StageClock": "model.device",
     "StageInterval": "model.device",
+    "TextPageFormat": "model.pages.text_page_format",
     "WeightFacts": "model.diagnosis",
     "WindowError": "model.errors",
     "WindowPlan": "model.windows",

@@ -11,6 +11,8 @@ from typing import Any, cast
 
 from model.config import ImageConfig, ModelConfig, TextConfig, VisionConfig
 from model.errors import CheckpointError
+from model.pages.image import LONGEST_PAGE_EDGE
+from model.pages.text_page_format import PUBLISHED_TEXT_PAGE, TextPageFormat
 from model.prompt import ChatTokenizer
 
 ARCHITECTURE = "Qwen3VLForConditionalGeneration"
@@ -22,6 +24,8 @@ _TEXT_SIZES = (
     "head_dim",
 )  # fmt: skip
 """Fields of `TextConfig` that are integers in `text_config`, under the same names."""
+
+_SMALLEST_PRINT = 6
 
 _FILES = ["*.json", "*.safetensors", "*.jinja", "merges.txt"]
 
@@ -194,7 +198,26 @@ def _read_image_config(raw: dict[str, Any]) -> ImageConfig:
         temporal_patch_size=_integer(raw, "temporal_patch_size", place),
         min_pixels=_integer(size, "shortest_edge", f"{place}: size"),
         max_pixels=_integer(size, "longest_edge", f"{place}: size"),
+        text_page=_read_text_page(raw, f"{place}: text_page"),
     )
+
+
+def _read_text_page(raw: dict[str, Any], place: str) -> TextPageFormat:
+    """The service's own section, in checkpoints that read text on other pages than the published one does."""
+    if "text_page" not in raw:
+        return PUBLISHED_TEXT_PAGE
+    section = _section(raw, "text_page", "preprocessor_config.json")
+    format = TextPageFormat(**{field.name: _integer(section, field.name, place) for field in fields(TextPageFormat)})
+    is_usable = (
+        max(format.width, format.height) <= format.longest_edge <= LONGEST_PAGE_EDGE
+        and _SMALLEST_PRINT <= format.smallest_print <= format.largest_print <= min(format.width, format.height) // 4
+    )
+    if not is_usable:
+        raise CheckpointError(
+            f"{place} is {section}; its edges must be at most longest_edge, which is at most {LONGEST_PAGE_EDGE}, and its "
+            f"print from {_SMALLEST_PRINT} to a quarter of the shorter edge."
+        )
+    return format
 
 
 def _check_sizes(config: ModelConfig) -> None:

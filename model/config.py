@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from model.errors import ConfigurationError, KeepRatioError, WindowError
+from model.pages.text_page_format import PUBLISHED_TEXT_PAGE, TextPageFormat
 
 MAX_WINDOW_SIZE = 20
 """Maximum number of pages in one prompt: the published model was trained with the identifiers A to T."""
@@ -119,6 +120,7 @@ class ImageConfig:
     temporal_patch_size: int
     min_pixels: int
     max_pixels: int
+    text_page: TextPageFormat = PUBLISHED_TEXT_PAGE  # on which texts are drawn
 
     @property
     def grid_unit(self) -> int:

@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 from model.dataflow import Observe, PageImage, PageScores, PreparedPage, PreparedRequest
 from model.device import StageClock
 from model.memory_plan import BatchLimits
+from model.pages.text_page_format import TextPageFormat
 from model.ranking_model import FeatureCacheCounts, ModelInfo, PendingBatch, RankingModel
 
 
@@ -49,6 +50,10 @@ class FakeRankingModel:
 
     def describe(self) -> ModelInfo:
         return replace(self.model.describe(), name=self.name)
+
+    @property
+    def text_page(self) -> TextPageFormat:
+        return self.model.text_page
 
     @property
     def batch_limits(self) -> BatchLimits:

@@ -10,6 +10,7 @@ from typing import Protocol
 from model.dataflow import Observe, PageImage, PageScores, PreparedPage, PreparedRequest
 from model.device import StageClock
 from model.memory_plan import BatchLimits
+from model.pages.text_page_format import TextPageFormat
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -83,6 +84,11 @@ class RankingModel(Protocol):
 
     def describe(self) -> ModelInfo:
         """The loaded checkpoint and its current way of running."""
+        ...
+
+    @property
+    def text_page(self) -> TextPageFormat:
+        """The pages on which the checkpoint reads text."""
         ...
 
     @property

@@ -34,6 +34,7 @@ from model.image_processor import prepare_page
 from model.memory_plan import BatchLimits, MemoryPlan
 from model.page_encoder import PageEncoder
 from model.pages.image import LONGEST_PAGE_EDGE
+from model.pages.text_page_format import TextPageFormat
 from model.placement import make_attention_plans, max_window_cost
 from model.prompt import PromptBuilder
 from model.qwen3_vl.network import Network
@@ -103,6 +104,11 @@ class Reranker:
             feature_cache_device_bytes=cache.device_tier.byte_limit,
             feature_cache_host_bytes=cache.host_tier.byte_limit,
         )
+
+    @property
+    def text_page(self) -> TextPageFormat:
+        """The pages on which the checkpoint reads text."""
+        return self.model_config.image.text_page
 
     def prepare_page(self, page: AnyPage, *, tenant: bytes = b"") -> PreparedPage:
         """Fit a page to the model's grid. Pages of different tenants never share cached features. Raises: PageImageError."""

@@ -22,11 +22,11 @@ from service.documents.page_cache import PageCache
 from service.fetching.fetcher import FetchLimits, UrlFetcher
 from service.http.admission import Admission
 from service.http.callers import Callers
-from service.http.document_routes import DocumentRoutes
+from service.http.document_routes import DOCUMENT_DESCRIPTIONS, DocumentRoutes
 from service.http.error_responses import http_error_response
 from service.http.exchange import ExchangeMiddleware
-from service.http.openapi import add_request_schemas
-from service.http.operation_routes import OperationRoutes
+from service.http.openapi import describe_api
+from service.http.operation_routes import OPERATION_DESCRIPTIONS, OperationRoutes
 from service.http.rerank_routes import RerankRoutes
 from service.http.route_table import RouteTable
 from service.http.router import build_router
@@ -122,7 +122,12 @@ def build_app(
     )
     app.state.service = service  # for runners other than `server`, such as Ray
     app.include_router(_build_router(service, table))
-    add_request_schemas(app, table)
+    describe_api(
+        app,
+        table,
+        {**DOCUMENT_DESCRIPTIONS, **OPERATION_DESCRIPTIONS},
+        is_key_required=settings.api_key is not None or settings.api_keys_file is not None,
+    )
     admission = Admission(
         service.lifecycle,
         max_body_bytes=settings.max_body_bytes,

@@ -2,11 +2,12 @@
 
 import re
 from collections.abc import Iterator, Sequence
+from functools import lru_cache
 from itertools import islice
 
 from PIL import Image
 
-from model.pages.image import LONGEST_PAGE_EDGE
+from model.pages.text_page_format import PUBLISHED_TEXT_PAGE, TextPageFormat
 from model.pages.typesetting import (
     Canvas,
     Layout,
@@ -19,16 +20,7 @@ from model.pages.typesetting import (
     words_of,
 )
 
-SHORTEST_PAGE_EDGE = 280
-"""In pixels: of the square page that a passage gets in the first training stage."""
-
-HELD_PRINT = 13
-"""In pixels: the print that the page is enlarged to keep. `render_text` gives it to a passage of 107 English words (569
-characters) on 280 px in Noto Sans, DejaVu Sans, DejaVu Serif and Pillow's own font; 12 px in Noto Serif, 14 in Liberation."""
-
 _EDGE_STEP = 28
-_EDGES = (*range(SHORTEST_PAGE_EDGE, LONGEST_PAGE_EDGE, _EDGE_STEP), LONGEST_PAGE_EDGE)
-_LARGEST = Canvas(width=LONGEST_PAGE_EDGE, height=LONGEST_PAGE_EDGE)
 _BLANK_LINES = re.compile(r"\n(?: ?\n)+")
 _LONGEST_PIECE = 4096
 _MOST_CHARACTERS_A_PAGE = 10_000  # English in the narrowest common font has 8,900
@@ -43,12 +35,11 @@ class TooManyTextPagesError(ValueError):
 class TextPages:
     """The pages of a text, all of which is on them.
 
-    The text is printed as large as fits a square of 280 px. Where the print would be smaller than `HELD_PRINT`, it has that
-    size and the square grows, to 1,024 px; a longer text takes several pages of that size. A text of which `is_short` holds
-    has one page. Several blank lines in a row become one; other runs of spaces become one space.
+    See `TextPageFormat` for the rule. A text of which `is_short` holds has one page. Several blank lines in a row become one;
+    other runs of spaces become one space.
     """
 
-    def __init__(self, text: str, *, most_pages: int) -> None:
+    def __init__(self, text: str, *, most_pages: int, format: TextPageFormat = PUBLISHED_TEXT_PAGE) -> None:
         """Takes at most a second or two for a hundred pages, whatever the text.
 
         Raises: TooManyTextPagesError for more than `most_pages`, or 10,000 characters for each of them.
@@ -56,16 +47,18 @@ class TextPages:
         if len(text) > most_pages * _MOST_CHARACTERS_A_PAGE:
             raise TooManyTextPagesError
         cleaned = _BLANK_LINES.sub("\n\n", clean(text))
+        self._format = format
+        self._canvases = _canvases(format)
         self._typeface = Typeface(cleaned)
         one = self._one_page(cleaned)
         if one is None and is_short(text):
-            one = _LARGEST, self._shrunk_page(cleaned)
+            one = self._canvases[-1], self._shrunk_page(cleaned)
         self._pages: Sequence[Sequence[str]]
         if one is not None:
             self._canvas, layout = one
             self._print, self._pages = layout.print, [layout.lines]
         else:
-            self._canvas, self._print = _LARGEST, self._typeface.at(HELD_PRINT)
+            self._canvas, self._print = self._canvases[-1], self._typeface.at(format.smallest_print)
             self._pages = list(self._several_pages(cleaned, most_pages))
 
     @property
@@ -86,27 +79,26 @@ class TextPages:
         return draw_page(self._pages[number - 1], self._print, self._canvas)
 
     def _one_page(self, cleaned: str) -> tuple[Canvas, Layout] | None:
-        """The smallest square and the lines on it; None if the text needs several pages."""
-        canvas = _square(SHORTEST_PAGE_EDGE)
-        if len(cleaned) <= canvas.most_characters(HELD_PRINT):
+        """The smallest page and the lines on it; None if the text needs several pages."""
+        canvas, largest, smallest_print = self._canvases[0], self._canvases[-1], self._format.smallest_print
+        if len(cleaned) <= canvas.most_characters(smallest_print):
             paragraphs = [list(words_of(line, longest=canvas.text_width)) for line in cleaned.split("\n")]
-            layout = lay_out_largest(paragraphs, self._typeface, canvas, smallest=HELD_PRINT)
-            if layout.is_complete and layout.print.size >= HELD_PRINT:
+            sizes = range(smallest_print, self._format.largest_print + 1)
+            if (layout := lay_out_largest(paragraphs, self._typeface, canvas, sizes)) is not None:
                 return canvas, layout
-        if len(cleaned) > _LARGEST.most_characters(HELD_PRINT):
+        if len(cleaned) > largest.most_characters(smallest_print):
             return None
-        held = self._typeface.at(HELD_PRINT)
+        held = self._typeface.at(smallest_print)
         paragraphs = [list(words_of(line, longest=_LONGEST_PIECE)) for line in cleaned.split("\n")]
-        fitting = _LARGEST, lay_out(paragraphs, held, _LARGEST)
+        fitting = largest, lay_out(paragraphs, held, largest)
         if not fitting[1].is_complete:
             return None
-        too_small, large_enough = 0, len(_EDGES) - 1  # places in _EDGES
+        too_small, large_enough = 0, len(self._canvases) - 1  # places in the list
         while large_enough - too_small > 1:
             place = (too_small + large_enough) // 2
-            canvas = _square(_EDGES[place])
-            layout = lay_out(paragraphs, held, canvas)
+            layout = lay_out(paragraphs, held, self._canvases[place])
             if layout.is_complete:
-                large_enough, fitting = place, (canvas, layout)
+                large_enough, fitting = place, (self._canvases[place], layout)
             else:
                 too_small = place
         return fitting
@@ -114,8 +106,8 @@ class TextPages:
     def _shrunk_page(self, cleaned: str) -> Layout:
         """A short text on one page: a font with letters of unusual size must not cost a part of it."""
         paragraphs = [list(words_of(line, longest=_LONGEST_PIECE)) for line in cleaned.split("\n")]
-        for size in range(HELD_PRINT - 1, 0, -1):
-            layout = lay_out(paragraphs, self._typeface.at(size), _LARGEST)
+        for size in range(self._format.smallest_print - 1, 0, -1):
+            layout = lay_out(paragraphs, self._typeface.at(size), self._canvases[-1])
             if layout.is_complete:
                 break
         return layout
@@ -125,9 +117,9 @@ class TextPages:
         lines = (
             line
             for paragraph in _split_lines(cleaned)
-            for line, _ in self._print.wrap(words_of(paragraph, longest=_LONGEST_PIECE), width=_LARGEST.text_width)
+            for line, _ in self._print.wrap(words_of(paragraph, longest=_LONGEST_PIECE), width=self._canvas.text_width)
         )
-        length = most_lines(self._print, _LARGEST)
+        length = most_lines(self._print, self._canvas)
         pages = 0
         while page := list(islice(lines, length)):
             pages += 1
@@ -139,18 +131,24 @@ class TextPages:
 def is_short(text: str) -> bool:
     """Whether the text has one page in any usual font, so that nobody need lay it out to know.
 
-    `HELD_PRINT` gives a page of 1,024 px at least 36 lines in a font as high as twice its size. Letters no wider than high on
+    The smallest print of the default format, which a page of another format is given too where that needs it, gives a page of
+    1,024 px at least 36 lines in a font as high as twice its size. Letters no wider than high on
     average fill 952 px with 73; two lines in a row together are wider than that, however long the words; each line break
     leaves one line unfilled.
     """
     if len(text) > _MOST_SHORT_CHARACTERS:
         return False
-    lines = 2 * len(text) * HELD_PRINT / _LARGEST.text_width + len(_LINE_BREAKS.findall(text)) + 1
-    return lines <= _LARGEST.text_height // (2 * HELD_PRINT)
+    smallest_print, largest = PUBLISHED_TEXT_PAGE.smallest_print, _canvases(PUBLISHED_TEXT_PAGE)[-1]
+    lines = 2 * len(text) * smallest_print / largest.text_width + len(_LINE_BREAKS.findall(text)) + 1
+    return lines <= largest.text_height // (2 * smallest_print)
 
 
-def _square(edge: int) -> Canvas:
-    return Canvas(width=edge, height=edge)
+@lru_cache(maxsize=8)
+def _canvases(format: TextPageFormat) -> tuple[Canvas, ...]:
+    """The pages from the smallest to the largest."""
+    longest, width, height = max(format.width, format.height), format.width, format.height
+    edges = (*range(longest, format.longest_edge, _EDGE_STEP), max(longest, format.longest_edge))
+    return tuple(Canvas(width=width * edge // longest, height=height * edge // longest) for edge in edges)
 
 
 def _split_lines(text: str) -> Iterator[str]:

@@ -27,8 +27,10 @@ def render_text(text: str, *, width: int, height: int, font_size: int | None = N
     text = clean(text, most_characters=canvas.most_characters(font_size or SMALLEST_FONT))
     typeface = Typeface(text)
     paragraphs = [list(words_of(paragraph, longest=canvas.text_width)) for paragraph in text.split("\n")]
+    layout = None
     if font_size is None:
-        layout = lay_out_largest(paragraphs, typeface, canvas)
-    else:
-        layout = lay_out(paragraphs, typeface.at(font_size), canvas)
+        sizes = range(SMALLEST_FONT, canvas.largest_font + 1)
+        layout = lay_out_largest(paragraphs, typeface, canvas, sizes)
+    if layout is None:
+        layout = lay_out(paragraphs, typeface.at(font_size or SMALLEST_FONT), canvas)
     return draw_page(layout.lines, layout.print, canvas)

@@ -418,22 +418,19 @@ def most_lines(print: Print, canvas: Canvas) -> int:
 
 
 def lay_out_largest(
-    paragraphs: Sequence[Sequence[Word]], typeface: Typeface, canvas: Canvas, *, smallest: int = SMALLEST_FONT
-) -> Layout:
-    """The layout in the largest whole size at which all of the text fits, or in the smallest size.
-
-    smallest: the search ends, with any layout, once it is clear that the size is smaller.
-    """
-    fitting, largest = SMALLEST_FONT, canvas.largest_font
+    paragraphs: Sequence[Sequence[Word]], typeface: Typeface, canvas: Canvas, sizes: range
+) -> Layout | None:
+    """The layout in the largest of the sizes at which all of the text fits; None where it fits in none."""
     found = None
-    while fitting < largest and largest >= smallest:
-        size = (fitting + largest + 1) // 2
+    smallest, largest = sizes[0], sizes[-1]
+    while smallest <= largest:
+        size = (smallest + largest + 1) // 2
         layout = lay_out(paragraphs, typeface.at(size), canvas)
         if layout.is_complete:
-            fitting, found = size, layout
+            smallest, found = size + 1, layout
         else:
             largest = size - 1
-    return found or lay_out(paragraphs, typeface.at(fitting), canvas)
+    return found
 
 
 def draw_page(lines: Sequence[str], print: Print, canvas: Canvas) -> Image.Image:

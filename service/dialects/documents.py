@@ -17,11 +17,12 @@
 Source of the forms: the clients' own code.
 """
 
-import json
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
+
+from pydantic_core import from_json
 
 REFERENCE_SCHEME = "ziprerank://"
 
@@ -118,8 +119,8 @@ def _without_fragment(text: str) -> tuple[str, dict[str, str]]:
 def _read_json(text: str) -> dict[str, Any] | None:
     """The JSON object in a string, where it has media."""
     try:
-        value = json.loads(text)
-    except (ValueError, RecursionError):
+        value = from_json(text, allow_inf_nan=False)
+    except ValueError:
         return None
     if not isinstance(value, dict):
         return None

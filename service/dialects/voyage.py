@@ -10,6 +10,7 @@ from service.dialects.answers import RerankResponse, write_answer
 from service.dialects.body import JSON, RequestBody
 from service.dialects.dialect import DialectRoute, RequestHead
 from service.dialects.error_bodies import ErrorBody, write_error
+from service.dialects.examples import PNG_URI, QUERY
 from service.dialects.paths import shared_routes
 from service.dialects.request_fields import read_query, validate
 from service.dialects.ziprerank_request import RerankRequest
@@ -28,11 +29,19 @@ class VoyageDialect:
     name: str = "voyage"
     media_types: Sequence[str] = (JSON,)
     routes: Sequence[DialectRoute] = shared_routes(
-        "voyage",
-        description="Rank documents, one result each.",
+        description="Rank documents as Voyage does, with one result each.",
         request=VoyageRequest,
         answer=RerankResponse,
         error=ErrorBody,
+        examples={
+            "voyage": {
+                "model": "rerank-2.5",
+                "query": QUERY,
+                "documents": ["Revenue rose by 4 %.", PNG_URI],
+                "top_k": 1,
+                "truncation": True,
+            }
+        },
     )
 
     def recognises(self, fields: Mapping[str, Any]) -> bool:
@@ -47,4 +56,6 @@ class VoyageDialect:
         return write_answer(query, answer)
 
     def error(self, error: ServiceError, *, request_id: str, query: RerankQuery | None) -> ErrorBody:
-        return write_error(error, request_id=request_id, query=query)
+        """`detail` is always a text: the exception of Voyage's client cannot print a list."""
+        body = write_error(error, request_id=request_id, query=query)
+        return {**body, "detail": body["message"]}

@@ -78,6 +78,8 @@ def _find_sources(
                     content = _read_text(document.text, max_file_bytes)
                     sources.append(MemorySource(label=document.label, pages=None, content=content))
                 case UrlDocument():
+                    if index not in fetched:
+                        raise _url_refused()
                     pages = _selection(document.pages)
                     content = _read_bytes(fetched[index], document.kind, is_kind_binding=True)
                     sources.append(MemorySource(label=document.label, pages=pages, content=content))
@@ -138,11 +140,15 @@ def _too_long(size: str, limit: int) -> TooLargeError:
     return TooLargeError("file_too_large", message, field="content")
 
 
+def _url_refused() -> UnusableDocumentError:
+    message = "URLs are not fetched. Send the document itself."
+    return UnusableDocumentError("url_not_supported", message, field="content")
+
+
 def _decode_base64(text: str, max_file_bytes: int) -> bytearray:
     """Strictly, and in steps, so that decoding 30 MB in a thread does not hold the interpreter for 80 ms at a stretch."""
     if _URL.match(text):
-        message = "URLs are not fetched. Send the document itself."
-        raise UnusableDocumentError("url_not_supported", message, field="content")
+        raise _url_refused()
     if prefix := _DATA_URI.match(text[:_LONGEST_DATA_URI_PREFIX]):
         text = text[prefix.end() :]
     _require_size(len(text) // 4 * 3 - text[-2:].count("="), max_file_bytes)

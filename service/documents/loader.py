@@ -10,7 +10,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 
-from model import PageImage, PageImageError, PreparedPage, RankingModel
+from model import PageImage, PageImageError, PreparedPage, RankingModel, TextPageFormat
 from service.documents.page_cache import CachedPage, ContentKey, PageCache
 from service.documents.sources import Content, Source
 from service.errors import PageOutOfRangeError, ServiceError, TooLargeError, UnusableDocumentError
@@ -125,7 +125,8 @@ class _Document:
         if self._key != self._key_of(self.content.sha256, self.content.kind):
             self._identify(self.content.sha256, self.content.kind, self.content.outline)
 
-    def raster_document(self) -> RasterDocument:
+    def raster_document(self, text_page: TextPageFormat) -> RasterDocument:
+        """text_page: of the model that the pages are for."""
         assert self.content is not None, "only documents that were read are rendered"
         return RasterDocument(
             index=self.index,
@@ -133,6 +134,7 @@ class _Document:
             sha256=self.content.sha256,
             kind=self.content.kind,
             outline=self._outline,
+            text_page=text_page,
         )
 
     def take_outline(self, outline: DocumentOutline) -> None:
@@ -264,7 +266,8 @@ class _Loading:
         self._incomplete = [document for document in incomplete if document.is_incomplete]
 
     def raster_documents(self) -> list[RasterDocument]:
-        return [document.raster_document() for document in self._incomplete]
+        text_page = self._model.text_page
+        return [document.raster_document(text_page) for document in self._incomplete]
 
     def select_pages(self, outlines: Sequence[DocumentOutline]) -> None:
         """outlines: of the raster documents. Raises: PageOutOfRangeError, TooLargeError, over all documents."""

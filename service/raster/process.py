@@ -21,6 +21,7 @@ from typing import Any, Literal
 import numpy as np
 
 from model.pages.image import LONGEST_PAGE_EDGE
+from model.pages.text_page_format import TextPageFormat
 from service.raster.page import (
     FAILURE_CODES,
     MEMORY_EXIT_STATUS,
@@ -99,11 +100,19 @@ class RasterProcess:
         """Raises: ProcessDied."""
         self._call({"verb": "hello"}, seconds=seconds)
 
-    def open(self, key: int, data: bytes | bytearray, *, kind: Kind, seconds: float) -> DocumentOutline:
-        """Raises: RasterFailure, ProcessDied."""
+    def open(
+        self,
+        key: int,
+        data: bytes | bytearray,
+        *,
+        kind: Kind,
+        seconds: float,
+        text_page: TextPageFormat | None = None,
+    ) -> DocumentOutline:
+        """text_page: of a text; None: the default. Raises: RasterFailure, ProcessDied."""
         self.forget(self._evictions_for(len(data)), seconds=seconds)
         self.documents_opened += 1
-        message = {"verb": "open", "document": key, "kind": kind, "bytes": len(data)}
+        message = {"verb": "open", "document": key, "kind": kind, "bytes": len(data), **_text_page(text_page)}
         reply = self._call(message, payload=data, seconds=seconds)
         opened = DocumentOutline(
             page_count=self._integer(reply, "page_count", most=_MOST_PAGES), is_paged=reply.get("is_paged") is True
@@ -116,13 +125,15 @@ class RasterProcess:
         self._open.move_to_end(key)
         return self._call_for_page({"verb": "page", "document": key, "number": number}, seconds=seconds)
 
-    def render_only_page(self, data: bytes | bytearray, *, kind: Kind, seconds: float) -> RasterPage:
+    def render_only_page(
+        self, data: bytes | bytearray, *, kind: Kind, seconds: float, text_page: TextPageFormat | None = None
+    ) -> RasterPage:
         """`open`, `render` and `forget` in one call, for a document with a single page.
 
         Raises: RasterFailure, ProcessDied.
         """
         self.documents_opened += 1
-        message = {"verb": "only_page", "kind": kind, "bytes": len(data)}
+        message = {"verb": "only_page", "kind": kind, "bytes": len(data), **_text_page(text_page)}
         return self._call_for_page(message, payload=data, seconds=seconds)
 
     def _call_for_page(
@@ -256,6 +267,10 @@ def _make_slot() -> int:
             fd = os.dup(file.fileno())
         os.ftruncate(fd, SLOT_BYTES)
     return fd
+
+
+def _text_page(format: TextPageFormat | None) -> dict[str, Any]:
+    return {} if format is None else {"text_page": asdict(format)}
 
 
 def _start(settings: WorkerSettings, *, control_fd: int, slot_fd: int) -> "subprocess.Popen[bytes]":

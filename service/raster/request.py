@@ -13,6 +13,7 @@ from concurrent.futures import Future
 from dataclasses import dataclass
 from typing import Any
 
+from model.pages.text_page_format import TextPageFormat
 from service.errors import ServiceError
 from service.raster.page import DocumentOutline, Kind
 from service.raster.process import RasterPage
@@ -27,6 +28,7 @@ class RasterDocument:
     sha256: str  # of `data`, hex
     kind: Kind  # by the first bytes of `data`
     outline: DocumentOutline | None = None  # None: the document must be opened to learn it
+    text_page: TextPageFormat | None = None  # of a text; None: the default
 
 
 class DocumentState:

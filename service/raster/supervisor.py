@@ -182,7 +182,9 @@ class RasterSupervisor:
             self._open(task)
         with self._within(self._limits.page_seconds, task) as seconds:
             if has_single_page:
-                page = self._child.render_only_page(state.document.data, kind=state.document.kind, seconds=seconds)
+                page = self._child.render_only_page(
+                    state.document.data, kind=state.document.kind, text_page=state.document.text_page, seconds=seconds
+                )
             else:
                 page = self._child.render(state.key, number, seconds=seconds)
         self._observe(state.document.kind.stage, page.seconds)
@@ -191,7 +193,10 @@ class RasterSupervisor:
     def _open(self, task: RasterTask) -> DocumentOutline:
         state = task.state
         with self._within(self._limits.open_seconds, task) as seconds:
-            return self._child.open(state.key, state.document.data, kind=state.document.kind, seconds=seconds)
+            document = state.document
+            return self._child.open(
+                state.key, document.data, kind=document.kind, text_page=document.text_page, seconds=seconds
+            )
 
     @contextmanager
     def _within(self, seconds: float, task: RasterTask) -> Iterator[float]:

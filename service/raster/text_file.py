@@ -4,16 +4,17 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from model.pages.text_layout import TextPages, TooManyTextPagesError, is_short
+from model.pages.text_page_format import PUBLISHED_TEXT_PAGE, TextPageFormat
 from service.raster.page import MAX_TEXT_PAGES, SINGLE_PAGE_OUTLINE, DocumentOutline, PagePixels, RasterFailure
 
 
 class TextFile:
     """One text, laid out when it is opened."""
 
-    def __init__(self, data: bytes) -> None:
+    def __init__(self, data: bytes, format: TextPageFormat = PUBLISHED_TEXT_PAGE) -> None:
         """data: UTF-8. Raises: RasterFailure, codes empty_text, too_many_pages, page_memory."""
         with _failing():
-            self._pages = TextPages(data.decode("utf-8", "replace"), most_pages=MAX_TEXT_PAGES)
+            self._pages = TextPages(data.decode("utf-8", "replace"), most_pages=MAX_TEXT_PAGES, format=format)
             if not self._pages.has_ink():
                 raise RasterFailure("empty_text")
         self.page_count = self._pages.page_count

@@ -28,6 +28,7 @@ from collections.abc import Callable
 from contextlib import closing
 from typing import Any, BinaryIO, Protocol
 
+from model.pages.text_page_format import TextPageFormat
 from service.raster.image_decoder import ImageDocument
 from service.raster.page import MEMORY_EXIT_STATUS, SLOT_BYTES, Kind, PagePixels, RasterFailure, WorkerSettings
 from service.raster.pdf_engine import PdfDocument
@@ -127,7 +128,7 @@ class RasterWorker:
                 settings = self._settings
                 return ImageDocument(data, max_pixels=settings.max_image_pixels, max_edge=settings.max_image_edge)
             case Kind.TEXT:
-                return TextFile(data)
+                return TextFile(data, TextPageFormat(**message.get("text_page", {})))
 
     def _page(self, message: dict[str, Any], stream: BinaryIO) -> dict[str, Any]:
         began_ns = time.time_ns()

@@ -14,6 +14,7 @@ from safetensors.torch import load_file, save_file
 
 from model import CheckpointError, Reranker, RerankerConfig
 from model.checkpoint import BUNDLED, find_checkpoint, read_model_config
+from model.pages.text_page_format import PUBLISHED_TEXT_PAGE, TextPageFormat
 from tests.conformance import CASES, CHECKPOINT
 
 CPU = RerankerConfig(device="cpu", dtype="float32", keep_ratio=1.0)
@@ -144,6 +145,27 @@ def test_theta_is_read_from_both_places(folder: Path) -> None:
 def test_other_pixel_statistics_are_refused(folder: Path) -> None:
     change_json(folder / "preprocessor_config.json", lambda raw: raw.update(image_mean=[0.48, 0.46, 0.41]))
     with pytest.raises(CheckpointError, match="image_mean"):
+        read_model_config(folder)
+
+
+TEXT_PAGE = {"width": 448, "height": 640, "smallest_print": 18, "largest_print": 34, "longest_edge": 640}
+
+
+def test_a_checkpoint_may_say_on_which_pages_it_reads_text(folder: Path) -> None:
+    change_json(folder / "preprocessor_config.json", lambda raw: raw.pop("text_page", None))
+    assert read_model_config(folder).image.text_page == PUBLISHED_TEXT_PAGE
+    change_json(folder / "preprocessor_config.json", lambda raw: raw.update(text_page=TEXT_PAGE))
+    assert read_model_config(folder).image.text_page == TextPageFormat(**TEXT_PAGE)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [{"width": 2000}, {"longest_edge": 500}, {"smallest_print": 40}, {"smallest_print": 2}, {"largest_print": 400}],
+    ids=str,
+)
+def test_an_unusable_text_page_is_refused(folder: Path, change: dict[str, int]) -> None:
+    change_json(folder / "preprocessor_config.json", lambda raw: raw.update(text_page={**TEXT_PAGE, **change}))
+    with pytest.raises(CheckpointError, match="text_page"):
         read_model_config(folder)
 
 

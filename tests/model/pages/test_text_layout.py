@@ -5,6 +5,7 @@ Sizes are those of Pillow's own font, which is the same everywhere. `with_any_fo
 
 import random
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,8 @@ import pytest
 from PIL import ImageChops
 
 from model.pages import fonts, text_layout
-from model.pages.text_layout import HELD_PRINT, TextPages, TooManyTextPagesError, is_short
+from model.pages.text_layout import TextPages, TooManyTextPagesError, is_short
+from model.pages.text_page_format import PUBLISHED_TEXT_PAGE, TextPageFormat
 from model.pages.text_renderer import render_text
 from model.pages.typesetting import SMALLEST_FONT, Canvas, Print, Typeface, clean, lay_out, lay_out_largest, words_of
 from tests.model.pages.fonts import installed, pillows_own_font, with_any_fonts
@@ -42,6 +44,10 @@ ALPHABETS = [
 ]
 
 
+HELD_PRINT = PUBLISHED_TEXT_PAGE.smallest_print
+SIZES = range(SMALLEST_FONT, 47)
+
+
 def pages_of(text: str, *, most_pages: int = 50) -> TextPages:
     return TextPages(text, most_pages=most_pages)
 
@@ -66,8 +72,8 @@ def test_a_short_text_is_the_page_of_the_first_training_stage() -> None:
 
 def test_the_held_print_is_that_of_a_hundred_words() -> None:
     paragraph = list(words_of(PASSAGE, longest=260))
-    layout = lay_out_largest([paragraph], Typeface(PASSAGE), Canvas(width=280, height=280))
-    assert len(PASSAGE.split()) == 107 and layout.print.size == HELD_PRINT
+    layout = lay_out_largest([paragraph], Typeface(PASSAGE), Canvas(width=280, height=280), SIZES)
+    assert len(PASSAGE.split()) == 107 and layout is not None and layout.print.size == HELD_PRINT
 
 
 @with_any_fonts
@@ -109,6 +115,25 @@ def test_no_letter_is_lost(alphabet: str) -> None:
                    for lines in pages._pages[:2] for line in lines) or not pages._typeface.is_shaped  # fmt: skip
 
 
+SHEET = TextPageFormat(width=448, height=640, smallest_print=18, largest_print=34, longest_edge=640)
+"""A page that does not grow."""
+
+
+def test_another_format_has_its_own_page_and_print() -> None:
+    one, full, many = (TextPages(PASSAGE * count, most_pages=9, format=SHEET) for count in (1, 2, 5))
+    assert one.draw(1).size == full.draw(1).size == many.draw(2).size == (448, 640)
+    assert (one.page_count, full.page_count) == (1, 1) and many.page_count > 2
+    assert 18 <= full._print.size < one._print.size <= 34 and many._print.size == 18
+    assert letters_on(many) == "".join((PASSAGE * 5).split())
+    assert TextPages("harbour", most_pages=1, format=SHEET)._print.size == 34
+
+
+def test_a_page_of_another_shape_keeps_it_as_it_grows() -> None:
+    tall = replace(PUBLISHED_TEXT_PAGE, width=140)
+    sizes = [TextPages(PASSAGE * count, most_pages=9, format=tall).draw(1).size for count in (1, 3, 6)]
+    assert sizes == sorted(set(sizes)) and all(height == 2 * width for width, height in sizes)
+
+
 def test_runs_of_blank_lines_become_one() -> None:
     tight, wide = (pages_of(f"harbour{gap}mirror").draw(1) for gap in ("\n\n", "\r\n \n\t\n\n\n"))
     assert ImageChops.difference(tight, wide).getbbox() is None
@@ -119,8 +144,8 @@ def test_a_letter_wider_than_a_line_makes_the_print_smaller() -> None:
     """Some fonts have characters ten times as wide as high, which would be cut off at the right."""
     wide = Typeface("m")
     wide.at(46)._face.advances["m"] = 300.0
-    layout = lay_out_largest([[("m", True)]], wide, Canvas(width=280, height=280))
-    assert SMALLEST_FONT <= layout.print.size < 46 and layout.is_complete
+    layout = lay_out_largest([[("m", True)]], wide, Canvas(width=280, height=280), SIZES)
+    assert layout is not None and SMALLEST_FONT <= layout.print.size < 46 and layout.is_complete
 
 
 @pytest.mark.parametrize("text", ["", " \n ", "\x00\x07", "\u200b\ufeff", "\u3164\u2800", "\u115f\u00ad"])
@@ -220,9 +245,9 @@ def test_a_passage_is_short_and_a_long_or_broken_text_is_not() -> None:
 
 def test_a_short_text_in_a_huge_font_is_shrunk_to_its_one_page(monkeypatch: pytest.MonkeyPatch) -> None:
     """The worker is told that it has one page, so the rest would be lost."""
-    monkeypatch.setattr(text_layout, "HELD_PRINT", 60)
     monkeypatch.setattr(text_layout, "is_short", lambda text: True)
-    pages = pages_of(PASSAGE * 4)
+    huge = replace(PUBLISHED_TEXT_PAGE, smallest_print=60, largest_print=70)
+    pages = TextPages(PASSAGE * 4, most_pages=1, format=huge)
     assert pages.page_count == 1 and edge(pages) == 1024
     assert letters_on(pages) == "".join((PASSAGE * 4).split())
 

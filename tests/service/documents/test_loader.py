@@ -14,7 +14,7 @@ from typing import Any, cast
 import numpy as np
 import pytest
 
-from model import PageImage, PageImageError, PreparedPage, RankingModel
+from model import PageImage, PageImageError, PreparedPage, RankingModel, TextPageFormat
 from service.documents.loader import Loaded, LoadedPage, PageLoader
 from service.documents.page_cache import PageCache
 from service.documents.selection import PageSelection, parse_page_selection
@@ -37,6 +37,8 @@ THREE_PAGES, FIVE_PAGES = make_pdf(3), make_pdf(5)
 
 class Preparer:
     """Leaves pages as they are, and remembers its calls."""
+
+    text_page = TextPageFormat()
 
     def __init__(self) -> None:
         self.calls: list[tuple[bytes, str]] = []  # tenant and thread of each

@@ -10,7 +10,7 @@ from typing import Any, cast
 import numpy as np
 import pytest
 
-from model import PageImage, PreparedPage, RankingModel
+from model import PageImage, PreparedPage, RankingModel, TextPageFormat
 from service.documents.loader import Loaded, LoadedPage, PageLoader
 from service.documents.sources import Source
 from service.errors import OverloadedError, UnavailableError, UnusableDocumentError
@@ -52,6 +52,8 @@ class FakePages:
             degraded=False,
             document_sha256=source.sha256 or "",
         )
+
+    text_page = TextPageFormat()
 
     def prepare_page(self, page: PageImage, *, tenant: bytes) -> PreparedPage:
         return PreparedPage(pixels=page.pixels, rows=1, columns=1, content_hash=tenant)
