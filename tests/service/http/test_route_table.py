@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from http.client import HTTPConnection
+from itertools import product
 from urllib.parse import unquote
 
 import pytest
@@ -100,14 +101,17 @@ def test_every_route_asks_for_key_and_admission_as_the_table_says(reranker: Rera
         may_load.set()
 
 
-@pytest.mark.parametrize("suffix", ["%0A", "%0D", "%00", "%7F", "%20", ";", ";a=b", "%2F%2E", "/.", "x", "//", "/%0A"])
-def test_a_path_that_differs_from_a_route_by_any_character_is_not_served(reranker: Reranker, suffix: str) -> None:
+SUFFIXES = ("%0A", "%0D", "%00", "%7F", "%20", ";", ";a=b", "%2F%2E", "/.", "x", "//", "/%0A")
+
+
+def test_a_path_that_differs_from_a_route_by_any_character_is_not_served(reranker: Reranker) -> None:
     """A route that the framework finds and the table does not would answer without admission, a log line and metrics."""
     with (
         running_service(fake_loader(reranker)) as service,
         closing(HTTPConnection("127.0.0.1", service.server.port)) as connection,  # which leaves paths as they are
     ):
-        for method, path in {(route.method, path) for route in TABLE.routes for path in route.paths}:
+        routes = {(route.method, path) for route in TABLE.routes for path in route.paths}
+        for suffix, (method, path) in product(SUFFIXES, routes):
             sent = as_sent(path)
             for other in (
                 sent + suffix,
