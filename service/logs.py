@@ -8,7 +8,7 @@ import sys
 from collections.abc import Callable, Mapping
 
 # The hub client logs each of its requests, uvicorn repeats lines of `server`, the multipart parser logs every malformed body.
-# httpcore2 logs the URLs that it fetches at the level debug, with their tokens.
+# httpcore2 logs the headers of answers at the level debug, with the tokens in URLs to which they redirect.
 _CHATTY = {
     "httpx": logging.WARNING,
     "httpcore2": logging.WARNING,

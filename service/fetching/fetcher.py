@@ -132,8 +132,9 @@ class UrlFetcher:
             async with asyncio.timeout(self._limits.seconds):
                 await asyncio.gather(*tasks.values())
         except TimeoutError:
-            slow = next(url for url, task in tasks.items() if task.cancelled() or not task.done())
-            raise self._failed(too_slow(self._limits.seconds), slow, indices[slow], request_id) from None
+            slow = next((url for url, task in tasks.items() if task.cancelled()), None)
+            if slow is not None:  # otherwise the last one has ended at the same moment
+                raise self._failed(too_slow(self._limits.seconds), slow, indices[slow], request_id) from None
         finally:
             for task in tasks.values():
                 task.cancel()

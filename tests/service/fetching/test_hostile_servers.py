@@ -462,7 +462,8 @@ class TestConnections:
             await refusal(
                 make_fetcher("files.test", Names(files_test=[[METADATA]])), "https://files.test/secret?a=secret"
             )
-            async with running_site({"/secret?a=secret": response(PDF)}) as site:
+            answers: dict[str, Answer] = {"/secret?a=secret": redirect("/?secret"), "/?secret": response(PDF)}
+            async with running_site(answers) as site:
                 fetcher = make_fetcher(f"http://files.test:{site.port}")
                 await fetch(fetcher, f"http://files.test:{site.port}/secret?a=secret")
 

@@ -68,7 +68,7 @@ def test_an_error_has_the_index_of_its_document_and_ends_the_other_fetches() -> 
             fetcher = make_fetcher(policy(site.port))
             root = f"http://files.test:{site.port}"
             with pytest.raises(UnusableDocumentError) as caught:
-                await fetch(fetcher, f"{root}/slow", f"{root}/none", f"{root}/slow")
+                await fetch(fetcher, f"{root}/slow", f"{root}/none", f"{root}/slow", f"{root}/none")
             assert (caught.value.document_index, caught.value.field) == (1, "content")
             assert (fetcher.requests, fetcher.held_bytes) == (0, 0)
             gate.open()

@@ -29,7 +29,7 @@ HOSTILE = {
     "other schemes": ["ftp://example.org/a", "file:///etc/passwd", "gopher://example.org/", "javascript:a", "data:,a"],
     "no host": ["https://", "https:///a", "https:example.org", "https:/example.org", "//example.org/a", "example.org"],
     "credentials": ["https://user@example.org/", "https://user:secret@example.org/", "https://a.example@b.example/"],
-    "backslashes": ["https://a.example\\@b.example/", "https:\\\\a.example/", "https://a.example\\.b.example/"],
+    "backslashes": ["https://a.example\\@b.example/", "https:\\\\a.example/", "https://a.example\\.b.example/", "https://a.example/a\\b"],
     "control characters": ["https://a.exam\tple/", "https://a.example/\r\nX: y", "https://a.example/\0"],
     "spaces": ["https://a.example/ b", "https://a. example/"],
     "beyond ASCII": ["https://bücher.example/", "https://a.example/ä", "https://ａ.example/", "https://a。example/"],
@@ -56,6 +56,12 @@ def test_a_form_that_parsers_read_differently_is_refused(text: str) -> None:
         parse_url(text)
     assert (caught.value.code, caught.value.field) == ("url_refused", "content")
     assert len(caught.value.message) < 200 and "secret" not in caught.value.message
+
+
+@pytest.mark.parametrize("text", HOSTILE["credentials"])
+def test_credentials_are_refused_as_such(text: str) -> None:
+    with pytest.raises(UnusableDocumentError, match="user name or password"):
+        parse_url(text)
 
 
 def test_the_host_as_an_address() -> None:
@@ -95,7 +101,7 @@ def test_a_redirect_is_read_by_the_same_parser(location: str, expected: tuple[st
     "location",
     [
         "https://user:secret@b.example/", "//b.example\\@c.example/", "https://[::1", "https://[", "ftp://b.example/",
-         "/\u00e4", "/ b", "https://2130706433/", "//localhost/",
+         "/\u00e4", "/ b", "/a\tb", "//b.exa\tmple/", "https://2130706433/", "//localhost/",
     ],
 )  # fmt: skip
 def test_a_redirect_that_parsers_read_differently_is_refused(location: str) -> None:
