@@ -1,4 +1,4 @@
-"""How long the event loop is busy at a stretch: the HTTP path alone, multipart PDFs in, JSON out, with the model faked.
+"""How long the event loop is busy at a stretch: the HTTP path alone, PDFs and texts in, JSON out, with the model faked.
 
 A service answers probes and accepts requests only between two steps of its loop, so the longest step bounds how long everything
 else stands still. Every step of the real service is timed on the wall clock while a process of its own sends requests.
@@ -26,6 +26,7 @@ from benchmarks.workloads import write_checkpoint_for_full_pages
 from service.settings import Settings
 
 PAGES = 20
+TEXTS = 90
 LIMIT_MS = 10.0  # of a step's own work; how long it then waits for a core or the interpreter is the machine's affair
 
 CLIENT = """
@@ -34,16 +35,20 @@ from concurrent.futures import ThreadPoolExecutor
 url, path, requests, concurrency, form = sys.argv[1], sys.argv[2], int(sys.argv[3]), int(sys.argv[4]), sys.argv[5]
 pdf = open(path, "rb").read()
 boundary = uuid.uuid4().hex
+count = 20
 head = f'--{boundary}\\r\\nContent-Disposition: form-data; name="query"\\r\\n\\r\\nlocks\\r\\n'
 head += f'--{boundary}\\r\\nContent-Disposition: form-data; name="file"; filename="a.pdf"\\r\\n\\r\\n'
 body, content_type = head.encode() + pdf + f"\\r\\n--{boundary}--\\r\\n".encode(), f"multipart/form-data; boundary={boundary}"
+if form == "texts":
+    body, content_type = pdf, "application/json"
+    count = 90
 if form == "json":
     documents = [{"pdf": base64.b64encode(pdf).decode()}]
     body, content_type = json.dumps({"query": "locks", "documents": documents}).encode(), "application/json"
 def send(_):
     request = urllib.request.Request(url + "/rerank", body, {"Content-Type": content_type})
     with urllib.request.urlopen(request, timeout=300) as response:
-        assert len(json.load(response)["results"]) == 20
+        assert len(json.load(response)["results"]) == count
 with ThreadPoolExecutor(concurrency) as pool:
     list(pool.map(send, range(requests)))
 """
@@ -62,9 +67,16 @@ def main() -> None:
     options = _parse_options()
     results = {}
     text, scans = make_text_pdf(), make_scanned_pdf()
-    for name, pdf, form in (("text", text, "multipart"), ("scans", scans, "multipart"), ("scans_json", scans, "json")):
-        steps = measure(pdf, form, options.requests, options.concurrency)
-        results[name] = {"pdf_bytes": len(pdf), "pages": PAGES, **summary(steps)}
+    workloads = (
+        ("text", text, "multipart"),
+        ("scans", scans, "multipart"),
+        ("scans_json", scans, "json"),
+        ("texts", make_texts(), "texts"),
+    )
+    for name, sent, form in workloads:
+        steps = measure(sent, form, options.requests, options.concurrency)
+        pages = TEXTS if form == "texts" else PAGES
+        results[name] = {"bytes": len(sent), "pages": pages, **summary(steps)}
         print(f"{name}: {json.dumps(results[name])}", file=sys.stderr)
     results_file.write("event_loop", results)
     if any(result["max_own_ms"] > LIMIT_MS for result in results.values()):
@@ -158,6 +170,12 @@ def make_text_pdf() -> bytes:
             words = " ".join(f"word{number}{index}" for index in range(400))
             page.insert_textbox(pymupdf.Rect(50, 50, 545, 792), words, fontsize=9)
         return bytes(document.tobytes())
+
+
+def make_texts() -> bytes:
+    """A request of 90 texts of 20 words."""
+    texts = [" ".join(f"word{number}{index}" for index in range(20)) for number in range(TEXTS)]
+    return json.dumps({"query": "locks", "documents": texts}).encode()
 
 
 def make_scanned_pdf() -> bytes:

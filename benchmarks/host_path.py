@@ -3,6 +3,8 @@
     cold         every page is new to the service
     again        the same pages as the request before
     registered   the same pages by the ids under which they were put before, as JSON
+    texts        90 texts of 20 words, every one new to the service, as JSON strings
+    registered_90  90 registered pages, by strings: the yardstick of the texts
 
 Requests come one after another from a process of its own; only the forward pass is faked. CPU time is that of the service's
 process and its raster workers together, and apart from it that of the event loop's thread. The published path's image
@@ -37,11 +39,14 @@ from benchmarks.workloads import PUBLISHED_IMAGE, write_checkpoint_for_full_page
 from service.settings import Settings
 
 PAGES = 20
+TEXTS = 90
+WORDS_A_TEXT = 20
 MOST_PAGE_BYTES = 150_000
 JPEG_QUALITY = 75
 GOALS = {
     "cold": {"cpu_ms": 220.0, "wall_ms": 130.0, "loop_ms": 5.0},
     "registered": {"cpu_ms": 15.0},
+    "texts": {"cpu_ms": 2.0 * TEXTS, "wall_ms": 2.0 * TEXTS},
 }
 WARM_UP_REQUESTS = 3
 SETTLE_SECONDS = 0.03  # the log line and the metrics follow the answer
@@ -81,6 +86,8 @@ def main() -> None:
         "host_path",
         {
             "pages": PAGES,
+            "texts": TEXTS,
+            "words_a_text": WORDS_A_TEXT,
             "page_bytes": round(statistics.median(page_sets.sizes)),
             "requests": options.requests,
             "rasterizer_processes": Settings().rasterizer_processes,
@@ -109,6 +116,10 @@ class PageSets:
         pages = [self._encode(original) for original in self._originals]
         self.sizes += map(len, pages)
         return pages
+
+    def next_texts(self) -> list[str]:
+        """As many texts as a request of texts has, no text twice."""
+        return [" ".join(self._word() for _ in range(WORDS_A_TEXT)) for _ in range(TEXTS)]
 
     def _draw_page(self) -> np.ndarray:
         lines = [" ".join(self._word() for _ in range(11)) for _ in range(38)]
@@ -148,7 +159,22 @@ def measure(page_sets: PageSets, requests: int) -> dict[str, list[Cost]]:
             cases = {"cold": client.send_all(cold), "again": client.send_all([cold[-1]] * count)}
             register(client, service, documents)
             cases["registered"] = client.send_all([references] * count)
+        cases |= measure_texts(page_sets, requests_folder, settings, count)
     return {name: costs[WARM_UP_REQUESTS:] for name, costs in cases.items()}
+
+
+def measure_texts(
+    page_sets: PageSets, folder: "RequestsFolder", settings: Settings, count: int
+) -> dict[str, list[Cost]]:
+    """Texts, and as many pages that are in the cache, which has its default size here."""
+    texts = [folder.strings(page_sets.next_texts()) for _ in range(count)]
+    pages = [page for _ in range(-(-TEXTS // PAGES)) for page in page_sets.next()][:TEXTS]
+    documents = [folder.document(f"more-{number}", page) for number, page in enumerate(pages)]
+    references = folder.strings([f"ziprerank://more-{number}" for number in range(TEXTS)])
+    with running_service(settings.model_copy(update={"page_cache_bytes": None})) as service, Client(service) as client:
+        costs = {"texts": client.send_all(texts)}
+        register(client, service, documents)
+        return {**costs, "registered_90": client.send_all([references] * count)}
 
 
 @dataclass(frozen=True, slots=True)
@@ -177,6 +203,11 @@ class RequestsFolder:
         named = [{"id": document.route.removeprefix("/documents/")} for document in documents]
         body = json.dumps({"query": "locks of the canal", "documents": named}).encode()
         return self._request("POST", "/rerank", "application/json", body)
+
+    def strings(self, documents: Sequence[str]) -> RequestFile:
+        """A query about documents that are strings."""
+        body = json.dumps({"query": "locks of the canal", "documents": documents}).encode()
+        return self._request("POST", "/v1/rerank", "application/json", body)
 
     def _request(self, method: str, route: str, content_type: str, body: bytes) -> RequestFile:
         file = self.path / f"{len(list(self.path.iterdir()))}.body"
