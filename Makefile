@@ -35,6 +35,7 @@ UNIT_TESTS := \
 	tests/service/http/test_admission.py tests/service/http/test_callers.py tests/service/http/test_exchange.py \
 	tests/service/raster/test_crash_history.py tests/service/raster/test_image_decoder.py \
 	tests/service/raster/test_pdf_engine.py tests/service/raster/test_schedule.py \
+	tests/service/raster/test_text_file.py \
 	tests/service/registered/test_source.py tests/service/registered/test_store.py \
 	tests/service/test_errors.py tests/service/test_lifecycle.py tests/service/test_wire_names.py \
 	tests/service/urls
