@@ -81,7 +81,7 @@ def _find_sources(
                     if index not in fetched:
                         raise _url_refused()
                     pages = _selection(document.pages)
-                    content = _read_bytes(fetched[index], document.kind, is_kind_binding=True)
+                    content = _read_bytes(fetched[index], None)
                     sources.append(MemorySource(label=document.label, pages=pages, content=content))
         except ServiceError as error:
             raise error.at(document_index=index) from error
@@ -97,11 +97,11 @@ def _read_upload(upload: Upload, max_file_bytes: int) -> Content:
     data = _decode_base64(upload.content, max_file_bytes) if isinstance(upload.content, str) else upload.content
     _require_size(len(data), max_file_bytes)
     # The kind of a file part is derived from its media type, which many clients get wrong.
-    return _read_bytes(data, upload.kind, is_kind_binding=is_base64)
+    return _read_bytes(data, None if upload.kind is None else Kind(upload.kind), is_kind_binding=is_base64)
 
 
-def _read_bytes(data: bytearray, kind_by_client: str | None, *, is_kind_binding: bool) -> Content:
-    declared = None if kind_by_client is None else Kind(kind_by_client)
+def _read_bytes(data: bytearray, declared: Kind | None, *, is_kind_binding: bool = False) -> Content:
+    """declared: by the client. is_kind_binding: data of another kind are refused."""
     if not data:
         code, noun = ("corrupt_image", "image") if declared is Kind.IMAGE else ("corrupt_document", "document")
         raise UnusableDocumentError(code, f"the {noun} is empty.", field="content")

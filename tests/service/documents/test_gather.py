@@ -7,7 +7,6 @@ import json
 import threading
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Executor, ThreadPoolExecutor
-from typing import Literal
 
 import pytest
 
@@ -65,8 +64,8 @@ def text(content: str) -> TextDocument:
     return TextDocument(name="documents[0]", text=content, label="passage")
 
 
-def url_document(*, kind: Literal["pdf", "image"] | None = None, pages: str | None = None) -> UrlDocument:
-    return UrlDocument(name="documents[0].url", url="https://example.org/a", kind=kind, pages=pages, label="a")
+def url_document(*, pages: str | None = None) -> UrlDocument:
+    return UrlDocument(name="documents[0].url", url="https://example.org/a", pages=pages, label="a")
 
 
 def base64_of(data: bytes) -> str:
@@ -228,7 +227,7 @@ def test_request_is_in_render_where_one_document_is_no_image(threads: Executor) 
 
 
 def test_a_fetched_document_is_read_like_an_upload(threads: Executor) -> None:
-    documents = (upload(PNG), url_document(pages="2"), url_document(kind="image"))
+    documents = (upload(PNG), url_document(pages="2"), url_document())
     sources = gathered(threads, *documents, fetched={1: bytearray(PDF), 2: bytearray(TIFF)})
     assert [(source.kind, source.label) for source in sources[1:]] == [(Kind.PDF, "a"), (Kind.IMAGE, "a")]
     assert sources[1].pages == parse_page_selection("2") and sources[1].sha256 == hashlib.sha256(PDF).hexdigest()
@@ -237,10 +236,8 @@ def test_a_fetched_document_is_read_like_an_upload(threads: Executor) -> None:
 @pytest.mark.parametrize(
     ("document", "data", "code", "field"),
     [
-        (url_document(kind="pdf"), PNG, "unsupported_media_type", "content"),
         (url_document(), b"hello", "unsupported_media_type", "content"),
         (url_document(), b"", "corrupt_document", "content"),
-        (url_document(kind="image"), b"", "corrupt_image", "content"),
         (url_document(pages="0"), PDF, "page_out_of_range", "pages"),
     ],
 )
