@@ -75,7 +75,7 @@ def test_the_kind_of_score_may_be_chosen(service: RunningService, wire: Wire) ->
     answer = post(service, wire, PAGES, ziprerank={"score": "rank"})
     scores = sorted((score for _, score in wire.scores(answer)), reverse=True)
     if wire.name != "nim":  # whose scores the test has put through a sigmoid
-        assert scores == [6 / 6, 5 / 6, 4 / 6, 3 / 6, 2 / 6, 1 / 6]
+        assert scores == pytest.approx([6 / 6, 5 / 6, 4 / 6, 3 / 6, 2 / 6, 1 / 6])
 
 
 @wires
@@ -115,7 +115,8 @@ def test_over_several_windows_scores_are_ranks_with_a_warning(service: RunningSe
     for score in ("softmax", "relative", "logit"):
         body = post(service, WIRES[0], twice, ziprerank={"score": score})
         assert body["meta"]["score"] == "rank" and f"and not {score}" in body["meta"]["warnings"][0]
-        assert [score for _, score in WIRES[0].scores(body)] == [(24 - place) / 24 for place in range(24)]
+        expected = [(24 - place) / 24 for place in range(24)]
+        assert [score for _, score in WIRES[0].scores(body)] == pytest.approx(expected)
     assert post(service, WIRES[0], twice, ziprerank={"score": "rank"})["meta"]["warnings"] == []
     nim = post(service, WIRES[2], twice)
     assert WIRES[2].scores(nim)[0][1] == pytest.approx(0.999)
