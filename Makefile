@@ -5,6 +5,7 @@ BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 DEPLOY_TOOLS := $(VENV)/.deploy-tools
 COLD_LOAD ?= --pages 4 --requests 40 --long-requests 100
+API_CASES ?= 2000
 WARM_LOAD ?= --pages 4 --corpus-pages 40
 VARIANT ?= cuda
 VERSION = $(shell sed -n 's/^version = "\(.*\)"/\1/p' pyproject.toml)
@@ -30,14 +31,16 @@ UNIT_TESTS := \
 	tests/service/commands/test_rank_table.py \
 	tests/service/dialects/test_ziprerank.py \
 	tests/service/documents/test_gather.py tests/service/documents/test_selection.py \
+	tests/service/fetching \
 	tests/service/http/test_admission.py tests/service/http/test_callers.py tests/service/http/test_exchange.py \
 	tests/service/raster/test_crash_history.py tests/service/raster/test_image_decoder.py \
 	tests/service/raster/test_pdf_engine.py tests/service/raster/test_schedule.py \
 	tests/service/registered/test_source.py tests/service/registered/test_store.py \
-	tests/service/test_errors.py tests/service/test_lifecycle.py tests/service/test_wire_names.py
+	tests/service/test_errors.py tests/service/test_lifecycle.py tests/service/test_wire_names.py \
+	tests/service/urls
 NO_CACHES := --feature-cache-gpu-bytes 0 --feature-cache-host-bytes 0 --page-cache-bytes 0
 
-.PHONY: install format check check-deploy test test-unit test-ray test-clients test-gpu bench bench-smoke demo image image-check lock sbom clean help
+.PHONY: install format check check-deploy test test-unit test-api test-ray test-clients test-gpu bench bench-smoke demo image image-check lock sbom clean help
 
 help: ## show this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -58,6 +61,9 @@ test: $(INSTALLED) ## all tests that need no GPU
 
 test-unit: $(INSTALLED) ## the tests that need neither torch nor a running service: seconds
 	$(BIN)/python -m pytest $(UNIT_TESTS)
+
+test-api: $(INSTALLED) ## a live service against its own API description: 2,000 requests or more for each group of routes (minutes)
+	API_CASES=$(API_CASES) $(BIN)/python -m pytest -rP tests/service/http/test_api_fuzzing.py
 
 test-ray: $(RAY_VENV)/.installed ## deploy/ray on a Ray cluster of this machine; in an environment of its own
 	$(RAY_VENV)/bin/python -m pytest tests/service/test_ray_replica.py tests/end_to_end/test_ray_serve.py

@@ -18,6 +18,7 @@ from pydantic import Field, SecretStr, ValidationError, field_validator, model_v
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from service.api_keys import read_keys
+from service.urls.policy import parse_policy
 
 PREFIX = "ZIPRERANK_"
 MEBIBYTE = 1024 * 1024
@@ -126,6 +127,20 @@ class Settings(BaseSettings):
         "shared", description="per_key: cached pages and documents are for the callers of one API key alone"
     )
 
+    url_fetch: str = Field(
+        "off",
+        description="hosts that documents given by a URL are fetched from: off; public, all with public addresses; or a list, "
+        "such as example.org,*.example.net,example.com:8443,http://example.com",
+    )
+    url_fetch_seconds: SecondsLimit = Field(
+        20.0, description="longest time to fetch the documents of one request, then 422"
+    )
+    url_fetch_requests: OptionalCountLimit = Field(
+        None,
+        description="requests that fetch documents at once; more are refused with 429; absent: a quarter of "
+        "max_concurrent_requests",
+    )
+
     max_pages: CountLimit = Field(100, description="pages of one request")
     max_files: CountLimit = Field(
         100, le=1024, description="uploaded documents of one request; texts and references count as pages alone"
@@ -181,6 +196,12 @@ class Settings(BaseSettings):
             read_keys(path)
         return path
 
+    @field_validator("url_fetch")
+    @classmethod
+    def _require_hosts(cls, hosts: str) -> str:
+        parse_policy(hosts)
+        return hosts
+
     @field_validator("tracing")
     @classmethod
     def _require_tracing_packages(cls, destination: str) -> str:
@@ -197,6 +218,11 @@ class Settings(BaseSettings):
             raise ValueError(f"stride is {self.stride} and window_size {self.window_size}: stride may not be larger")
         if self.max_file_bytes > self.max_in_flight_bytes or self.max_body_bytes > self.max_in_flight_bytes:
             raise ValueError("max_in_flight_bytes must be at least max_body_bytes and max_file_bytes")
+        if self.url_fetch_requests is not None and self.url_fetch_requests >= self.max_concurrent_requests:
+            raise ValueError(
+                f"url_fetch_requests is {self.url_fetch_requests} and max_concurrent_requests {self.max_concurrent_requests}: "
+                "slow hosts would take all places, so it must be less"
+            )
         return self
 
 

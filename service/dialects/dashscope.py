@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NotRequired
 
-from pydantic import BaseModel, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from typing_extensions import TypedDict
 
 from service.dialects.answers import Usage, usage_of
@@ -12,29 +12,46 @@ from service.dialects.body import JSON, RequestBody
 from service.dialects.dialect import DialectRoute, RequestHead
 from service.dialects.document_fields import DocumentList
 from service.dialects.error_bodies import ErrorBody, write_error
+from service.dialects.examples import PDF_URI, PNG_URI, QUERY
 from service.dialects.faults import to_service_error
 from service.dialects.paths import shared_routes
-from service.dialects.request_fields import read_query
+from service.dialects.request_fields import QueryText, read_query
 from service.dialects.results import results_of, shown_text
 from service.dialects.ziprerank_request import RerankRequest
 from service.errors import InvalidRequestError, ServiceError
 from service.records import RerankAnswer, RerankQuery
 
 _GROUPS = ("input", "parameters")
+_EXAMPLES = {
+    "dashscope": {
+        "model": "qwen3-vl-rerank",
+        "input": {
+            "query": {"text": QUERY},
+            "documents": [{"image": PNG_URI}, {"text": "Revenue rose by 4 %."}, PDF_URI],
+        },
+        "parameters": {"top_n": 2, "return_documents": True},
+    }
+}
 
 
 class DashScopeInput(BaseModel):
-    query: str
+    model_config = ConfigDict(extra="allow")
+
+    query: QueryText
     documents: DocumentList
 
 
 class DashScopeParameters(BaseModel):
+    model_config = ConfigDict(extra="allow")
+
     top_n: int | None = Field(None, ge=0, description="results to return; 0, null or more than there are: all")
     return_documents: bool | None = None
 
 
 class DashScopeRequest(BaseModel):
     """The fields of each group are those of `POST /rerank`."""
+
+    model_config = ConfigDict(extra="allow")
 
     model: str | None = None
     input: DashScopeInput
@@ -71,18 +88,20 @@ class DashScopeDialect:
         DialectRoute(
             path="/services/rerank/text-rerank/text-rerank",
             prefixes=("", "/api/v1"),
-            name="dashscope",
+            name="rerank_dashscope",
+            summary="Rank documents (DashScope)",
             description="Rank documents as DashScope does.",
             request=DashScopeRequest,
             answer=DashScopeResponse,
             error=ErrorBody,
+            examples=_EXAMPLES,
         ),
         *shared_routes(
-            "dashscope",
-            description="Rank documents.",
+            description="Rank documents as DashScope does.",
             request=DashScopeRequest,
             answer=DashScopeResponse,
             error=ErrorBody,
+            examples=_EXAMPLES,
         ),
     )
 

@@ -22,13 +22,14 @@ class DialectRoute:
 
     path: str  # {id} stands for one segment, {name:path} for several; without a version
     prefixes: tuple[str, ...] = ("",)  # under which it is served, such as "" and "/v1"
-    name: str  # of the operation, unique
+    name: str  # of the operation; dialects that share a path give it one name
+    summary: str = ""  # a few words; empty: the name
     description: str
     request: type[BaseModel] | None = None  # a body of JSON
     form: Mapping[str, Any] | None = None  # JSON schema of a body of multipart/form-data
     answer: Any = None  # the type that `write` returns
     error: Any = None  # the type that `error` returns
-    examples: Mapping[str, Any] | None = None  # bodies of JSON, by a name for each
+    examples: Mapping[str, Any] | None = None  # bodies of JSON; a name stands for one body on all routes
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

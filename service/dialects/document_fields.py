@@ -7,10 +7,21 @@ from pathlib import PurePosixPath
 from typing import Annotated, Any, Self
 from urllib.parse import unquote, urlsplit
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationInfo, model_validator
+import orjson
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationInfo, field_validator, model_validator
 from pydantic.json_schema import SkipJsonSchema
+from typing_extensions import TypeAliasType
 
 from service.dialects.dialect import RequestHead
+from service.dialects.document_forms import (
+    ContentDocument,
+    ContentPart,
+    ElasticDocument,
+    FilePart,
+    FreeDocument,
+    ImageUrlPart,
+    String,
+)
 from service.dialects.documents import Media, ReadForm, read_form_of
 from service.dialects.faults import shortened
 from service.errors import InvalidRequestError, TooLargeError
@@ -24,13 +35,11 @@ _ONE_SOURCE = "give exactly one of image, pdf, text and url, or the id of a regi
 
 
 class DocumentInput(BaseModel):
-    """One document: a text, an image, the pages of a PDF, a URL, or (id alone) a registered document or a page of it.
+    """One document: a text, an image, the pages of a PDF, a URL, or (id alone) a registered document or a page of it."""
 
-    A string is a text, or a data URI, base64 or `ziprerank://ID#page=N`. The forms of other APIs are taken too: content parts,
-    `image_url`, and Elastic's `{type, format, value}`.
-    """
-
-    model_config = ConfigDict(extra="allow")
+    model_config = ConfigDict(
+        extra="allow", json_schema_extra={"anyOf": [{"required": [name]} for name in (*_SOURCES, "id")]}
+    )
 
     form: SkipJsonSchema[ReadForm | None] = Field(None, exclude=True, repr=False)
 
@@ -56,6 +65,17 @@ class DocumentInput(BaseModel):
     def _read_form(cls, value: Any) -> Any:
         form = read_form_of(value)
         return {**form.fields, "form": form}
+
+    @field_validator("metadata")
+    @classmethod
+    def _can_be_returned(cls, value: Any) -> Any:
+        try:
+            orjson.dumps(value)
+        except orjson.JSONEncodeError:
+            raise ValueError(
+                "it has an integer beyond 64 bits, which cannot be returned. Send that as a string"
+            ) from None
+        return value
 
     @model_validator(mode="after")
     def _has_one_source(self) -> Self:
@@ -86,7 +106,37 @@ def _bounded_list(value: Any, info: ValidationInfo) -> Any:
     return value
 
 
-DocumentList = Annotated[list[DocumentInput], BeforeValidator(_bounded_list), Field(min_length=1)]
+Document = TypeAliasType(
+    "Document",
+    String
+    | DocumentInput
+    | ContentDocument
+    | ImageUrlPart
+    | FilePart
+    | ElasticDocument
+    | Annotated[list[ContentPart], Field(min_length=1)],
+)
+"""The forms of one document, for the API description."""
+
+Documents = TypeAliasType("Documents", Annotated[list[Document], Field(min_length=1)] | Document)
+
+FreeDocuments = TypeAliasType(
+    "FreeDocuments", Documents | Annotated[list[Document | FreeDocument], Field(min_length=1)]
+)
+
+DocumentList = Annotated[
+    list[DocumentInput],
+    Field(min_length=1),
+    BeforeValidator(_bounded_list, json_schema_input_type=Documents),
+]
+"""One or several documents."""
+
+FreeDocumentList = Annotated[
+    list[DocumentInput],
+    Field(min_length=1),
+    BeforeValidator(_bounded_list, json_schema_input_type=FreeDocuments),
+]
+"""The same, described for bodies with `rank_fields`."""
 
 
 def check_document_count(count: int, limit: int, *, field: str = "documents") -> None:

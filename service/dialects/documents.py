@@ -18,13 +18,14 @@
 Source of the forms: the clients' own code.
 """
 
-import json
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal, TypeVar
 
 T = TypeVar("T")
+
+from pydantic_core import from_json
 
 REFERENCE_SCHEME = "ziprerank://"
 
@@ -121,8 +122,8 @@ def _without_fragment(text: str) -> tuple[str, dict[str, str]]:
 def _read_json(text: str) -> dict[str, Any] | None:
     """The JSON object in a string, where it has media."""
     try:
-        value = json.loads(text)
-    except (ValueError, RecursionError):
+        value = from_json(text, allow_inf_nan=False)
+    except ValueError:
         return None
     if not isinstance(value, dict):
         return None

@@ -11,6 +11,7 @@ from service.dialects.body import JSON, RequestBody
 from service.dialects.dialect import DialectRoute, RequestHead
 from service.dialects.document_fields import DocumentList
 from service.dialects.error_bodies import ErrorBody, write_error
+from service.dialects.examples import PNG_URI, QUERY
 from service.dialects.paths import shared_routes
 from service.dialects.request_fields import RerankFields, read_query, validate
 from service.errors import ServiceError
@@ -40,11 +41,16 @@ class ElasticDialect:
     name: str = "elastic"
     media_types: Sequence[str] = (JSON,)
     routes: Sequence[DialectRoute] = shared_routes(
-        "elastic",
-        description="Rank inputs for Elasticsearch.",
+        description="Rank inputs as Elasticsearch sends them.",
         request=ElasticRequest,
         answer=ElasticResponse,
         error=ErrorBody,
+        examples={
+            "elastic": {
+                "query": QUERY,
+                "input": ["Revenue rose by 4 %.", {"type": "image", "format": "base64", "value": PNG_URI}],
+            }
+        },
     )
 
     def recognises(self, fields: Mapping[str, Any]) -> bool:

@@ -12,6 +12,7 @@ from service.dialects.body import JSON, RequestBody
 from service.dialects.dialect import DialectRoute, RequestHead
 from service.dialects.document_fields import DocumentList
 from service.dialects.error_bodies import ErrorBody, write_error
+from service.dialects.examples import PNG_URI, QUERY
 from service.dialects.paths import shared_routes
 from service.dialects.request_fields import AnswerDefaults, RerankFields, read_query, validate
 from service.dialects.results import results_of
@@ -19,6 +20,14 @@ from service.errors import ServiceError
 from service.records import RerankAnswer, RerankQuery
 
 _DEFAULTS = AnswerDefaults(score="log_odds", score_of_strings="log_odds")
+_EXAMPLES = {
+    "nim": {
+        "model": "nvidia/llama-nemotron-rerank-vl",
+        "query": {"text": QUERY},
+        "passages": [{"text": "Revenue rose by 4 %."}, {"text": "", "image": PNG_URI}],
+        "truncate": "NONE",
+    }
+}
 
 
 def _passages(value: Any) -> Any:
@@ -58,21 +67,31 @@ class NimDialect:
             path="/ranking",
             prefixes=("/v1", ""),
             name="ranking",
+            summary="Rank passages (NIM)",
             description="Rank passages as NVIDIA's NIM does.",
             request=NimRequest,
             answer=NimResponse,
             error=ErrorBody,
+            examples=_EXAMPLES,
         ),
         DialectRoute(
             path="/retrieval/{model:path}/reranking",
             prefixes=("/v1",),
-            name="retrieval_reranking",
+            name="ranking_hosted",
+            summary="Rank passages (hosted NIM)",
             description="Rank passages as NVIDIA's hosted NIM does; the model of the path is ignored.",
             request=NimRequest,
             answer=NimResponse,
             error=ErrorBody,
+            examples=_EXAMPLES,
         ),
-        *shared_routes("nim", description="Rank passages.", request=NimRequest, answer=NimResponse, error=ErrorBody),
+        *shared_routes(
+            description="Rank passages as NVIDIA's NIM does.",
+            request=NimRequest,
+            answer=NimResponse,
+            error=ErrorBody,
+            examples=_EXAMPLES,
+        ),
     )
 
     def recognises(self, fields: Mapping[str, Any]) -> bool:

@@ -6,29 +6,30 @@ from pydantic import BaseModel
 
 from service.dialects.dialect import DialectRoute
 
-_RERANK_PATHS: tuple[tuple[str, tuple[str, ...]], ...] = (
-    ("/rerank", ("", "/v1", "/v2")),
-    ("/reranking", ("", "/v1")),
-    ("/providers/cohere/v2/rerank", ("",)),  # Azure
-    ("/compatible-api/v1/reranks", ("",)),  # DashScope
+_RERANK_PATHS: tuple[tuple[str, tuple[str, ...], str], ...] = (
+    ("/rerank", ("", "/v1", "/v2"), "rerank"),
+    ("/reranking", ("", "/v1"), "reranking"),
+    ("/providers/cohere/v2/rerank", ("",), "rerank_azure"),
+    ("/compatible-api/v1/reranks", ("",), "rerank_dashscope_compatible"),
 )
-"""Each without its version, and the prefixes under which it is served."""
+"""Each without its version, the prefixes under which it is served, and the name of its operation."""
 
 
 def shared_routes(
-    name: str, *, description: str, request: type[BaseModel], answer: Any, error: Any, **more: Any
+    *, description: str, request: type[BaseModel], answer: Any, error: Any, **more: Any
 ) -> tuple[DialectRoute, ...]:
-    """A dialect's routes on the shared paths. name: of the dialect. more: further fields of the routes."""
+    """A dialect's routes on the shared paths. more: further fields of the routes."""
     return tuple(
         DialectRoute(
             path=path,
             prefixes=prefixes,
-            name=f"{name}{path.replace('/', '_')}",
+            name=name,
+            summary="Rank documents",
             description=description,
             request=request,
             answer=answer,
             error=error,
             **more,
         )
-        for path, prefixes in _RERANK_PATHS
+        for path, prefixes, name in _RERANK_PATHS
     )

@@ -10,6 +10,7 @@ from model import WindowStrategy
 from service.dialects.body import RequestBody
 from service.dialects.dialect import RequestHead
 from service.dialects.document_fields import DocumentInput, ReadDocuments, ignored_in, read_documents
+from service.dialects.document_forms import Query
 from service.dialects.faults import shortened, to_service_error
 from service.records import MAX_PRIORITY, DocumentDetail, RankOptions, RerankQuery, ScoreKind
 
@@ -58,16 +59,17 @@ def _query_text(value: Any) -> Any:
     return value
 
 
+QueryText = Annotated[str, BeforeValidator(_query_text, json_schema_input_type=Query)]
+
+
 class QueryFields(BaseModel):
     """The fields of every dialect."""
 
     model_config = ConfigDict(extra="allow")
 
-    query: Annotated[str, BeforeValidator(_query_text)] = Field(
-        description="what the pages are ranked by; nothing is stripped or cut"
-    )
+    query: QueryText
     model: str | None = Field(None, description="accepted and ignored: the loaded model answers")
-    ziprerank: ZipRerankOptions = Field(ZipRerankOptions(), description="the service's own options")
+    ziprerank: ZipRerankOptions = Field(default_factory=ZipRerankOptions, description="the service's own options")
 
     @property
     def max_results(self) -> int | None:

@@ -64,7 +64,10 @@ def shown_text(query: RerankQuery, page: RankedPage) -> str:
 def _kind_of(query: RerankQuery, answer: RerankAnswer) -> tuple[ScoreKind, tuple[str, ...]]:
     if answer.score_kind == "softmax" or query.score == "rank":
         return query.score, ()
-    warning = f"scores are of kind rank and not {query.score}: {answer.windows} windows, whose logits do not compare"
+    subject = "raw_scores has no effect: " if query.score == "logit" else ""
+    warning = (
+        f"{subject}scores are of kind rank and not {query.score}: logits of {answer.windows} windows do not compare"
+    )
     return ("log_odds" if query.score == "log_odds" else "rank"), (warning,)
 
 

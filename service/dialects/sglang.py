@@ -10,6 +10,7 @@ from typing_extensions import TypedDict
 from service.dialects.body import JSON, RequestBody
 from service.dialects.dialect import DialectRoute, RequestHead
 from service.dialects.error_bodies import ErrorBody, write_error
+from service.dialects.examples import PNG_URI, QUERY
 from service.dialects.paths import shared_routes
 from service.dialects.request_fields import read_query, validate
 from service.dialects.results import results_of, shown_text
@@ -41,11 +42,18 @@ class SglangDialect:
     name: str = "sglang"
     media_types: Sequence[str] = (JSON,)
     routes: Sequence[DialectRoute] = shared_routes(
-        "sglang",
         description="Rank documents as SGLang does.",
         request=SglangRequest,
         answer=list[SglangResult],
         error=ErrorBody,
+        examples={
+            "sglang": {
+                "query": QUERY,
+                "documents": ["Revenue rose by 4 %.", [{"type": "image_url", "image_url": {"url": PNG_URI}}]],
+                "instruct": "Find the page that answers the question.",
+                "return_documents": True,
+            }
+        },
     )
 
     def recognises(self, fields: Mapping[str, Any]) -> bool:

@@ -11,6 +11,7 @@ from service.dialects.body import JSON, RequestBody
 from service.dialects.dialect import DialectRoute, RequestHead
 from service.dialects.document_fields import DocumentList
 from service.dialects.error_bodies import message_and_param
+from service.dialects.examples import PNG_URI, QUERY
 from service.dialects.paths import shared_routes
 from service.dialects.request_fields import RerankFields, read_query, validate
 from service.dialects.results import results_of, shown_text
@@ -46,7 +47,19 @@ class TeiDialect:
     name: str = "tei"
     media_types: Sequence[str] = (JSON,)
     routes: Sequence[DialectRoute] = shared_routes(
-        "tei", description="Rank texts.", request=TeiRequest, answer=list[TeiResult], error=TeiError
+        description="Rank texts as text-embeddings-inference does.",
+        request=TeiRequest,
+        answer=list[TeiResult],
+        error=TeiError,
+        examples={
+            "tei": {
+                "query": QUERY,
+                "texts": ["Revenue rose by 4 %.", PNG_URI],
+                "truncate": True,
+                "truncation_direction": "Right",
+                "return_text": True,
+            }
+        },
     )
 
     def recognises(self, fields: Mapping[str, Any]) -> bool:

@@ -4,7 +4,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, model_validator
+from pydantic import ConfigDict, Field, model_validator
+from pydantic.config import JsonDict, JsonValue
 from typing_extensions import TypedDict
 
 from service.dialects.answers import Usage, usage_of
@@ -12,6 +13,7 @@ from service.dialects.body import JSON, RequestBody
 from service.dialects.dialect import DialectRoute, RequestHead
 from service.dialects.document_fields import DocumentList
 from service.dialects.error_bodies import ErrorBody, write_error
+from service.dialects.examples import PNG_URI, QUERY
 from service.dialects.request_fields import QueryFields, read_query, validate
 from service.dialects.results import results_of
 from service.errors import ServiceError
@@ -23,8 +25,27 @@ _OTHER_NAMES = {
 }
 
 
+def _describe_names(schema: JsonDict) -> None:
+    """Each of the fields under any of its names."""
+    properties = schema["properties"]
+    assert isinstance(properties, dict), "a model's schema has an object of properties"
+    either: list[JsonValue] = []
+    for name, others in _OTHER_NAMES.items():
+        own = properties[name]
+        form: JsonValue = {"anyOf": [own, {"type": "array", "items": own}]} if name == "query" else own
+        properties.update(dict.fromkeys((name, *others), form))
+        either.append({"anyOf": [{"required": [each]} for each in (name, *others)]})
+    schema["allOf"] = either
+    del schema["required"]
+
+
 class ScoreRequest(QueryFields):
-    """`query` may be named `queries`, `data_1` or `text_1`, and `documents` `items`, `data_2` or `text_2`."""
+    """`query` may be named `queries`, `data_1` or `text_1`, and `documents` `items`, `data_2` or `text_2`.
+
+    A list of queries must repeat one query.
+    """
+
+    model_config = ConfigDict(json_schema_extra=_describe_names)
 
     documents: DocumentList
     use_activation: bool | None = Field(None, description="false: letter logits instead of scores in [0, 1]")
@@ -81,10 +102,16 @@ class VllmScoreDialect:
             path="/score",
             prefixes=("", "/v1"),
             name="score",
+            summary="Score documents (vLLM)",
             description="Score documents as vLLM does: by one ranking of all of them, in the order in which they were sent.",
             request=ScoreRequest,
             answer=ScoreResponse,
             error=ErrorBody,
+            examples={
+                "vllm_score": {"queries": QUERY, "documents": ["Revenue rose by 4 %.", PNG_URI]},
+                "vllm_score_of_texts": {"text_1": QUERY, "text_2": ["Revenue rose by 4 %.", "The office has moved."]},
+                "vllm_score_of_data": {"data_1": QUERY, "data_2": {"content": [{"image_url": {"url": PNG_URI}}]}},
+            },
         ),
     )
 

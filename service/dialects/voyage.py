@@ -10,6 +10,7 @@ from service.dialects.answers import RerankResponse, write_answer
 from service.dialects.body import JSON, RequestBody
 from service.dialects.dialect import DialectRoute, RequestHead
 from service.dialects.error_bodies import ErrorBody, write_error
+from service.dialects.examples import PNG_URI, QUERY
 from service.dialects.paths import shared_routes
 from service.dialects.request_fields import read_query, validate
 from service.dialects.ziprerank_request import RerankRequest
@@ -28,11 +29,19 @@ class VoyageDialect:
     name: str = "voyage"
     media_types: Sequence[str] = (JSON,)
     routes: Sequence[DialectRoute] = shared_routes(
-        "voyage",
-        description="Rank documents, one result each.",
+        description="Rank documents as Voyage does, with one result each.",
         request=VoyageRequest,
         answer=RerankResponse,
         error=ErrorBody,
+        examples={
+            "voyage": {
+                "model": "rerank-2.5",
+                "query": QUERY,
+                "documents": ["Revenue rose by 4 %.", PNG_URI],
+                "top_k": 1,
+                "truncation": True,
+            }
+        },
     )
 
     def recognises(self, fields: Mapping[str, Any]) -> bool:

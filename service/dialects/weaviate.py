@@ -11,6 +11,7 @@ from service.dialects.body import JSON, RequestBody
 from service.dialects.dialect import DialectRoute, RequestHead
 from service.dialects.document_fields import DocumentList
 from service.dialects.error_bodies import message_and_param
+from service.dialects.examples import QUERY, REGISTERED_ID
 from service.dialects.paths import shared_routes
 from service.dialects.request_fields import QueryFields, read_query, validate
 from service.dialects.results import results_of, shown_text
@@ -46,11 +47,17 @@ class WeaviateDialect:
     name: str = "weaviate"
     media_types: Sequence[str] = (JSON,)
     routes: Sequence[DialectRoute] = shared_routes(
-        "weaviate",
-        description="Score strings for Weaviate.",
+        description="Score strings as Weaviate's reranker-transformers module sends them.",
         request=WeaviateRequest,
         answer=WeaviateResponse,
         error=WeaviateError,
+        examples={
+            "weaviate": {
+                "query": QUERY,
+                "documents": ["Revenue rose by 4 %.", f"ziprerank://{REGISTERED_ID}#page=2"],
+                "property": "body",
+            }
+        },
     )
 
     def recognises(self, fields: Mapping[str, Any]) -> bool:

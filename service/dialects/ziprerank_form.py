@@ -21,14 +21,18 @@ _REPEATED_FIELDS = ("id", "pages")
 FORM: Mapping[str, Any] = {
     "type": "object",
     "properties": {
-        "query": {"type": "string"},
-        "file": {"type": "array", "items": {"type": "string", "format": "binary"}},
+        "query": {"type": "string", "minLength": 1},
+        "file": {"type": "array", "minItems": 1, "items": {"type": "string", "format": "binary"}},
         "id": {"type": "array", "items": {"type": "string"}, "description": "labels, in the order of the files"},
         "pages": {"type": "array", "items": {"type": "string"}, "description": "such as 1-3,7; one a file"},
         "top_n": {"type": "integer"},
         "raw_scores": {"type": "boolean"},
         "return_documents": {"type": "boolean"},
-        "ziprerank": {"type": "string", "description": "the ziprerank group as a JSON string"},
+        "ziprerank": {
+            "type": "string",
+            "contentMediaType": "application/json",
+            "description": "the ziprerank group as a JSON string",
+        },
     },
 }
 """JSON schema of a body of multipart/form-data, less `required`."""

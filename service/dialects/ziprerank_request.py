@@ -11,7 +11,7 @@ from pydantic import Field, model_validator
 
 from service.dialects.body import RequestBody
 from service.dialects.dialect import RequestHead
-from service.dialects.document_fields import DocumentList, ReadDocuments
+from service.dialects.document_fields import DocumentList, FreeDocumentList, ReadDocuments
 from service.dialects.request_fields import (
     AnswerDefaults,
     RerankFields,
@@ -32,7 +32,7 @@ _SOURCES = frozenset({"text", "image", "pdf", "url", "image_url", "content", "va
 class RerankRequest(RerankFields):
     """Body of `POST /rerank` as JSON."""
 
-    documents: DocumentList = Field(description="documents whose pages are ranked together")
+    documents: FreeDocumentList = Field(description="documents whose pages are ranked together")
     rank_fields: list[str] | None = Field(
         None, description="of documents that have none of the usual fields: those that make up their text"
     )

@@ -15,7 +15,7 @@ AFFINITY_PARAMETER = {
     "name": AFFINITY_HEADER,
     "in": "header",
     "required": False,
-    "schema": {"type": "string"},
+    "schema": {"type": "string", "pattern": "^[ -~]*$"},
     "description": "id of the document (or of the collection) that the pages are from; requests with the same one meet the "
     f"same replica and its caches. The answer's {REPLICA_HEADER} names it. Never changes a score.",
 }

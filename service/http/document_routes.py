@@ -1,6 +1,7 @@
 """The routes of registered documents: put, get, delete and list."""
 
 import asyncio
+from collections.abc import Mapping
 from concurrent.futures import Executor
 from dataclasses import dataclass
 from typing import Any
@@ -10,7 +11,6 @@ from pydantic import BaseModel
 from starlette.requests import ClientDisconnect
 from starlette.responses import Response
 
-from service.dialects.error_bodies import ErrorBody
 from service.errors import InvalidRequestError
 from service.http.body import check_body_headers, read_body
 from service.http.deadline import within
@@ -24,6 +24,7 @@ from service.http.document_schemas import (
     parse_documents_query,
 )
 from service.http.error_responses import JsonResponse
+from service.http.openapi import OperationDescription
 from service.http.route_registration import serve
 from service.http.route_table import DELETE_DOCUMENT, GET_DOCUMENT, LIST_DOCUMENTS, PUT_DOCUMENT
 from service.metrics import Metrics
@@ -33,6 +34,40 @@ from service.registered.store import DocumentKey
 from service.settings import Settings
 
 _REMEDY = "Try again later."
+
+_FILE = {"type": "string", "format": "binary"}
+_FORM = {"type": "object", "required": ["file"], "properties": {"file": _FILE}}
+_QUERY_FIELDS: Mapping[str, Any] = DocumentsQuery.model_json_schema()["properties"]
+
+DOCUMENT_DESCRIPTIONS: Mapping[str, OperationDescription] = {
+    PUT_DOCUMENT.name: OperationDescription(
+        summary="Register a document",
+        text="Store a PDF or an image under an id, in place of an earlier one, and process its pages in the background.",
+        status=202,
+        answer=RegisteredDocumentPages,
+        statuses=[400, 408, 415, 422, 504],
+        request_content={name: {"schema": _FORM if name == MULTIPART else _FILE} for name in DOCUMENT_MEDIA_TYPES},
+    ),
+    GET_DOCUMENT.name: OperationDescription(
+        summary="Show a document",
+        text="The state of a registered document, and its pages.",
+        answer=RegisteredDocumentPages,
+        statuses=[400, 404, 504],
+    ),
+    DELETE_DOCUMENT.name: OperationDescription(
+        summary="Delete a document", text="Delete a registered document.", status=204, statuses=[400, 404, 504]
+    ),
+    LIST_DOCUMENTS.name: OperationDescription(
+        summary="List documents",
+        text="The caller's registered documents by id, without their pages.",
+        answer=RegisteredDocuments,
+        statuses=[400, 504],
+        parameters=[
+            {"name": name, "in": "query", "required": False, "schema": schema} for name, schema in _QUERY_FIELDS.items()
+        ],
+    ),
+}
+"""For the API description, by the name of the route."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -45,30 +80,14 @@ class DocumentRoutes:
     threads: Executor
 
     def add_to(self, router: APIRouter) -> None:
-        file = {"type": "string", "format": "binary"}
-        form = {"type": "object", "required": ["file"], "properties": {"file": file}}
-        content = {name: {"schema": form if name == MULTIPART else file} for name in DOCUMENT_MEDIA_TYPES}
-        fields = DocumentsQuery.model_json_schema()["properties"]
-        parameters = [{"name": name, "in": "query", "required": False, "schema": fields[name]} for name in fields]
-        put: dict[str, Any] = {
-            "status_code": 202,
-            "responses": {202: {"model": RegisteredDocumentPages}, **_errors(408, 413, 415, 422)},
-            "openapi_extra": {"requestBody": {"required": True, "content": content}},
-        }
-        get: dict[str, Any] = {"responses": {200: {"model": RegisteredDocumentPages}, **_errors(404)}}
-        delete: dict[str, Any] = {"status_code": 204, "responses": _errors(404)}
-        list_: dict[str, Any] = {
-            "responses": {200: {"model": RegisteredDocuments}, **_errors()},
-            "openapi_extra": {"parameters": parameters},
-        }
-        serve(router, PUT_DOCUMENT, self.put_document, tags=["documents"], **put)
-        serve(router, GET_DOCUMENT, self.get_document, tags=["documents"], **get)
-        serve(router, DELETE_DOCUMENT, self.delete_document, tags=["documents"], **delete)
-        serve(router, LIST_DOCUMENTS, self.list_documents, tags=["documents"], **list_)
+        serve(router, PUT_DOCUMENT, self.put_document)
+        serve(router, GET_DOCUMENT, self.get_document)
+        serve(router, DELETE_DOCUMENT, self.delete_document)
+        serve(router, LIST_DOCUMENTS, self.list_documents)
 
-    async def put_document(self, request: Request, id: str) -> Response:
+    async def put_document(self, request: Request) -> Response:
         """Store a PDF or an image under an id, in place of an earlier one, and process its pages in the background."""
-        key = _key(request, id)
+        key = _key(request)
         media_type = check_body_headers(request.headers, DOCUMENT_MEDIA_TYPES)
         try:
             body = await read_body(request, self.settings)
@@ -82,14 +101,14 @@ class DocumentRoutes:
         document = await within(seconds, self.registry.put(key, data), remedy=_REMEDY)
         return _json(describe_document(document), status_code=202)
 
-    async def get_document(self, request: Request, id: str) -> Response:
+    async def get_document(self, request: Request) -> Response:
         """The state of a document, and its pages."""
-        work = self.registry.get(_key(request, id))
+        work = self.registry.get(_key(request))
         return _json(describe_document(await within(self.settings.request_seconds, work, remedy=_REMEDY)))
 
-    async def delete_document(self, request: Request, id: str) -> Response:
+    async def delete_document(self, request: Request) -> Response:
         """Delete a document."""
-        await within(self.settings.request_seconds, self.registry.delete(_key(request, id)), remedy=_REMEDY)
+        await within(self.settings.request_seconds, self.registry.delete(_key(request)), remedy=_REMEDY)
         return Response(status_code=204)
 
     async def list_documents(self, request: Request) -> Response:
@@ -99,7 +118,9 @@ class DocumentRoutes:
         return _json(describe_listing(await within(self.settings.request_seconds, work, remedy=_REMEDY)))
 
 
-def _key(request: Request, id: str) -> DocumentKey:
+def _key(request: Request) -> DocumentKey:
+    """The caller's name of the document in the path. Raises: InvalidRequestError."""
+    id: str = request.path_params["id"]
     if not DOCUMENT_ID.fullmatch(id):
         raise InvalidRequestError("invalid_request", f"id: {DOCUMENT_ID_RULE}", param="id")
     return DocumentKey(tenant=request.state.caller.tenant, id=id)
@@ -107,7 +128,3 @@ def _key(request: Request, id: str) -> DocumentKey:
 
 def _json(body: BaseModel, status_code: int = 200) -> JsonResponse:
     return JsonResponse(body.model_dump(exclude_unset=True), status_code=status_code)
-
-
-def _errors(*statuses: int) -> dict[int | str, dict[str, Any]]:
-    return {status: {"model": ErrorBody} for status in sorted({400, 401, 429, 500, 503, 504, *statuses})}

@@ -14,7 +14,6 @@ from service.dialects.dialect import RequestHead
 from service.http.body import check_body_headers, read_body
 from service.http.deadline import until_disconnect, within
 from service.http.error_responses import JsonResponse
-from service.http.openapi import describe_operation, describe_responses
 from service.http.route_registration import serve
 from service.http.route_table import FoundRoute, RouteTable
 from service.inference.request_record import RequestRecord
@@ -42,16 +41,7 @@ class RerankRoutes:
     def add_to(self, router: APIRouter, table: RouteTable) -> None:
         for route in table.routes:
             if route.operations:
-                first = route.operations[0].route
-                serve(
-                    router,
-                    route,
-                    self.rerank,
-                    name=first.name,
-                    description=first.description,
-                    responses=describe_responses(route),
-                    openapi_extra=describe_operation(route),
-                )
+                serve(router, route, self.rerank)
 
     async def rerank(self, request: Request) -> Response:
         """Raises ServiceError, which `exchange` writes in the dialect of the request."""
@@ -105,5 +95,5 @@ class RerankRoutes:
             max_documents=max(settings.max_files, settings.max_pages),
             max_uploads=settings.max_files,
             default_score=None if settings.score == "auto" else settings.score,
-            fetches_urls=False,
+            fetches_urls=self.pipeline.fetches_urls,
         )

@@ -4,15 +4,16 @@ from collections.abc import Callable
 from typing import Any
 
 from fastapi import APIRouter
+from starlette.responses import Response
 from starlette.routing import Route as StarletteRoute
 
 from service.http.route_table import Route, RouteTable
 
 
-def serve(router: APIRouter, route: Route, endpoint: Callable[..., Any], **description: Any) -> None:
-    """Register the endpoint under every path of the route; `description` is FastAPI's, for the API description."""
-    for path in route.paths:
-        router.add_api_route(path, endpoint, methods=[route.method], **description)
+def serve(router: APIRouter, route: Route, endpoint: Callable[..., Any]) -> None:
+    """Register the endpoint under every path of the route. The service describes its routes itself: see `openapi`."""
+    for path, name in zip(route.paths, route.operation_names, strict=True):
+        router.add_api_route(path, endpoint, methods=[route.method], name=name, response_class=Response)
 
 
 def check_routes(router: APIRouter, table: RouteTable) -> None:

@@ -17,6 +17,9 @@ from service.dialects.ziprerank import ZipRerankDialect
 Door = Literal["admitted", "keyed", "open"]
 """admitted: with key, limits, log line and metrics; keyed: with the key alone; open: without a key."""
 
+Group = Literal["rerank", "documents", "operation", "description"]
+"""A part of the API description."""
+
 NATIVE: Dialect = ZipRerankDialect()
 """The format of routes and errors that belong to no other dialect."""
 
@@ -37,8 +40,10 @@ class Route:
 
     method: str
     path: str  # as FastAPI writes it: {id} stands for one segment, {model:path} for several; without a version
+    name: str  # of the operation in the API description, where generated clients have it as the name of a method
     prefixes: tuple[str, ...] = ("",)  # under which it is served: "" and "/v1"
     door: Door
+    group: Group
     is_traced: bool = True
     operations: tuple[Operation, ...] = ()  # of the dialects that take requests there; none: a route of the service
 
@@ -46,6 +51,11 @@ class Route:
     def paths(self) -> tuple[str, ...]:
         """With their prefixes; each is the route's label in metrics, log lines and spans."""
         return tuple(prefix + self.path for prefix in self.prefixes)
+
+    @property
+    def operation_names(self) -> tuple[str, ...]:
+        """Of each path: the name, with the prefix behind it, such as rerank_v1."""
+        return tuple(self.name + _suffix_of(prefix) for prefix in self.prefixes)
 
     @property
     def dialect(self) -> Dialect:
@@ -76,26 +86,50 @@ class FoundRoute:
 
 _BOTH = ("", "/v1")
 
-PUT_DOCUMENT = Route(method="PUT", path="/documents/{id}", prefixes=_BOTH, door="admitted")
-GET_DOCUMENT = Route(method="GET", path="/documents/{id}", prefixes=_BOTH, door="admitted")
-DELETE_DOCUMENT = Route(method="DELETE", path="/documents/{id}", prefixes=_BOTH, door="admitted")
-LIST_DOCUMENTS = Route(method="GET", path="/documents", prefixes=_BOTH, door="admitted")
-LIVEZ = Route(method="GET", path="/livez", door="open", is_traced=False)
-READYZ = Route(method="GET", path="/readyz", door="open", is_traced=False)
-OTHER_READINESS = tuple(
-    Route(method="GET", path=path, door="open", is_traced=False)
-    for path in ("/health", "/health_check", "/ping", "/.well-known/ready")
+PUT_DOCUMENT = Route(
+    method="PUT", path="/documents/{id}", name="put_document", prefixes=_BOTH, door="admitted", group="documents"
+)
+GET_DOCUMENT = Route(
+    method="GET", path="/documents/{id}", name="get_document", prefixes=_BOTH, door="admitted", group="documents"
+)
+DELETE_DOCUMENT = Route(
+    method="DELETE", path="/documents/{id}", name="delete_document", prefixes=_BOTH, door="admitted", group="documents"
+)
+LIST_DOCUMENTS = Route(
+    method="GET", path="/documents", name="list_documents", prefixes=_BOTH, door="admitted", group="documents"
+)
+
+
+def _probe(path: str, name: str) -> Route:
+    return Route(method="GET", path=path, name=name, door="open", group="operation", is_traced=False)
+
+
+LIVEZ = _probe("/livez", "livez")
+READYZ = _probe("/readyz", "readyz")
+OTHER_READINESS = (
+    _probe("/health", "health"),
+    _probe("/health_check", "health_check"),
+    _probe("/ping", "ping"),
+    _probe("/.well-known/ready", "well_known_ready"),
 )
 """vLLM's, TEI's and others' names of `/readyz`."""
 
-WELL_KNOWN_LIVE = Route(method="GET", path="/.well-known/live", door="open", is_traced=False)
-NIM_LIVE = Route(method="GET", path="/v1/health/live", door="open", is_traced=False)
-NIM_READY = Route(method="GET", path="/v1/health/ready", door="open", is_traced=False)
-METRICS = Route(method="GET", path="/metrics", prefixes=_BOTH, door="keyed", is_traced=False)
-MODELS = Route(method="GET", path="/models", prefixes=_BOTH, door="keyed")
-INFO = Route(method="GET", path="/info", door="keyed")
-WEAVIATE_META = Route(method="GET", path="/meta", door="keyed")
-VERSION = Route(method="GET", path="/version", door="keyed")
+WELL_KNOWN_LIVE = _probe("/.well-known/live", "well_known_live")
+NIM_LIVE = _probe("/v1/health/live", "nim_live")
+NIM_READY = _probe("/v1/health/ready", "nim_ready")
+METRICS = Route(
+    method="GET", path="/metrics", name="metrics", prefixes=_BOTH, door="keyed", group="operation", is_traced=False
+)
+MODELS = Route(method="GET", path="/models", name="models", prefixes=_BOTH, door="keyed", group="description")
+MODEL = Route(
+    method="GET", path="/models/{model:path}", name="model", prefixes=_BOTH, door="keyed", group="description"
+)
+XINFERENCE_AUTH = Route(
+    method="GET", path="/v1/cluster/auth", name="xinference_auth", door="open", group="description", is_traced=False
+)
+INFO = Route(method="GET", path="/info", name="info", door="keyed", group="description")
+WEAVIATE_META = Route(method="GET", path="/meta", name="weaviate_meta", door="keyed", group="description")
+VERSION = Route(method="GET", path="/version", name="version", door="keyed", group="description")
 
 FIXED_ROUTES = (
     PUT_DOCUMENT,
@@ -110,6 +144,8 @@ FIXED_ROUTES = (
     NIM_READY,
     METRICS,
     MODELS,
+    MODEL,
+    XINFERENCE_AUTH,
     INFO,
     WEAVIATE_META,
     VERSION,
@@ -121,12 +157,15 @@ class RouteTable:
     """Finds the route of a request by method and path. Immutable."""
 
     def __init__(self, routes: Sequence[Route]) -> None:
-        """Raises ValueError where two routes share a method and a path."""
+        """Raises ValueError where two routes share a method and a path, or a name."""
         self.routes = tuple(routes)
         served = [(route.method, path) for route in self.routes for path in route.paths]
         self._patterns = tuple((path, _pattern_of(path), route) for route in self.routes for path in route.paths)
         if twice := sorted({each for each in served if served.count(each) > 1}):
             raise ValueError(f"Two routes share a method and a path: {twice}.")
+        names = [name for route in self.routes for name in route.operation_names]
+        if shared := sorted({name for name in names if names.count(name) > 1}):
+            raise ValueError(f"Two routes share a name: {shared}.")
         self._open_paths = frozenset(path for path, _, route in self._patterns if route.door == "open")
         self._untraced_paths = frozenset(path for path, _, route in self._patterns if not route.is_traced)
 
@@ -134,16 +173,25 @@ class RouteTable:
     def of_dialects(cls, dialects: Sequence[Dialect]) -> "RouteTable":
         """The fixed routes and one for each path of the dialects. Raises: ValueError."""
         operations: defaultdict[str, list[Operation]] = defaultdict(list)
+        names: dict[str, str] = {}
         for dialect in dialects:
             for route in dialect.routes:
                 for prefix in route.prefixes:
                     operations[prefix + route.path].append(Operation(dialect=dialect, route=route))
+                    names.setdefault(prefix + route.path, route.name + _suffix_of(prefix))
         for path, shared in operations.items():
-            names = [operation.dialect.name for operation in shared]
-            if len(set(names)) < len(names):
-                raise ValueError(f"Two dialects of {path} have one name: {names}.")
+            of_dialects = [operation.dialect.name for operation in shared]
+            if len(set(of_dialects)) < len(of_dialects):
+                raise ValueError(f"Two dialects of {path} have one name: {of_dialects}.")
         rerank_routes = [
-            Route(method="POST", path=path, door="admitted", operations=tuple(shared))
+            Route(
+                method="POST",
+                path=path,
+                name=names[path],
+                door="admitted",
+                group="rerank",
+                operations=tuple(shared),
+            )
             for path, shared in operations.items()
         ]
         return cls([*rerank_routes, *FIXED_ROUTES])
@@ -178,6 +226,10 @@ class RouteTable:
     def is_traced(self, path: str) -> bool:
         """Whether requests for a path get a server span. Unknown paths do."""
         return path not in self._untraced_paths
+
+
+def _suffix_of(prefix: str) -> str:
+    return prefix.replace("/", "_")
 
 
 def _pattern_of(path: str) -> re.Pattern[str]:

@@ -117,12 +117,11 @@ def voyageai_async_client(case: Case) -> Ranking:
     return asyncio.run(rank())
 
 
-def xinference_handle(case: Case) -> Ranking:
-    """Xinference's `Client` asks its own cluster's routes before it gives out this handle, which asks none."""
-    from xinference_client.client.restful.restful_client import RESTfulRerankModelHandle
+def xinference_client(case: Case) -> Ranking:
+    from xinference_client import RESTfulClient
 
-    handle = RESTfulRerankModelHandle(case.model, case.root, auth_headers={"Authorization": f"Bearer {case.key}"})
-    answer = handle.rerank(case.documents, case.query, top_n=case.top_n, return_documents=True)
+    model = RESTfulClient(case.root, api_key=case.key).get_model(case.model)
+    answer = model.rerank(case.documents, case.query, top_n=case.top_n, return_documents=True)
     return [(result["index"], result["relevance_score"]) for result in answer["results"]]
 
 
@@ -141,6 +140,6 @@ if __name__ == "__main__":
             "together.Together": together_client,
             "voyageai.Client": voyageai_client,
             "voyageai.AsyncClient": voyageai_async_client,
-            "xinference_client": xinference_handle,
+            "xinference_client": xinference_client,
         }
     )

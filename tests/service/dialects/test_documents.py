@@ -42,6 +42,13 @@ def test_a_string_is_one_document_with_one_result(sent: str, fields: dict[str, A
     assert read_form_of(sent) == ReadForm(fields=fields, is_string=True)
 
 
+@pytest.mark.parametrize("rest", ['"a": "\\ud800"', '"\\udfff": 1', '"a": NaN', f'"a": {"[" * 300}{"]" * 300}'])
+def test_json_in_a_string_is_held_to_the_rules_of_a_body(rest: str) -> None:
+    """Half a surrogate pair, no number, nesting without end: an answer could not repeat them."""
+    text = f'{{"image": "{PNG}", {rest}}}'
+    assert read_form_of(text) == ReadForm(fields={"text": text}, is_string=True)
+
+
 @pytest.mark.parametrize(
     ("sent", "fields"),
     [

@@ -283,3 +283,7 @@ def test_descriptions_have_the_members_that_clients_read(service: RunningService
     nim = service.client.get("/v1/health/ready").json()
     assert nim == {"object": "health.response", "message": "Service is ready.", "status": "ready"}
     assert service.client.get("/models").json() == service.client.get("/v1/models").json()
+    assert service.client.get("/v1/cluster/auth", headers={"Authorization": ""}).json() == {"auth": True}
+    [listed] = service.client.get("/v1/models").json()["data"]
+    described = service.client.get("/v1/models/any/name").json()
+    assert described == {**listed, "id": "any/name", "model_type": "rerank", "model_name": listed["id"]}

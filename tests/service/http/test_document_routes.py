@@ -443,7 +443,8 @@ def test_the_api_description_has_the_documents(service: RunningService) -> None:
     assert set(paths["/documents/{id}"]) == set(paths["/v1/documents/{id}"]) == {"put", "get", "delete"}
     forms = paths["/documents/{id}"]["put"]["requestBody"]["content"]
     assert set(forms) == {"application/pdf", "image/*", "application/octet-stream", "multipart/form-data"}
-    assert {parameter["name"] for parameter in paths["/documents"]["get"]["parameters"]} == {"limit", "after"}
+    names = {parameter["name"] for parameter in paths["/documents"]["get"]["parameters"]}
+    assert names == {"limit", "after", "X-Request-Id"}
 
 
 def test_a_damaged_document_is_a_500_of_its_own_and_skipped_in_lists(reranker: Reranker, tmp_path: Path) -> None:

@@ -139,6 +139,20 @@ def test_documents_are_described_on_request_and_never_echoed(service: RunningSer
     assert other["sha256"] == result["document"]["sha256"] and "document" not in other
 
 
+@pytest.mark.parametrize("value", [2**64 - 1, -(2**63), "\u0000 é 🏠", None, 1.5, [[[{}]]]], ids=repr)
+def test_metadata_comes_back_as_it_was_sent(service: RunningService, value: Any) -> None:
+    document = {"image": encoded(picture()), "metadata": {"a": value}}
+    for sent in (document, json.dumps(document)):
+        [result] = results(rerank(service, [sent]))
+        assert result["metadata"] == {"a": value}
+
+
+def test_metadata_that_cannot_come_back_is_refused(service: RunningService) -> None:
+    document = {"image": encoded(picture()), "metadata": [2**64]}
+    for sent in (document, json.dumps(document)):
+        refused(rerank(service, [sent]), 400, "invalid_request", "documents[0].metadata", "64 bits")
+
+
 def test_unknown_fields_are_ignored_and_named(service: RunningService) -> None:
     response = rerank(service, [{"image": encoded(picture()), "colour": 1}], model="rerank-v3.5", max_chunks_per_doc=3)
     results(response)

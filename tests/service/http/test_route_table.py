@@ -23,7 +23,7 @@ from tests.servers import fake_loader, running_service, settings_for_tests
 
 TABLE = RouteTable.of_dialects(DIALECTS)
 READINESS = {"/readyz", "/health", "/health_check", "/ping", "/.well-known/ready", "/v1/health/ready"}
-PROBES = READINESS | {"/livez", "/.well-known/live", "/v1/health/live"}
+PROBES = READINESS | {"/livez", "/.well-known/live", "/v1/health/live", "/v1/cluster/auth"}
 OF_FASTAPI = {"/openapi.json", "/docs", "/docs/oauth2-redirect"}
 
 
@@ -71,6 +71,7 @@ def test_a_served_route_is_found_under_its_own_label() -> None:
 def test_every_route_that_takes_a_body_or_belongs_to_documents_is_admitted() -> None:
     others = {path for route in TABLE.routes if route.door != "admitted" for path in route.paths}
     described = {"/metrics", "/v1/metrics", "/info", "/models", "/v1/models", "/meta", "/version"}
+    described |= {"/models/{model:path}", "/v1/models/{model:path}"}
     assert others == PROBES | described
     assert {route.method for route in TABLE.routes if route.door != "admitted"} == {"GET"}
 
@@ -99,7 +100,7 @@ def test_every_route_asks_for_key_and_admission_as_the_table_says(reranker: Rera
 def test_a_route_that_is_missing_from_the_table_keeps_the_application_from_being_built() -> None:
     """It would be served without admission, a log line and metrics."""
     check_routes(router_of(TABLE.routes), TABLE)
-    forgotten = Route(method="POST", path="/v9/rerank", door="admitted")
+    forgotten = Route(method="POST", path="/v9/rerank", name="rerank_v9", door="admitted", group="rerank")
     with pytest.raises(RuntimeError, match=r"not in it \[\('POST', '/v9/rerank'\)\], not served \[\]"):
         check_routes(router_of([*TABLE.routes, forgotten]), TABLE)
 
@@ -210,6 +211,16 @@ def test_a_slash_at_the_end_is_the_same_path() -> None:
 
 
 def test_a_new_route_is_registered_with_every_prefix() -> None:
-    router, new = APIRouter(), Route(method="POST", path="/v2/rerank", prefixes=("", "/api"), door="admitted")
+    new = Route(method="POST", path="/v2/rerank", name="again", prefixes=("", "/api"), door="admitted", group="rerank")
+    router = APIRouter()
     serve(router, new, endpoint)
     assert [getattr(route, "path", None) for route in router.routes] == ["/v2/rerank", "/api/v2/rerank"]
+    assert [getattr(route, "name", None) for route in router.routes] == ["again", "again_api"]
+
+
+def test_two_routes_of_one_name_are_refused() -> None:
+    one, other = (
+        Route(method="POST", path=path, name="again", door="admitted", group="rerank") for path in ("/one", "/other")
+    )
+    with pytest.raises(ValueError, match=r"Two routes share a name: \['again'\]"):
+        RouteTable([one, other])

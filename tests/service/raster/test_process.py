@@ -148,6 +148,7 @@ def test_worker_imports_the_engines_and_the_pages_and_else_the_standard_library_
         "model.pages.fonts",
         "model.pages.image",
         "model.pages.text_layout",
+        "model.pages.text_page_format",
         "model.pages.typesetting",
     }
     parts = ("worker", "page", "image_decoder", "pdf_engine", "text_file")
