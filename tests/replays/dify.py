@@ -3,8 +3,7 @@
 Follows, in langgenius/dify-official-plugins, models/openai_api_compatible/models/rerank/rerank.py at 3e1e501c and
 models/jina/models/rerank/rerank.py at d7095422; and, in copies of that repository (its own is not stored),
 models/huggingface_tei/models/rerank/rerank.py with models/helper.py (zx9597446, 429164ad) and
-models/xinference/models/rerank/rerank.py (ultramancode, d02b1b38). The Xinference plugin checks its credentials at routes of
-Xinference's cluster, which only a cluster has: models are added with the first of the four.
+models/xinference/models/rerank/rerank.py (ultramancode, d02b1b38), whose client asks for the model first.
 
 Before a model can be added, each plugin ranks the texts of `CREDENTIAL_CHECK` with a threshold of 0.8.
 """

@@ -1,6 +1,6 @@
 """NVIDIA's RAG Blueprint with a reranker whose model name has `rerank-vl` in it, which gets the images of passages.
 
-Follows NVIDIA-AI-Blueprints/rag: its multimodal reranker (the class `NVIDIAVLMRerank`, in a stored version without a commit) and
+Follows NVIDIA-AI-Blueprints/rag: its multimodal reranker (the class `NVIDIAVLMRerank`, stored without its commit) and
 src/nvidia_rag/rag_server/document_formatter.py at 8bf02756. All passages go in one request, by default up to 100. A logit
 becomes a score by a sigmoid of its tenth, so that the service's scores lie between 1/3 and 2/3, and 0.5 stands for
 half of the best passage's. `top_n` is cut by the Blueprint itself.

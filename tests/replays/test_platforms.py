@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 from tests.replays import dify, haiku_rag, nvidia_blueprint, ragflow
-from tests.replays.dify import DIFY_JINA, DIFY_OPENAI, DIFY_TEI
+from tests.replays.dify import DIFY_JINA, DIFY_OPENAI, DIFY_TEI, DIFY_XINFERENCE
 from tests.replays.haiku_rag import HAIKU_RAG
 from tests.replays.librechat import LIBRECHAT_JINA
 from tests.replays.nvidia_blueprint import NVIDIA_BLUEPRINT
@@ -30,7 +30,9 @@ def address(shade: int) -> str:
     return f"data:image/png;base64,{base64.b64encode(data.getvalue()).decode()}"
 
 
-@pytest.mark.parametrize("program", [DIFY_OPENAI, DIFY_JINA, DIFY_TEI], ids=lambda program: program.name)
+@pytest.mark.parametrize(
+    "program", [DIFY_OPENAI, DIFY_JINA, DIFY_TEI, DIFY_XINFERENCE], ids=lambda program: program.name
+)
 def test_dify_adds_a_model(service: RunningService, program: Program) -> None:
     """Its check fails where the answer cannot be read; that texts stay above the threshold is the users' concern."""
     question = Question(query=dify.CREDENTIAL_QUERY, documents=dify.CREDENTIAL_CHECK, key=KEY)
@@ -43,6 +45,13 @@ def test_dify_reads_that_the_model_is_a_reranker(service: RunningService) -> Non
     info = service.client.get("/info", headers={"Authorization": f"Bearer {KEY}"}).json()
     kind, longest, largest = dify.read_tei_info(info)
     assert kind == "reranker" and longest > 0 and largest == 100
+
+
+def test_difys_client_of_xinference_finds_a_model_that_reranks(service: RunningService) -> None:
+    """Before the check of the credentials it asks whether a key is required, without one, and then for the model."""
+    assert service.client.get("/v1/cluster/auth").json()["auth"] is True
+    model = service.client.get("/v1/models/any-uid", headers={"Authorization": f"Bearer {KEY}"})
+    assert model.status_code == 200 and model.json()["model_type"] == "rerank"
 
 
 @pytest.mark.parametrize("caption", ["", "A chart of rates."], ids=["alone", "with a caption"])
