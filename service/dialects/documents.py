@@ -23,9 +23,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal, TypeVar
 
-T = TypeVar("T")
-
 from pydantic_core import from_json
+
+T = TypeVar("T")
 
 REFERENCE_SCHEME = "ziprerank://"
 

@@ -2,6 +2,7 @@
 
 import base64
 import json
+import re
 from collections.abc import Iterator
 from typing import Any
 
@@ -142,6 +143,16 @@ def test_scores_are_written_with_a_decimal_point(service: RunningService) -> Non
     """OpenSearch casts the value and fails on an integer."""
     response = service.client.post("/v1/rerank", json=WIRES[0].body("locks", PAGES[:1]))
     assert '"relevance_score":1.0' in response.text
+
+
+@wires
+@pytest.mark.parametrize("kind", ["softmax", "relative", "logit", "rank"])
+def test_scores_are_written_in_few_characters(service: RunningService, wire: Wire, kind: str) -> None:
+    """OpenSearch's parser takes a number of more than 18 for a decimal, which its cast to a double refuses."""
+    body = wire.body("locks", PAGES) | {"ziprerank": {"score": kind}}
+    response = service.client.post(wire.path, json=body)
+    numbers = re.findall(r'"(?:relevance_score|score|logit)":(-?\d[^,}\]]*)', response.text)
+    assert len(numbers) >= len(PAGES) and max(map(len, numbers)) <= 18, numbers
 
 
 def test_the_default_kind_is_a_setting(reranker: Reranker) -> None:
