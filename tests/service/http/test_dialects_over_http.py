@@ -3,13 +3,14 @@
 import base64
 import json
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from typing import Any
 
 import pytest
 from pydantic import TypeAdapter
 
-from model import Reranker
+from model import PageScores, PreparedRequest, Reranker, score_in_input_order
 from service.dialects import DIALECTS
 from tests.documents import make_pdf
 from tests.patience import eventually
@@ -23,9 +24,20 @@ PAGES = [f"ziprerank://report#page={number}" for number in range(1, 7)]
 wires = pytest.mark.parametrize("wire", WIRES, ids=lambda wire: wire.name)
 
 
+def score_the_middle_best(batch: Sequence[PreparedRequest]) -> list[PageScores]:
+    """Scores whose order differs from that of the request."""
+    scored = []
+    for scores, request in zip(score_in_input_order(batch), batch, strict=True):
+        logits = tuple(-0.7 * abs(index - len(request.pages) // 2 + 0.2) for index in range(len(request.pages)))
+        order = tuple(sorted(range(len(logits)), key=lambda index: -logits[index]))
+        scored.append(replace(scores, logits=logits, order=order))
+    return scored
+
+
 @pytest.fixture(scope="module")
 def service(reranker: Reranker) -> Iterator[RunningService]:
-    with running_service(fake_loader(reranker), api_key="right", max_pages=30) as running:
+    loader = fake_loader(reranker, score_the_middle_best)
+    with running_service(loader, api_key="right", max_pages=30) as running:
         running.client.headers["Authorization"] = "Bearer right"
         put = running.client.put("/documents/report", content=PDF, headers={"content-type": "application/pdf"})
         assert put.status_code < 300, put.text
