@@ -13,6 +13,8 @@ from service.records import (
 )
 
 _CLIP = 0.001  # of log odds: a sigmoid gives scores in [0.001, 0.999]
+_DIGITS = 10
+"""Of a score, more than the model's numbers have. OpenSearch cannot read a number of more than 18 characters."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -20,7 +22,7 @@ class Result:
     """One line of the answer."""
 
     page: RankedPage  # the best one, where it stands for its document
-    score: float  # of the kind of `Results`
+    score: float  # of the kind of `Results`, in a few digits
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -43,7 +45,7 @@ def results_of(query: RerankQuery, answer: RerankAnswer) -> Results:
             break
         if not query.documents[page.document_index].yields_one or page.document_index not in seen:
             share = (len(answer.pages) - place) / len(answer.pages)
-            items.append(Result(page=page, score=_score_of(page, kind, share=share, best=best)))
+            items.append(Result(page=page, score=_short(_score_of(page, kind, share=share, best=best))))
             seen.add(page.document_index)
     return Results(items=tuple(items), kind=kind, warnings=warnings)
 
@@ -84,3 +86,7 @@ def _score_of(page: RankedPage, kind: ScoreKind, *, share: float, best: float | 
         case "log_odds":
             clipped = min(max(relative, _CLIP), 1 - _CLIP)
             return math.log(clipped / (1 - clipped))
+
+
+def _short(score: float) -> float:
+    return float(f"{score:.{_DIGITS}g}")
