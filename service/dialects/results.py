@@ -13,8 +13,8 @@ from service.records import (
 )
 
 _CLIP = 0.001  # of log odds: a sigmoid gives scores in [0.001, 0.999]
-_DIGITS = 10
-"""Of a score, more than the model's numbers have. OpenSearch cannot read a number of more than 18 characters."""
+_LONGEST_SCORE = 18
+"""In characters. Of a longer number OpenSearch's JSON parser makes a BigDecimal, which its code cannot cast."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -22,7 +22,7 @@ class Result:
     """One line of the answer."""
 
     page: RankedPage  # the best one, where it stands for its document
-    score: float  # of the kind of `Results`, in a few digits
+    score: float  # of the kind of `Results`
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -43,9 +43,11 @@ def results_of(query: RerankQuery, answer: RerankAnswer) -> Results:
     for place, page in enumerate(answer.pages):
         if query.max_results is not None and len(items) == query.max_results:
             break
-        if not query.documents[page.document_index].yields_one or page.document_index not in seen:
+        yields_one = query.documents[page.document_index].yields_one
+        if not yields_one or page.document_index not in seen:
             share = (len(answer.pages) - place) / len(answer.pages)
-            items.append(Result(page=page, score=_short(_score_of(page, kind, share=share, best=best))))
+            score = _score_of(page, kind, share=share, best=best)
+            items.append(Result(page=page, score=_shortened(score) if yields_one else score))
             seen.add(page.document_index)
     return Results(items=tuple(items), kind=kind, warnings=warnings)
 
@@ -88,5 +90,10 @@ def _score_of(page: RankedPage, kind: ScoreKind, *, share: float, best: float | 
             return math.log(clipped / (1 - clipped))
 
 
-def _short(score: float) -> float:
-    return float(f"{score:.{_DIGITS}g}")
+def _shortened(score: float) -> float:
+    """The score in as many digits as `_LONGEST_SCORE` has room for."""
+    for digits in range(17, 0, -1):
+        rounded = float(f"{score:.{digits}g}")
+        if len(repr(rounded)) <= _LONGEST_SCORE:
+            return rounded
+    return score
