@@ -118,14 +118,14 @@ class ExchangeMiddleware:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        if _CONTROL_CHARACTERS.search(scope["path"]):  # the framework's patterns match a path with a newline at its end
-            exchange = Exchange(scope, receive, send, route=None, replica=self._replica)
-            response = http_error_response(HTTPException(404), exchange.request_id)
-            await response(exchange.scope, exchange.receive, exchange.send)
-            return
         scope = self._as_served(scope)
         route = self._routes.find(scope["method"], scope["path"])
         exchange = Exchange(scope, receive, send, route=route, replica=self._replica)
+        if route is None and _CONTROL_CHARACTERS.search(scope["path"]):
+            # The framework's patterns match a path with a newline at its end.
+            response = http_error_response(HTTPException(404), exchange.request_id)
+            await response(exchange.scope, exchange.receive, exchange.send)
+            return
         if route is None or route.route.door != "admitted":
             try:
                 if not self._routes.is_open(scope["path"]):
