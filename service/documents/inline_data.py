@@ -1,8 +1,8 @@
 """The bytes of a document that a string carries: base64, or a data URI (RFC 2397), whose parameters are passed over.
 
 Base64 is read in both alphabets (RFC 4648, sections 4 and 5), with or without padding, with line breaks and spaces inside, and
-percent-encoded: each has one meaning. Works in steps, so that decoding 30 MB in a thread does not hold the interpreter for 80 ms
-at a stretch.
+percent-encoded: each has one meaning. Works in steps, so that decoding 30 MB in a thread does not hold the interpreter for
+80 ms at a stretch.
 """
 
 import binascii

@@ -94,7 +94,7 @@ def test_what_is_before_the_first_boundary_is_passed_over(preamble: bytes, cut: 
 
 
 def test_a_body_without_its_boundary_is_refused() -> None:
-    with pytest.raises(MalformedBodyError, match="malformed|not well-formed|cut off"):
+    with pytest.raises(MalformedBodyError, match="not well-formed"):
         parse_multipart([b"a\r\n" * 99_999], "multipart/form-data; boundary=x")
 
 
