@@ -31,13 +31,18 @@ REFERENCE_SCHEME = "ziprerank://"
 
 Media = Literal["pdf", "image"]
 
-_MEDIA_HEAD = re.compile(r"data:(?:(image/|application/pdf)|[^,]{0,200};\s*base64,)", re.IGNORECASE)
+_MEDIA_TYPE = re.compile(r"data:\s*(?:image/|(application/pdf))", re.IGNORECASE)
+_DATA_URI = re.compile(r"data:", re.IGNORECASE)
+_ENDS_AS_BASE64 = re.compile(r";\s*base64\s*\Z", re.IGNORECASE)
+_LONGEST_END = 64  # characters of what is before the comma that are searched for `;base64`
+_PDF_BEGINS = re.compile(r"\s*JVBERi0")
 _FRAGMENT = re.compile(r"#pages?=([0-9, \-]{1,200})$")
 _LONGEST_FRAGMENT = 220
 _BASE64_BEGINNINGS: Mapping[str, Media] = {
     "JVBERi0": "pdf",
     "iVBORw0KGgo": "image",  # PNG
     "/9j/": "image",  # JPEG
+    "_9j_": "image",  # JPEG, URL-safe
     "UklGR": "image",  # WebP
     "R0lGOD": "image",  # GIF
     "SUkqA": "image",  # TIFF, little-endian
@@ -45,7 +50,7 @@ _BASE64_BEGINNINGS: Mapping[str, Media] = {
 }
 _SHORTEST_BASE64 = 32
 _BASE64_SAMPLE = 256  # characters at the beginning; checking 30 MB would hold the interpreter
-_BASE64 = re.compile(r"[A-Za-z0-9+/\r\n]+={0,2}\s*")
+_BASE64 = re.compile(r"[A-Za-z0-9+/_\r\n-]+={0,2}\s*")
 _URL = re.compile(r"https?://\S+", re.IGNORECASE)
 _LONGEST_URL = 8192
 _URL_KEYS = ("image_url", "url", "file", "value")
@@ -100,9 +105,13 @@ def _media_kind(text: str) -> Media | None:
 
     A data URI of another media type is media too, and never a text: it is refused, or taken by its first bytes.
     """
-    if head := _MEDIA_HEAD.match(text):
-        is_pdf = head[1].lower() == "application/pdf" if head[1] else text.startswith("JVBERi0", head.end())
-        return "pdf" if is_pdf else "image"
+    if head := _MEDIA_TYPE.match(text):
+        return "pdf" if head[1] else "image"
+    if _DATA_URI.match(text):
+        comma = text.find(",")
+        if _ENDS_AS_BASE64.search(text, max(0, comma - _LONGEST_END), max(0, comma)):
+            return "pdf" if _PDF_BEGINS.match(text, comma + 1) else "image"
+        return None
     kind = next((kind for beginning, kind in _BASE64_BEGINNINGS.items() if text.startswith(beginning)), None)
     return kind if kind is not None and _begins_as_base64(text) else None
 

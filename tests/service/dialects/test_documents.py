@@ -31,6 +31,14 @@ IMAGE_URI, PDF_URI = f"data:image/png;base64,{PNG}", f"data:application/pdf;base
         (PDF, {"pdf": PDF}),
         (f"data:application/octet-stream;base64,{PDF}", {"pdf": f"data:application/octet-stream;base64,{PDF}"}),
         (f"data:;base64,{PNG}", {"image": f"data:;base64,{PNG}"}),
+        *(
+            (head + PDF, {"pdf": head + PDF})
+            for head in (
+                "DATA:Application/PDF;Base64,",
+                f"data:application/octet-stream;name={'a' * 3000}.pdf;charset=utf-8;base64, ",
+                "data:a/b; BASE64 ,\r\n",
+            )
+        ),
         ("data:video/mp4;base64,AAAA", {"image": "data:video/mp4;base64,AAAA"}),  # which is refused, and never a text
         (f"{PNG[:38]}\n{PNG[38:]}", {"image": f"{PNG[:38]}\n{PNG[38:]}"}),
         (json.dumps({"image": IMAGE_URI, "id": "x"}), {"image": IMAGE_URI, "id": "x"}),
@@ -82,6 +90,7 @@ def test_an_object_is_its_one_page_or_file(sent: Any, fields: dict[str, Any]) ->
         "{" * 100_000,
         "see https://example.org/a.png",
         "data:text/plain,lock",
+        "data: the base64, and what else a lock is;base64 or not",
     ],
     ids=lambda text: text[:20],
 )

@@ -138,7 +138,7 @@ def test_work_is_done_in_the_threads(threads: Executor) -> None:
 FAULTS: dict[str, tuple[QueryDocument, type[ServiceError], str, str]] = {
     "URL": (upload("https://example.org/a.pdf"), UnusableDocumentError, "url_not_supported", "content"),
     "letters": (upload("not base64!!"), UnusableDocumentError, "invalid_base64", "content"),
-    "padding": (upload("abc"), UnusableDocumentError, "invalid_base64", "content"),
+    "padding": (upload("abc=abc"), UnusableDocumentError, "invalid_base64", "content"),
     "padding in the middle": (
         upload("A" * ((1 << 20) - 2) + "==" + "AAAA"),
         UnusableDocumentError,
