@@ -67,7 +67,11 @@ def reranker_config(settings: Settings) -> RerankerConfig:
 
 def raster_limits(settings: Settings) -> RasterLimits:
     """The settings of the raster workers."""
-    return RasterLimits(processes=settings.rasterizer_processes, max_image_pixels=settings.max_image_pixels)
+    return RasterLimits(
+        processes=settings.rasterizer_processes,
+        max_image_pixels=settings.max_image_pixels,
+        on_degraded_page=settings.on_degraded_page,
+    )
 
 
 def fetch_limits(settings: Settings) -> FetchLimits:

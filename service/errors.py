@@ -115,6 +115,7 @@ class UnusableDocumentError(ServiceError):
     codes = frozenset(
         {
             "encrypted_document",
+            "unsupported_document",
             "corrupt_document",
             "no_pages",
             "page_unreadable",

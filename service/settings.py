@@ -153,6 +153,11 @@ class Settings(BaseSettings):
     max_body_bytes: CountLimit = Field(32 * MEBIBYTE, description="size of a request")
     max_file_bytes: CountLimit = Field(20 * MEBIBYTE, description="size of one decoded document")
     max_image_pixels: CountLimit = Field(40_000_000, description="pixels of one image")
+    on_degraded_page: Literal["auto", "error", "flag"] = Field(
+        "auto",
+        description="pages that lost content: error refuses them; flag marks their results as degraded; auto refuses those "
+        "that lack memory, forms that are XFA only and covers of portfolios, and marks others",
+    )
     max_concurrent_requests: CountLimit = Field(64, description="requests worked on at once; more are refused with 429")
     max_in_flight_bytes: CountLimit = Field(512 * MEBIBYTE, description="bytes of all bodies worked on at once")
 

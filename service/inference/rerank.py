@@ -198,7 +198,7 @@ def rank_pages(pages: Sequence[LoadedPage], ranking: Ranking) -> tuple[RankedPag
             number=pages[index].number,
             score=ranking.scores[index],
             logit=None if ranking.logits is None else ranking.logits[index],
-            is_degraded=pages[index].degraded,
+            degraded_reasons=pages[index].degraded_reasons,
             document_sha256=pages[index].document_sha256,
         )
         for index in ranking.order

@@ -43,7 +43,7 @@ class ImageDocument:
                 self._require_decodable(image)
             image.load()
             page = to_page(image)
-        return PagePixels(width=page.width, height=page.height, data=page.tobytes(), degraded=False)
+        return PagePixels(width=page.width, height=page.height, data=page.tobytes(), degraded_reasons=())
 
     def close(self) -> None:
         self._data = b""
