@@ -4,21 +4,18 @@ The entropy-coded data says only when it is decoded whether it holds all blocks,
 an error. So the data is decoded with different tails: a pixel that changes with the tail was not in the file.
 """
 
+import hashlib
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 from PIL import Image, ImageChops
 
 END = b"\xff\xd9"
 _MARKER = re.compile(rb"\xff([\x01-\xcf\xd8-\xfe])")
-_RESTARTS = tuple(bytes((0xFF, 0xD0 + number)) for number in range(8))
-# The bits that complete a code begin with 0 in one of the tails and with 1 in the other; neither repeats a short code for long.
-# A decoder that waits for a restart marker finds it.
-_TAILS = tuple(
-    b"".join(filling + restart for restart in 2 * _RESTARTS)
-    for filling in (bytes.fromhex("5b1e93c64d2a7835") * 4, bytes.fromhex("a4e16c39b2d587ca") * 4)
-)
+_RESTART = re.compile(rb"\xff[\xd0-\xd7]")
+_STARTS = (b"\x5b", b"\xa4", b"\x2d", b"\xd2")
+_FILLING_BYTES = 4_096  # more than the largest group of blocks, ten of them, can take: some of them may be out of sight
 _START_OF_SCAN = 0xDA
 _END_OF_IMAGE = 0xD9
 _STANDALONE = 0x01
@@ -47,6 +44,7 @@ class _File:
     end: int  # the marker of the end, or the last byte that is of use
     components: tuple[int, ...]
     scans: tuple[_Scan, ...]
+    last_scan_at: int  # its data
 
 
 def may_lack_pixels(image: Image.Image, data: bytes) -> bool:
@@ -74,7 +72,7 @@ def ended(data: bytes, *, decode: Callable[[bytes], Image.Image]) -> Ended | Non
         return None
     kept = data[: file.end]
     image = decode(kept + END)
-    first_missing_row = _first_missing_row(image, kept, decode)
+    first_missing_row = _first_missing_row(image, kept, file.last_scan_at, decode)
     if first_missing_row is None:
         if not _is_legible(file.scans, file.components):
             return None
@@ -89,6 +87,7 @@ def _read(data: bytes) -> _File | None:
     """What the file's segments say up to its end, or to where it is cut off; None before the first whole scan header."""
     components: tuple[int, ...] = ()
     scans: list[_Scan] = []
+    last_scan_at = 0
     position = 2
     while True:
         marker = _MARKER.search(data, position)
@@ -109,12 +108,13 @@ def _read(data: bytes) -> _File | None:
                 components = tuple(body[6 : 6 + 3 * body[5] : 3])
             elif code == _START_OF_SCAN:
                 scans.append(_scan(body))
+                last_scan_at = start + length
         except IndexError:
             return None
         position = start + length
     if not components or not scans:
         return None
-    return _File(end=end, components=components, scans=tuple(scans))
+    return _File(end=end, components=components, scans=tuple(scans), last_scan_at=last_scan_at)
 
 
 def _scan(body: bytes) -> _Scan:
@@ -126,12 +126,26 @@ def _scan(body: bytes) -> _Scan:
     )
 
 
-def _first_missing_row(image: Image.Image, kept: bytes, decode: Callable[[bytes], Image.Image]) -> int | None:
-    for tail in _TAILS:
+def _first_missing_row(
+    image: Image.Image, kept: bytes, last_scan_at: int, decode: Callable[[bytes], Image.Image]
+) -> int | None:
+    for tail in _tails(kept, last_scan_at):
         changed = ImageChops.difference(image, decode(kept + tail + END)).getbbox(alpha_only=False)
         if changed is not None:
             return changed[1]
     return None
+
+
+def _tails(kept: bytes, last_scan_at: int) -> Iterator[bytes]:
+    """Noise that begins with different bits, so that different ways to complete a code are tried.
+
+    A decoder that waits for a restart marker finds the one that it expects.
+    """
+    restarts = _RESTART.findall(kept, last_scan_at)
+    expected = restarts[-1][1] - 0xD0 + 1 if restarts else 0
+    for start in _STARTS:
+        noise = start + hashlib.shake_128(start).digest(_FILLING_BYTES).replace(b"\xff", b"\xfe")
+        yield noise + b"".join(bytes((0xFF, 0xD0 + (expected + more) % 8)) + noise for more in range(16))
 
 
 def _is_legible(scans: tuple[_Scan, ...], components: tuple[int, ...]) -> bool:

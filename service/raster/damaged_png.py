@@ -8,6 +8,8 @@ import struct
 import zlib
 from dataclasses import dataclass
 
+from PIL import Image
+
 SIGNATURE = b"\x89PNG\r\n\x1a\n"
 _CHANNELS = {0: 1, 2: 3, 3: 1, 4: 2, 6: 4}  # by colour type
 _PALETTE_TYPE = 3
@@ -54,6 +56,16 @@ class _Header:
 
     def row_bytes(self, width: int) -> int:
         return -(-width * self.bits // 8)
+
+
+def may_lack_pixels(image: Image.Image) -> bool:
+    """Whether rows may be missing in a PNG that was decoded without an error: a look that costs next to nothing.
+
+    Pillow leaves the rest of the picture at 0 where the packed data has an end of its own, but too few rows. The last row to be
+    filled is one of the last two, by the interlacing.
+    """
+    last_rows = range(max(0, image.height - 2), image.height)
+    return any(not any(image.crop((0, row, image.width, row + 1)).tobytes()) for row in last_rows)
 
 
 def rebuilt(data: bytes, *, max_pixels: int) -> Rebuilt | None:

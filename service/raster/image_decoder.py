@@ -13,8 +13,7 @@ from typing import TypeVar
 from PIL import Image, TiffImagePlugin, WebPImagePlugin
 
 from model.pages.image import to_page
-from service.raster.cut_off_jpeg import Ended, ended, may_lack_pixels
-from service.raster.damaged_png import SIGNATURE, Rebuilt, rebuilt
+from service.raster import cut_off_jpeg, damaged_png
 from service.raster.page import PagePixels, RasterFailure, require_sane_box
 from service.raster.tiff_directories import page_directories
 
@@ -61,9 +60,14 @@ class ImageDocument:
             image.seek(frame)
             self._require_decodable(image)
         image.load()
-        if not self._is_mended and image.format in _JPEGS and may_lack_pixels(image, self._data):
+        if not self._is_mended and self._may_lack_pixels(image):
             raise RasterFailure("corrupt_image")  # perhaps: mending tells
         return to_page(_black_on_white(image))
+
+    def _may_lack_pixels(self, image: Image.Image) -> bool:
+        if image.format in _JPEGS:
+            return cut_off_jpeg.may_lack_pixels(image, self._data)
+        return image.format == "PNG" and damaged_png.may_lack_pixels(image)
 
     def _read(self, use: Callable[[Image.Image], T]) -> T:
         """What `use` makes of the image; of a mended one if it cannot be used as it is."""
@@ -78,11 +82,11 @@ class ImageDocument:
 
     def _mend(self) -> bool:
         """Put a damaged JPEG or PNG file right, as far as its picture is there."""
-        mended: Rebuilt | Ended | None = None
-        if self._data.startswith(SIGNATURE):
-            mended = rebuilt(self._data, max_pixels=self._max_pixels)
+        mended: damaged_png.Rebuilt | cut_off_jpeg.Ended | None = None
+        if self._data.startswith(damaged_png.SIGNATURE):
+            mended = damaged_png.rebuilt(self._data, max_pixels=self._max_pixels)
         elif self._data.startswith(_JPEG_MAGIC):
-            mended = ended(self._data, decode=self._decoded)
+            mended = cut_off_jpeg.ended(self._data, decode=self._decoded)
         if mended is None:
             return False
         self._is_mended = True

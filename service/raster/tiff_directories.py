@@ -13,7 +13,7 @@ _SUBFILE_TYPE = 255
 _REDUCED_COPY_BIT = 1
 _MASK_BIT = 4
 _OLD_REDUCED_COPY = 2
-_SHORT = 3
+_FORMATS = {3: "H", 16: "Q"}  # of values by their type, where it is not a number of 32 bits
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -78,7 +78,7 @@ def _is_page(data: bytes, entries: range, layout: _Layout) -> bool:
         if tag > _SUBFILE_TYPE:
             break  # the entries are sorted by tag
         value_at = entry + (12 if layout.offset == "Q" else 8)
-        (value,) = struct.unpack_from(layout.order + ("H" if kind == _SHORT else "I"), data, value_at)
+        (value,) = struct.unpack_from(layout.order + _FORMATS.get(kind, "I"), data, value_at)
         if tag == _NEW_SUBFILE_TYPE and value & (_REDUCED_COPY_BIT | _MASK_BIT):
             return False
         if tag == _SUBFILE_TYPE and value == _OLD_REDUCED_COPY:
