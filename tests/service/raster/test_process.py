@@ -145,6 +145,7 @@ def test_worker_imports_the_engines_and_the_pages_and_else_the_standard_library_
     assert {name for name in modules if name.partition(".")[0] == "model"} == {
         "model",
         "model.pages",
+        "model.pages.colour",
         "model.pages.fonts",
         "model.pages.image",
         "model.pages.text_layout",
@@ -260,7 +261,9 @@ def test_a_worker_cannot_claim_to_have_worked_outside_of_the_call(monkeypatch: p
 @pytest.mark.parametrize("reasons", ['["<b>"]', '[["image"]]', '"image"', "null", "[1]"])
 def test_a_worker_cannot_make_up_reasons(reasons: str, monkeypatch: pytest.MonkeyPatch) -> None:
     times = f'"began_ns": {time.time_ns()}, "ended_ns": {time.time_ns()}'
-    reply = f'{{"ticket": 1, "rss_bytes": 1, "width": 1, "height": 1, "degraded_reasons": {reasons}, {times}}}\n'.encode()
+    reply = (
+        f'{{"ticket": 1, "rss_bytes": 1, "width": 1, "height": 1, "degraded_reasons": {reasons}, {times}}}\n'.encode()
+    )
 
     def start(settings: WorkerSettings, *, control_fd: int, slot_fd: int) -> Any:
         code = f"import socket, time; s = socket.socket(fileno={control_fd}); s.sendall({reply!r}); time.sleep(60)"
