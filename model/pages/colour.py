@@ -16,9 +16,6 @@ if TYPE_CHECKING:
     from PIL.ImageCms import ImageCmsProfile, ImageCmsTransform
 
 _MAX_PROFILE_BYTES = 4 << 20  # profiles of printing presses have up to 3 MB
-_SPACES = {"RGB": "RGB", "CMYK": "CMYK", "L": "GRAY", "LAB": "Lab"}
-"""The colour space in a profile that fits an image of that mode."""
-
 _PROBES_PER_CHANNEL = 6
 _NO_DIFFERENCE = 3
 """In levels of 255: profiles that mean sRGB move the colours of the probe by 2 at most, others some of them by 6 and more."""
@@ -69,11 +66,10 @@ def _profile_bytes(image: Image.Image, mode: str) -> bytes | None:
     return None
 
 
-def _transform(profile: "ImageCmsProfile", mode: str) -> "ImageCmsTransform | None":
+def _transform(profile: "ImageCmsProfile", mode: str) -> "ImageCmsTransform":
+    """Raises: ValueError, for a profile of another colour space."""
     from PIL import ImageCms
 
-    if profile.profile.xcolor_space.strip() != _SPACES[mode]:
-        return None
     srgb = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB"))
     # White paper becomes white, and the darkest ink black.
     intent, flags = ImageCms.Intent.RELATIVE_COLORIMETRIC, ImageCms.Flags.BLACKPOINTCOMPENSATION

@@ -55,7 +55,7 @@ def may_lack_pixels(image: Image.Image, data: bytes) -> bool:
     """
     if "progressive" in image.info:
         file = _read(data)
-        if file is None or not _is_whole(file.scans, file.components):
+        if file is not None and not _is_whole(file.scans, file.components):
             return True
     pixel = image.getpixel((image.width - 1, image.height - 1))
     samples = pixel if isinstance(pixel, tuple) else (pixel,)

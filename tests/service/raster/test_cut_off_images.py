@@ -117,6 +117,14 @@ def test_other_damage_to_a_jpeg_is_refused() -> None:
     assert is_refused(END.join([data[:2], b""]))
 
 
+@pytest.mark.parametrize("kind", JPEGS)
+def test_a_missing_end_of_the_last_block_is_seen_wherever_the_file_is_cut(kind: str) -> None:
+    whole = render(JPEGS[kind])
+    for length in range(len(JPEGS[kind]) - 24, len(JPEGS[kind])):
+        page = render(JPEGS[kind][:length])
+        assert page.degraded or page == whole
+
+
 @settings(max_examples=150, deadline=None, suppress_health_check=list(HealthCheck))
 @given(st.sampled_from([*JPEGS.values(), *PNGS.values()]), st.data())
 def test_no_cut_off_file_gives_another_page_than_the_whole_one_without_a_flag(data: bytes, cut: st.DataObject) -> None:
