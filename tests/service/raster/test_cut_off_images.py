@@ -122,7 +122,7 @@ def test_a_missing_end_of_the_last_block_is_seen_wherever_the_file_is_cut(kind: 
     whole = render(JPEGS[kind])
     for length in range(len(JPEGS[kind]) - 24, len(JPEGS[kind])):
         page = render(JPEGS[kind][:length])
-        assert page.degraded or page == whole
+        assert page.degraded_reasons or page == whole
 
 
 @settings(max_examples=150, deadline=None, suppress_health_check=list(HealthCheck))

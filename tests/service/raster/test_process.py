@@ -152,7 +152,8 @@ def test_worker_imports_the_engines_and_the_pages_and_else_the_standard_library_
         "model.pages.text_page_format",
         "model.pages.typesetting",
     }
-    parts = ("worker", "page", "image_decoder", "pdf_engine", "pdf_boxes", "pdf_placeholders", "text_file")
+    decoders = ("image_decoder", "cut_off_jpeg", "damaged_png", "tiff_directories")
+    parts = ("worker", "page", *decoders, "pdf_engine", "pdf_boxes", "pdf_placeholders", "text_file")
     ours = {"service", "service.degraded_reason", "service.raster", *(f"service.raster.{part}" for part in parts)}
     assert {name for name in modules if name.partition(".")[0] == "service"} == ours
 
