@@ -14,6 +14,7 @@ import uvicorn
 from service.app import build_app, load_reranker
 from service.dialects import DIALECTS
 from service.dialects.dialect import Dialect
+from service.http_protocol import HttpProtocol
 from service.lifecycle import Lifecycle
 from service.settings import Settings
 from service.startup import LoadModel
@@ -49,6 +50,8 @@ def make_server(
         log_config=None,
         access_log=False,
         server_header=False,
+        http=HttpProtocol,
+        ws="none",
         timeout_keep_alive=15,
         timeout_graceful_shutdown=math.ceil(settings.drain_grace_seconds),
     )

@@ -13,6 +13,7 @@ from typing import TypeVar
 from PIL import Image, TiffImagePlugin, WebPImagePlugin
 
 from model.pages.image import to_page
+from service.degraded_reason import DegradedReason
 from service.raster import cut_off_jpeg, damaged_png
 from service.raster.page import PagePixels, RasterFailure, require_sane_box
 from service.raster.tiff_directories import page_directories
@@ -52,8 +53,8 @@ class ImageDocument:
         Raises: RasterFailure, codes corrupt_image, image_too_many_pixels, bad_page_box, page_memory.
         """
         page = self._read(lambda image: self._page(image, self._frames[number - 1]))
-        data = page.tobytes()
-        return PagePixels(width=page.width, height=page.height, data=data, degraded=self._lacks_pixels)
+        reasons = (DegradedReason.IMAGE,) if self._lacks_pixels else ()
+        return PagePixels(width=page.width, height=page.height, data=page.tobytes(), degraded_reasons=reasons)
 
     def _page(self, image: Image.Image, frame: int) -> Image.Image:
         if frame > 0:

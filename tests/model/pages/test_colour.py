@@ -60,9 +60,7 @@ def test_white_black_and_grey_stay(size: tuple[int, int]) -> None:
 
 
 @pytest.mark.parametrize("mode", ["RGB", "RGBA", "P", "L", "LA", "CMYK", "1", "I;16"])
-@pytest.mark.parametrize(
-    "profile", [SRGB_PROFILE, b"", b"no profile" * 40, SRGB_PROFILE[:200], ADOBE + bytes(5 << 20)]
-)
+@pytest.mark.parametrize("profile", [SRGB_PROFILE, b"", b"no profile" * 40, SRGB_PROFILE[:200], ADOBE + bytes(5 << 20)])
 def test_srgb_and_broken_profiles_change_no_pixel(mode: str, profile: bytes) -> None:
     image = Image.effect_noise((50, 40), 90).convert("L").convert(mode)
     plain = to_page(image.copy())

@@ -121,5 +121,5 @@ def test_bilevel_a4_scans_at_600_dpi_are_pages_within_the_default_limits(compres
         assert (outline.page_count, outline.is_paged) == (3, True)
         for number in (1, 2, 3):
             rendered = process.render(1, number, seconds=PATIENCE_SECONDS)
-            assert rendered.pixels.shape == (1024, 723, 3) and not rendered.degraded
+            assert rendered.pixels.shape == (1024, 723, 3) and not rendered.degraded_reasons
             assert np.abs(rendered.pixels.mean() / 255 - (1 - number / 4)) < 0.01
