@@ -10,10 +10,12 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
+from service.errors import ServiceError
 from service.raster.damaged_png import SIGNATURE, packed_chunk
 from service.raster.image_decoder import ImageDocument
 from service.raster.page import PagePixels, RasterFailure
 from tests.documents import encode
+from tests.service.raster.pools import image, running_pool
 
 END = b"\xff\xd9"
 END_OF_PNG = packed_chunk(b"IEND", b"")
@@ -251,3 +253,13 @@ def test_first_picture_of_a_camera_file_with_several_is_mended() -> None:
     first_end = data.index(END)
     assert render(data[: first_end + 2]) == render(data)
     assert render(data[: first_end - 200]).degraded_reasons
+
+
+def test_an_image_that_lacks_rows_is_refused_with_a_remedy_where_the_setting_says_so() -> None:
+    data = JPEGS["baseline"][: len(JPEGS["baseline"]) * 85 // 100]
+    with running_pool(on_degraded_page="error") as pool, pytest.raises(ServiceError) as caught:
+        pool.ask(image(data))
+    assert caught.value.code == "page_degraded"
+    assert caught.value.message.endswith(
+        "a part of the picture is missing; the file may be cut off. Send the whole file."
+    )
