@@ -63,7 +63,7 @@ def may_lack_pixels(image: Image.Image, data: bytes) -> bool:
 
 
 def ended(data: bytes, *, decode: Callable[[bytes], Image.Image]) -> Ended | None:
-    """The file up to where it is cut off, with an end; None if less than half of the picture is there.
+    """The file up to where it is cut off, with an end; None if less than half of the picture is there, or a code is cut in two.
 
     Half of the rows must be legible: a row is where all coefficients of its brightness have been read, if not in all bits.
     """
@@ -84,7 +84,10 @@ def ended(data: bytes, *, decode: Callable[[bytes], Image.Image]) -> Ended | Non
 
 
 def _read(data: bytes) -> _File | None:
-    """What the file's segments say up to its end, or to where it is cut off; None before the first whole scan header."""
+    """What the file's segments say up to its end, or to where it is cut off.
+
+    None before the first whole scan header, and where the last byte is half of a code: what it was cannot be told.
+    """
     components: tuple[int, ...] = ()
     scans: list[_Scan] = []
     last_scan_at = 0
@@ -92,7 +95,9 @@ def _read(data: bytes) -> _File | None:
     while True:
         marker = _MARKER.search(data, position)
         if marker is None:
-            end = len(data.rstrip(b"\xff"))  # half of a marker, or of a byte of data
+            if data.endswith(b"\xff"):
+                return None
+            end = len(data)
             break
         code, start = marker[1][0], marker.end()
         if code == _STANDALONE:

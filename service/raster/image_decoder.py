@@ -53,9 +53,8 @@ class ImageDocument:
         Raises: RasterFailure, codes corrupt_image, image_too_many_pixels, bad_page_box, page_memory.
         """
         page = self._read(lambda image: self._page(image, self._frames[number - 1]))
-        data = page.tobytes()
         reasons = (DegradedReason.IMAGE,) if self._lacks_pixels else ()
-        return PagePixels(width=page.width, height=page.height, data=data, degraded_reasons=reasons)
+        return PagePixels(width=page.width, height=page.height, data=page.tobytes(), degraded_reasons=reasons)
 
     def _page(self, image: Image.Image, frame: int) -> Image.Image:
         if frame > 0:

@@ -10,10 +10,12 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
+from service.errors import ServiceError
 from service.raster.damaged_png import SIGNATURE, packed_chunk
 from service.raster.image_decoder import ImageDocument
 from service.raster.page import PagePixels, RasterFailure
 from tests.documents import encode
+from tests.service.raster.pools import image, running_pool
 
 END = b"\xff\xd9"
 END_OF_PNG = packed_chunk(b"IEND", b"")
@@ -79,8 +81,11 @@ def with_chunk(data: bytes, name: bytes, body: bytes, *, is_sound: bool = True) 
 @pytest.mark.parametrize("kind", JPEGS)
 def test_jpeg_without_its_end_marker_is_the_whole_picture(kind: str) -> None:
     whole = render(JPEGS[kind])
-    for data in (JPEGS[kind][:-1], JPEGS[kind][:-2]):
-        assert render(data) == whole and not whole.degraded_reasons
+    assert render(JPEGS[kind][:-2]) == whole and not whole.degraded_reasons
+
+
+def test_jpeg_that_is_cut_within_a_marker_is_refused() -> None:
+    assert is_refused(JPEGS["baseline"][:-1])
 
 
 @pytest.mark.parametrize("has_end", [False, True])
@@ -121,8 +126,12 @@ def test_other_damage_to_a_jpeg_is_refused() -> None:
 def test_a_missing_end_of_the_last_block_is_seen_wherever_the_file_is_cut(kind: str) -> None:
     whole = render(JPEGS[kind])
     for length in range(len(JPEGS[kind]) - 24, len(JPEGS[kind])):
-        page = render(JPEGS[kind][:length])
-        assert page.degraded_reasons or page == whole
+        try:
+            page = render(JPEGS[kind][:length])
+        except RasterFailure as failure:
+            assert failure.code == "corrupt_image"
+        else:
+            assert page.degraded_reasons or page == whole
 
 
 @settings(max_examples=150, deadline=None, suppress_health_check=list(HealthCheck))
@@ -162,7 +171,7 @@ def test_png_whose_data_ends_early_with_an_end_of_its_own_is_degraded() -> None:
     for share, has_flag in ((1.0, False), (0.99, True), (0.8, True)):
         cut = zlib.compress(rows[: int(len(rows) * share)])
         page = render(SIGNATURE + packed_chunk(*header) + packed_chunk(b"IDAT", cut) + END_OF_PNG)
-        assert bool(page.degraded_reasons) == has_flag and (pixels(page)[-1] == 255).all()
+        assert bool(page.degraded_reasons) is has_flag and (pixels(page)[-1] == 255).all()
 
 
 @pytest.mark.parametrize("kind", PNGS)
@@ -244,3 +253,13 @@ def test_first_picture_of_a_camera_file_with_several_is_mended() -> None:
     first_end = data.index(END)
     assert render(data[: first_end + 2]) == render(data)
     assert render(data[: first_end - 200]).degraded_reasons
+
+
+def test_an_image_that_lacks_rows_is_refused_with_a_remedy_where_the_setting_says_so() -> None:
+    data = JPEGS["baseline"][: len(JPEGS["baseline"]) * 85 // 100]
+    with running_pool(on_degraded_page="error") as pool, pytest.raises(ServiceError) as caught:
+        pool.ask(image(data))
+    assert caught.value.code == "page_degraded"
+    assert caught.value.message.endswith(
+        "a part of the picture is missing; the file may be cut off. Send the whole file."
+    )

@@ -152,8 +152,11 @@ def test_worker_imports_the_engines_and_the_pages_and_else_the_standard_library_
         "model.pages.text_page_format",
         "model.pages.typesetting",
     }
-    decoders = ("image_decoder", "cut_off_jpeg", "damaged_png", "tiff_directories")
-    parts = ("worker", "page", *decoders, "pdf_engine", "pdf_boxes", "pdf_placeholders", "text_file")
+    of_pdfs, of_images = (
+        ("pdf_engine", "pdf_boxes", "pdf_placeholders"),
+        ("cut_off_jpeg", "damaged_png", "tiff_directories"),
+    )
+    parts = ("worker", "page", "text_file", "image_decoder", *of_pdfs, *of_images)
     ours = {"service", "service.degraded_reason", "service.raster", *(f"service.raster.{part}" for part in parts)}
     assert {name for name in modules if name.partition(".")[0] == "service"} == ours
 
