@@ -51,10 +51,6 @@ def manifest() -> list[dict[str, Any]]:
     return [json.loads(line) for line in (SAMPLES / "manifest.jsonl").read_text().splitlines()]
 
 
-MENDED = {"img-truncated.jpg": {"status": 200, "pages": 1}}
-"""Accepted by now: the file lacks nothing but its end marker."""
-
-
 @pytest.mark.parametrize("entry", manifest(), ids=lambda entry: entry["file"])
 def test_real_document_gets_an_accepted_answer(entry: dict[str, Any], pool: Pool) -> None:
     data = (SAMPLES / entry["file"]).read_bytes()
