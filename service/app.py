@@ -20,6 +20,7 @@ from service.dialects import DIALECTS
 from service.dialects.dialect import Dialect
 from service.documents.loader import PageLoader
 from service.documents.page_cache import PageCache
+from service.fetching.fetcher import FetchLimits, UrlFetcher
 from service.http.admission import Admission
 from service.http.affinity import REPLICA_HEADER
 from service.http.callers import Callers
@@ -47,6 +48,7 @@ from service.served_model import ServedModel
 from service.settings import Settings
 from service.startup import EXIT_DEVICE_LOST, LoadModel, Service, Stop, batch_budget
 from service.tracing import Tracing
+from service.urls.policy import parse_policy
 
 _DEFAULT_PAGE_CACHE_BYTES = 1 << 30
 _DOCUMENT_THREADS = 4  # they wait for disks and object stores
@@ -68,7 +70,22 @@ def reranker_config(settings: Settings) -> RerankerConfig:
 
 def raster_limits(settings: Settings) -> RasterLimits:
     """The settings of the raster workers."""
-    return RasterLimits(processes=settings.rasterizer_processes, max_image_pixels=settings.max_image_pixels)
+    return RasterLimits(
+        processes=settings.rasterizer_processes,
+        max_image_pixels=settings.max_image_pixels,
+        on_degraded_page=settings.on_degraded_page,
+    )
+
+
+def fetch_limits(settings: Settings) -> FetchLimits:
+    """The settings of the fetching of URLs. The documents of one request may have as many bytes as a request's body."""
+    return FetchLimits(
+        max_file_bytes=settings.max_file_bytes,
+        max_request_bytes=settings.max_body_bytes,
+        max_held_bytes=settings.max_in_flight_bytes,
+        max_requests=settings.url_fetch_requests or max(1, settings.max_concurrent_requests // 4),
+        seconds=settings.url_fetch_seconds,
+    )
 
 
 def build_app(
@@ -174,6 +191,7 @@ def _build_service(settings: Settings, lifecycle: Lifecycle, metrics: Metrics, t
         _DEFAULT_PAGE_CACHE_BYTES if settings.page_cache_bytes is None else settings.page_cache_bytes
     )
     loader = PageLoader(rasterizer, page_cache, threads, max_pages=settings.max_pages)
+    fetcher = UrlFetcher(parse_policy(settings.url_fetch), fetch_limits(settings), on_fetched=metrics.count_url_fetch)
     registry = _build_registry(settings, loader, batcher, metrics)
     metrics.export_cache("image", page_cache.counts)
     _bind_gauges(metrics, batcher, worker, rasterizer, lifecycle)
@@ -191,8 +209,15 @@ def _build_service(settings: Settings, lifecycle: Lifecycle, metrics: Metrics, t
         batcher=batcher,
         worker=worker,
         registry=registry,
+        fetcher=fetcher,
         pipeline=RerankPipeline(
-            settings, registry=registry, loader=loader, batcher=batcher, metrics=metrics, threads=threads
+            settings,
+            registry=registry,
+            fetcher=fetcher,
+            loader=loader,
+            batcher=batcher,
+            metrics=metrics,
+            threads=threads,
         ),
         threads=threads,
     )

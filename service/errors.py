@@ -115,6 +115,7 @@ class UnusableDocumentError(ServiceError):
     codes = frozenset(
         {
             "encrypted_document",
+            "unsupported_document",
             "corrupt_document",
             "no_pages",
             "page_unreadable",
@@ -126,6 +127,9 @@ class UnusableDocumentError(ServiceError):
             "corrupt_image",
             "invalid_base64",
             "url_not_supported",
+            "url_refused",
+            "url_unreachable",
+            "url_timeout",
             "empty_text",
         }
     )

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from model import WindowStrategy
+from service.degraded_reason import DegradedReason
 
 DOCUMENT_ID = re.compile(r"[A-Za-z0-9._-]{1,128}")
 """Ids of registered documents."""
@@ -75,7 +76,6 @@ class UrlDocument:
 
     name: str  # of the address in the client's format; its dialect puts it into messages
     url: str
-    kind: Literal["pdf", "image"] | None  # as the client declared it; None: not declared
     pages: str | None  # page numbers, unparsed; None: all
     label: str  # of its pages in the answer
     yields_one: bool = False  # its best page stands for it in the answer
@@ -127,7 +127,7 @@ class RankedPage:
     number: int | None  # 1-based; None for a single image
     score: float  # in [0, 1]; comparable within this answer alone
     logit: float | None  # of the page's letter; None after several windows, whose logits do not compare
-    is_degraded: bool  # parts of the page could not be drawn
+    degraded_reasons: tuple[DegradedReason, ...]  # kinds of content that are missing from the page
     document_sha256: str  # of the document's bytes, hex
 
 

@@ -19,6 +19,7 @@ from pydantic import Field, SecretStr, ValidationError, field_validator, model_v
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from service.api_keys import read_keys
+from service.urls.policy import parse_policy
 
 PREFIX = "ZIPRERANK_"
 MEBIBYTE = 1024 * 1024
@@ -149,6 +150,20 @@ class Settings(BaseSettings):
         "shared", description="per_key: cached pages and documents are for the callers of one API key alone"
     )
 
+    url_fetch: str = Field(
+        "off",
+        description="hosts that documents given by a URL are fetched from: off; public, all with public addresses; or a list, "
+        "such as example.org,*.example.net,example.com:8443,http://example.com",
+    )
+    url_fetch_seconds: SecondsLimit = Field(
+        20.0, description="longest time to fetch the documents of one request, then 422"
+    )
+    url_fetch_requests: OptionalCountLimit = Field(
+        None,
+        description="requests that fetch documents at once; more are refused with 429; absent: a quarter of "
+        "max_concurrent_requests",
+    )
+
     max_pages: CountLimit = Field(100, description="pages of one request")
     max_files: CountLimit = Field(
         100, le=1024, description="uploaded documents of one request; texts and references count as pages alone"
@@ -161,6 +176,11 @@ class Settings(BaseSettings):
     max_body_bytes: CountLimit = Field(32 * MEBIBYTE, description="size of a request")
     max_file_bytes: CountLimit = Field(20 * MEBIBYTE, description="size of one decoded document")
     max_image_pixels: CountLimit = Field(40_000_000, description="pixels of one image")
+    on_degraded_page: Literal["auto", "error", "flag"] = Field(
+        "auto",
+        description="pages that lost content: error refuses them; flag marks their results as degraded; auto refuses those "
+        "that lack memory, forms that are XFA only and covers of portfolios, and marks others",
+    )
     max_concurrent_requests: CountLimit = Field(64, description="requests worked on at once; more are refused with 429")
     max_in_flight_bytes: CountLimit = Field(512 * MEBIBYTE, description="bytes of all bodies worked on at once")
 
@@ -227,6 +247,12 @@ class Settings(BaseSettings):
                 )
         return ",".join(names)
 
+    @field_validator("url_fetch")
+    @classmethod
+    def _require_hosts(cls, hosts: str) -> str:
+        parse_policy(hosts)
+        return hosts
+
     @field_validator("tracing")
     @classmethod
     def _require_tracing_packages(cls, destination: str) -> str:
@@ -243,6 +269,11 @@ class Settings(BaseSettings):
             raise ValueError(f"stride is {self.stride} and window_size {self.window_size}: stride may not be larger")
         if self.max_file_bytes > self.max_in_flight_bytes or self.max_body_bytes > self.max_in_flight_bytes:
             raise ValueError("max_in_flight_bytes must be at least max_body_bytes and max_file_bytes")
+        if self.url_fetch_requests is not None and self.url_fetch_requests >= self.max_concurrent_requests:
+            raise ValueError(
+                f"url_fetch_requests is {self.url_fetch_requests} and max_concurrent_requests {self.max_concurrent_requests}: "
+                "slow hosts would take all places, so it must be less"
+            )
         return self
 
 

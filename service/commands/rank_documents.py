@@ -23,6 +23,7 @@ def raster_limits_for_files(settings: Settings) -> RasterLimits:
     return RasterLimits(
         processes=settings.rasterizer_processes,
         max_image_pixels=settings.max_image_pixels,
+        on_degraded_page=settings.on_degraded_page,
         document_seconds=_DOCUMENT_SECONDS,
     )
 

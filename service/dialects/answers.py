@@ -5,6 +5,7 @@ from typing import Annotated, Any, Literal, NotRequired
 from pydantic import Field
 from typing_extensions import TypedDict
 
+from service.degraded_reason import DegradedReason
 from service.dialects.results import Result, results_of, shown_text
 from service.records import RerankAnswer, RerankQuery, ScoreKind
 
@@ -26,6 +27,9 @@ class RerankResult(TypedDict):
     ]
     relevance_score: float
     degraded: NotRequired[Annotated[bool, Field(description="true where parts of the page could not be drawn")]]
+    degraded_reasons: NotRequired[
+        Annotated[list[DegradedReason], Field(description="kinds of content that are missing; beside `degraded`")]
+    ]
     document: NotRequired[ResultDocument]
     sha256: NotRequired[
         Annotated[str, Field(description="of the document's bytes; by `return_documents` on `/rerank`")]
@@ -127,8 +131,9 @@ def usage_of(answer: RerankAnswer) -> Usage:
 def _line(result: Result, query: RerankQuery) -> RerankResult:
     page = result.page
     line = RerankResult(index=page.document_index, id=page.label, page=page.number, relevance_score=result.score)
-    if page.is_degraded:
+    if page.degraded_reasons:
         line["degraded"] = True
+        line["degraded_reasons"] = list(page.degraded_reasons)
     if query.document_detail == "hash":
         line["sha256"] = page.document_sha256
     elif query.document_detail == "text":

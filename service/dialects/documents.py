@@ -6,6 +6,7 @@
     object with `content`, `image_url`      its one image or PDF, or its text, as vLLM, SGLang and OpenAI write them; also
                                             `url`, `file`, and a bare list of content parts
     object with `type`, `format`, `value`   Elastic's image or text
+    object with `images`                    its one image, as Dify's plugin writes it beside a text
     object with `text`                      as a string, but with results of an object
     string `ziprerank://ID`                 a registered document; with `#page=3` one page of it
     string that is a data URI               media; `#page=3` or `#pages=1-3,7` behind the base64 selects pages
@@ -20,9 +21,11 @@ Source of the forms: the clients' own code.
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 from pydantic_core import from_json
+
+T = TypeVar("T")
 
 REFERENCE_SCHEME = "ziprerank://"
 
@@ -51,7 +54,7 @@ _BASE64 = re.compile(r"[A-Za-z0-9+/_\r\n-]+={0,2}\s*")
 _URL = re.compile(r"https?://\S+", re.IGNORECASE)
 _LONGEST_URL = 8192
 _URL_KEYS = ("image_url", "url", "file", "value")
-_SOURCE_KEYS = frozenset({"pdf", "image", "text", "content", "type", "format", *_URL_KEYS})
+_SOURCE_KEYS = frozenset({"pdf", "image", "images", "text", "content", "type", "format", *_URL_KEYS})
 _NOT_LOOKED_AT = "a text beside a page was not looked at"
 _NO_MEDIA = "an image or a file is a data URI, base64, a URL, or ziprerank:// and the id of a registered document"
 
@@ -138,6 +141,9 @@ def _read_json(text: str) -> dict[str, Any] | None:
 
 
 def _read_object(value: Mapping[str, Any]) -> ReadForm:
+    images = value.get("images")
+    if isinstance(images, list) and images:
+        return _read_object({**value, "images": None, "image": _only(images)})
     given = {name for name in _SOURCE_KEYS if value.get(name) is not None}
     rest = {name: inner for name, inner in value.items() if name not in _SOURCE_KEYS}
     if {"pdf", "image"} <= given:
@@ -202,7 +208,13 @@ def _read_parts(parts: list[Any], rest: Mapping[str, Any]) -> ReadForm:
             texts.append(str(form.fields["text"] or ""))
         else:
             media.append(form)
-    if len(media) > 1:
-        raise ValueError(f"content has {len(media)} images; send each as a document of its own")
+    only = _only(media) if media else None
     text = "\n".join(texts)
-    return _beside(media[0], rest, text=text) if media else ReadForm(fields={**rest, "text": text})
+    return _beside(only, rest, text=text) if only else ReadForm(fields={**rest, "text": text})
+
+
+def _only(images: list[T]) -> T:
+    """Of a document. Raises: ValueError where there are more."""
+    if len(images) > 1:
+        raise ValueError(f"a document has {len(images)} images; send each as a document of its own")
+    return images[0]

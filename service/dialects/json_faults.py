@@ -41,6 +41,7 @@ _IN_STRINGS = ("control character", "invalid escape", "invalid unicode", "EOF wh
 _HIGH, _LOW = re.compile(rb"\\u[dD][89abAB]"), re.compile(rb"\\u[dD][c-fC-F]")
 _LONG = 65536  # bytes of a string of which only the beginning matters to a search for keys
 _BEGINNING_KEPT = 64
+_MOST_CHECKED = 4 << 20  # characters: a hostile body of millions of members would hold the interpreter for seconds
 
 
 def json_fault(data: bytes, error: ValueError) -> str:
@@ -57,7 +58,10 @@ def json_fault(data: bytes, error: ValueError) -> str:
 
 
 def repeated_key(data: bytes) -> str | None:
-    """A key that an object of this JSON has twice, shortened. data: valid JSON."""
+    """A key that an object of this JSON has twice, shortened; None also for JSON of more members than a request needs.
+
+    data: valid JSON.
+    """
     repeated: list[str] = []
 
     def note(members: list[tuple[str, object]]) -> None:
@@ -66,6 +70,8 @@ def repeated_key(data: bytes) -> str | None:
             repeated.extend(name for name, count in counts.items() if count > 1)
 
     text = b"".join(_without_long_strings(data)).decode()
+    if len(text) > _MOST_CHECKED:
+        return None
     json.loads(text, object_pairs_hook=note, parse_int=len, parse_float=len)
     return shortened(repeated[0]) if repeated else None
 

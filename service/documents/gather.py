@@ -7,8 +7,9 @@ index and the field that they are about.
 import asyncio
 import hashlib
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import Executor
+from types import MappingProxyType
 from typing import Protocol
 
 from service.documents.inline_data import decode_inline
@@ -38,19 +39,25 @@ async def gather(
     registered: RegisteredDocuments,
     max_file_bytes: int,
     threads: Executor,
+    fetched: Mapping[int, bytearray] = MappingProxyType({}),
 ) -> list[Source]:
     """One source per document, in their order. `threads` decode, hash and look up.
 
+    fetched: the bytes of those documents that are URLs, by their indices.
     Raises: UnusableDocumentError, UnsupportedMediaTypeError, TooLargeError, InvalidRequestError, PageOutOfRangeError about
     the first document at fault; the errors of `registered`.
     """
     return await asyncio.get_running_loop().run_in_executor(
-        threads, _find_sources, documents, tenant, registered, max_file_bytes
+        threads, _find_sources, documents, tenant, registered, max_file_bytes, fetched
     )
 
 
 def _find_sources(
-    documents: Sequence[QueryDocument], tenant: bytes, registered: RegisteredDocuments, max_file_bytes: int
+    documents: Sequence[QueryDocument],
+    tenant: bytes,
+    registered: RegisteredDocuments,
+    max_file_bytes: int,
+    fetched: Mapping[int, bytearray],
 ) -> list[Source]:
     sources: list[Source] = []
     for index, document in enumerate(documents):
@@ -67,7 +74,11 @@ def _find_sources(
                     content = _read_text(document.text, max_file_bytes)
                     sources.append(MemorySource(label=document.label, pages=None, content=content))
                 case UrlDocument():
-                    raise _url_refused()
+                    if index not in fetched:
+                        raise _url_refused()
+                    pages = _selection(document.pages)
+                    content = _read_bytes(fetched[index], None)
+                    sources.append(MemorySource(label=document.label, pages=pages, content=content))
         except ServiceError as error:
             raise error.at(document_index=index) from error
     return sources
@@ -79,9 +90,14 @@ def _selection(pages: str | None) -> PageSelection | None:
 
 def _read_upload(upload: Upload, max_file_bytes: int) -> Content:
     is_base64 = isinstance(upload.content, str)
-    declared = None if upload.kind is None else Kind(upload.kind)
     data = _decode_text(upload.content, max_file_bytes) if isinstance(upload.content, str) else upload.content
     _require_size(len(data), max_file_bytes)
+    # The kind of a file part is derived from its media type, which many clients get wrong.
+    return _read_bytes(data, None if upload.kind is None else Kind(upload.kind), is_kind_binding=is_base64)
+
+
+def _read_bytes(data: bytearray, declared: Kind | None, *, is_kind_binding: bool = False) -> Content:
+    """declared: by the client. is_kind_binding: data of another kind are refused."""
     if not data:
         code, noun = ("corrupt_image", "image") if declared is Kind.IMAGE else ("corrupt_document", "document")
         raise UnusableDocumentError(code, f"the {noun} is empty.", field="content")
@@ -89,8 +105,7 @@ def _read_upload(upload: Upload, max_file_bytes: int) -> Content:
         kind = require_kind(data)
     except UnsupportedMediaTypeError as error:
         raise error.at(field="content") from error
-    # The kind of a file part is derived from its media type, which many clients get wrong.
-    if is_base64 and declared not in (None, kind):
+    if is_kind_binding and declared not in (None, kind):
         message = f"the data is {_WITH_ARTICLE[kind]}; send it as '{kind}'."
         raise UnsupportedMediaTypeError("unsupported_media_type", message, field="content")
     return Content(

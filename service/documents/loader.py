@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from functools import partial
 
 from model import PageImage, PageImageError, PreparedPage, RankingModel, TextPageFormat
+from service.degraded_reason import DegradedReason
 from service.documents.page_cache import CachedPage, ContentKey, PageCache
 from service.documents.sources import Content, Source
 from service.errors import PageOutOfRangeError, ServiceError, TooLargeError, UnusableDocumentError
@@ -27,7 +28,7 @@ class LoadedPage:
     number: int | None  # 1-based; None for a single image
     label: str  # the document's, with #page=N where it has pages
     prepared: PreparedPage
-    degraded: bool
+    degraded_reasons: tuple[DegradedReason, ...]  # kinds of content that are missing from the page
     document_sha256: str
 
 
@@ -168,7 +169,7 @@ class _Document:
                 number=self.shown_number(number),
                 label=self.source.label if self.shown_number(number) is None else f"{self.source.label}#page={number}",
                 prepared=self.pages[number].prepared,
-                degraded=self.pages[number].degraded,
+                degraded_reasons=self.pages[number].degraded_reasons,
                 document_sha256=self._key.sha256,
             )
             for number in self._numbers
@@ -338,7 +339,7 @@ class _Loading:
             raise UnusableDocumentError(
                 "bad_page_box", str(error), document_index=document.index, page=shown_number
             ) from error
-        document.put_page(number, CachedPage(prepared=prepared, degraded=page.degraded))
+        document.put_page(number, CachedPage(prepared=prepared, degraded_reasons=page.degraded_reasons))
         seconds = time.perf_counter() - started
         with self._lock:
             self._work_seconds[_stage(document)] += page.seconds

@@ -9,6 +9,7 @@ from collections import OrderedDict
 from dataclasses import dataclass
 
 from model import PreparedPage
+from service.degraded_reason import DegradedReason
 from service.raster.page import DocumentOutline
 
 _ENTRY_BYTES = 1024  # of an entry beside its pixels, generously
@@ -38,7 +39,7 @@ class CachedPage:
     """A page as the model takes it."""
 
     prepared: PreparedPage
-    degraded: bool  # parts of the page could not be drawn
+    degraded_reasons: tuple[DegradedReason, ...]  # kinds of content that are missing from the page
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,13 +11,14 @@ import uuid
 from contextlib import suppress
 
 from starlette.datastructures import Headers, MutableHeaders
+from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from service.errors import InternalError, ServiceError
 from service.http.admission import Admission
 from service.http.affinity import REPLICA_HEADER, affinity_mark
 from service.http.callers import Callers
-from service.http.error_responses import error_response
+from service.http.error_responses import error_response, http_error_response
 from service.http.route_table import NATIVE, FoundRoute, RouteTable
 from service.logs import fields_line
 from service.metrics import Metrics
@@ -27,6 +28,7 @@ REQUEST_ID_HEADER = "X-Request-Id"
 
 _LINGER_BYTES = 128 * 1024 * 1024
 _LINGER_SECONDS = 5.0
+_CONTROL_CHARACTERS = re.compile(r"[\x00-\x1f\x7f]")
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,128}")
 _CLIENT_CLOSED_REQUEST = 499
 
@@ -124,6 +126,11 @@ class ExchangeMiddleware:
         scope = self._as_served(scope)
         route = self._routes.find(scope["method"], scope["path"])
         exchange = Exchange(scope, receive, send, route=route, replica=self._replica)
+        if route is None and _CONTROL_CHARACTERS.search(scope["path"]):
+            # The framework's patterns match a path with a newline at its end.
+            response = http_error_response(HTTPException(404), exchange.request_id)
+            await response(exchange.scope, exchange.receive, exchange.send)
+            return
         if route is None or route.route.door != "admitted":
             try:
                 if not self._routes.is_open(scope["path"]):

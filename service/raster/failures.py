@@ -10,7 +10,20 @@ from service.raster.page import MAX_FRAMES, MAX_TEXT_PAGES, Kind, RasterFailure
 from service.raster.process import ProcessDied
 from service.raster.request import RasterTask
 
+_CLIENT_CODES = {
+    "xfa_form": "unsupported_document",
+    "portfolio": "unsupported_document",
+    "content_lost": "page_degraded",
+}
+"""The code in the answer, where the worker's tells more."""
+
 _SENTENCES = {
+    "xfa_form": "the PDF is a form that exists as XFA only, and its page merely says so. Print the form to a new PDF in Adobe "
+    "Acrobat or Reader, or send images of it.",
+    "portfolio": "the PDF is a portfolio, and its pages are the cover of the attached files. Send the attached files "
+    "themselves.",
+    "content_lost": "content of the page was lost, because a part of the document is damaged or missing. Re-save the PDF, or "
+    "leave the page out by a page selection.",
     "encrypted_document": "the PDF needs a password. Send it without encryption.",
     "corrupt_document": "the PDF cannot be opened. Re-save the PDF, or print it to a new one.",
     "no_pages": "the PDF has no pages; it may be cut off. Re-save the PDF.",
@@ -27,6 +40,7 @@ _SENTENCES = {
     "too_many_pages": "the image has more than {max_frames} frames, which is the limit. Split it.",
 }
 _TEXT_SENTENCES = {
+    "content_lost": "no installed font has some of the text's characters. Send it as a PDF or an image, or install a font.",
     "empty_text": "nothing in the text can be drawn; it has only spaces and invisible characters. Send at least one letter.",
     "too_many_pages": "the text fills more than {max_text_pages} pages, which is the limit. Send it in parts.",
     "page_memory": "drawing the text needs more memory than the limit of {memory_mebibytes} MiB. Send it in parts.",
@@ -81,6 +95,7 @@ def client_error_of_code(code: str, task: RasterTask, *, limits: RasterLimits) -
 
 
 def _error(code: str, sentence: str, task: RasterTask) -> ServiceError:
+    code = _CLIENT_CODES.get(code, code)
     kind = TooLargeError if code in TooLargeError.codes else UnusableDocumentError
     page = task.number if task.state.is_paged else None
     return kind(code, sentence, document_index=task.state.document.index, page=page)

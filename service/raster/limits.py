@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from service.raster.page import WorkerSettings
+from service.raster.page import OnDegradedPage, WorkerSettings
 
 _MEBIBYTE = 1 << 20
 
@@ -21,6 +21,7 @@ class RasterLimits:
     queue_requests: int = 64  # beyond one per process
     queue_bytes: int = 512 * _MEBIBYTE
     worker_memory_bytes: int = 1536 * _MEBIBYTE  # address space; with less, MuPDF leaves pages white
+    on_degraded_page: OnDegradedPage = "auto"
     recycle_documents: int = 1_000
     recycle_rss_bytes: int = 400 * _MEBIBYTE
 
@@ -32,4 +33,5 @@ class RasterLimits:
             cpu_seconds=2 * self.document_seconds,
             max_image_pixels=self.max_image_pixels,
             max_image_edge=self.max_image_edge,
+            on_degraded_page=self.on_degraded_page,
         )

@@ -1,6 +1,6 @@
 """The records and bounds that a worker process and its parent share: kinds, outlines, pages, failures, settings.
 
-Imports the standard library and the page constants only, so that a worker starts fast.
+Imports the standard library, the page constants and the reasons only, so that a worker starts fast.
 """
 
 from dataclasses import dataclass
@@ -8,6 +8,7 @@ from enum import StrEnum
 from typing import Literal
 
 from model.pages.image import LONGEST_PAGE_EDGE, MAX_ASPECT_RATIO
+from service.degraded_reason import DegradedReason
 
 MAX_FRAMES = 1_000
 MAX_TEXT_PAGES = 200  # of 1024 px: about 1.5 million characters in English
@@ -18,6 +19,9 @@ SLOT_BYTES = -(-((LONGEST_PAGE_EDGE + 1) ** 2) * 3 // 4096) * 4096
 
 FAILURE_CODES = frozenset(
     {
+        "xfa_form",
+        "portfolio",
+        "content_lost",
         "encrypted_document",
         "corrupt_document",
         "no_pages",
@@ -32,6 +36,10 @@ FAILURE_CODES = frozenset(
         "empty_text",
     }
 )
+
+
+OnDegradedPage = Literal["auto", "error", "flag"]
+"""Pages that lost content. auto: refused where memory was short and where a page stands in for others, else flagged."""
 
 
 class Kind(StrEnum):
@@ -67,6 +75,7 @@ class WorkerSettings:
     cpu_seconds: float  # of processor time that one task may add before the kernel ends the process
     max_image_pixels: int
     max_image_edge: int
+    on_degraded_page: OnDegradedPage = "auto"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -76,7 +85,7 @@ class PagePixels:
     width: int
     height: int
     data: bytes  # height × width × 3, RGB, no padding between rows
-    degraded: bool  # the engine warned that content is missing from the page
+    degraded_reasons: tuple[DegradedReason, ...]  # kinds of content that are missing from the page
 
 
 class RasterFailure(Exception):

@@ -1,6 +1,8 @@
 # mypy: disable-error-code="no-untyped-call"
 # (PyMuPDF is annotated in part.)
-"""Opens PDF bytes, counts pages and renders them, inside the worker process. The only module that uses PyMuPDF.
+"""Opens PDF bytes, counts pages and renders them, inside the worker process.
+
+Only this module and the `pdf_` modules beside it use PyMuPDF.
 
 Failures are named by the stage in which they happen, never by the library's text, which carries pieces of the document.
 """
@@ -13,7 +15,10 @@ import pymupdf
 from PIL import Image
 
 from model.pages.image import LONGEST_PAGE_EDGE
-from service.raster.page import MIN_PDF_EDGE, PagePixels, RasterFailure, require_sane_box
+from service.degraded_reason import DegradedReason
+from service.raster.page import MIN_PDF_EDGE, OnDegradedPage, PagePixels, RasterFailure, require_sane_box
+from service.raster.pdf_boxes import repair_boxes
+from service.raster.pdf_placeholders import placeholder_of
 
 _MAGIC_WINDOW_BYTES = 1_024
 _MAX_PIXMAP_PIXELS = 1_060_000
@@ -45,8 +50,9 @@ class PdfDocument:
 
     is_paged = True
 
-    def __init__(self, data: bytes) -> None:
-        """Raises: RasterFailure, codes corrupt_document, encrypted_document, no_pages, page_memory."""
+    def __init__(self, data: bytes, *, on_degraded_page: OnDegradedPage = "auto") -> None:
+        """Raises: RasterFailure, codes corrupt_document, encrypted_document, no_pages, page_memory, xfa_form, portfolio."""
+        self._flags_everything = on_degraded_page == "flag"
         pymupdf.TOOLS.reset_mupdf_warnings()
         # `filetype` does not restrict MuPDF: HTML, EPUB and images open as well, so check before and after.
         if b"%PDF-" not in data[:_MAGIC_WINDOW_BYTES]:
@@ -58,8 +64,12 @@ class PdfDocument:
             if self._document.needs_pass and not self._document.authenticate(""):
                 raise RasterFailure("encrypted_document")
             self.page_count = int(self._document.page_count)
+            placeholder = placeholder_of(self._document)
         if self.page_count < 1:
             raise RasterFailure("no_pages")
+        if placeholder is not None and not self._flags_everything:
+            raise RasterFailure(placeholder)
+        self._reasons = () if placeholder is None else (placeholder,)
 
     def render(self, number: int) -> PagePixels:
         """Page `number` (1-based) with its longest edge at 1024 pixels, over white.
@@ -70,6 +80,7 @@ class PdfDocument:
         pymupdf.TOOLS.reset_mupdf_warnings()
         with _failing_as("page_unreadable"):
             page = self._document.load_page(number - 1)
+            repair_boxes(pymupdf.mupdf.pdf_page_from_fz_page(page.this).obj())
             width, height = page.rect.width, page.rect.height
             require_sane_box(width, height)
             scale = LONGEST_PAGE_EDGE / max(width, height)
@@ -77,7 +88,8 @@ class PdfDocument:
             if pixmap.n != 3 or pixmap.stride != pixmap.width * 3 or pixmap.width * pixmap.height > _MAX_PIXMAP_PIXELS:
                 raise RasterFailure("bad_page_box", width=round(width), height=round(height))
         degraded = _has_lost_content(pymupdf.TOOLS.mupdf_warnings(reset=True))
-        return _fit(pixmap, degraded=degraded)
+        reasons = (*self._reasons, *((DegradedReason.IMAGE,) if degraded else ()))
+        return _fit(pixmap, degraded_reasons=reasons)
 
     def close(self) -> None:
         self._document.close()
@@ -108,14 +120,14 @@ def _has_lost_content(warnings: str) -> bool:
     return lost_content
 
 
-def _fit(pixmap: Any, *, degraded: bool) -> PagePixels:
+def _fit(pixmap: Any, *, degraded_reasons: tuple[DegradedReason, ...]) -> PagePixels:
     """Shrink an edge that MuPDF rounded up; extend a short one by white paper, because stretching would distort the page."""
     # `samples` is a copy; the view `samples_mv` does not keep the pixmap alive, and reading it later is a crash.
     width, height = pixmap.width, pixmap.height
     if max(width, height) <= LONGEST_PAGE_EDGE and min(width, height) >= MIN_PDF_EDGE:
-        return PagePixels(width=width, height=height, data=pixmap.samples, degraded=degraded)
+        return PagePixels(width=width, height=height, data=pixmap.samples, degraded_reasons=degraded_reasons)
     image = Image.frombytes("RGB", (width, height), pixmap.samples)
     image = image.resize((min(width, LONGEST_PAGE_EDGE), min(height, LONGEST_PAGE_EDGE)), Image.Resampling.LANCZOS)
     paper = Image.new("RGB", (max(image.width, MIN_PDF_EDGE), max(image.height, MIN_PDF_EDGE)), "white")
     paper.paste(image, (0, 0))
-    return PagePixels(width=paper.width, height=paper.height, data=paper.tobytes(), degraded=degraded)
+    return PagePixels(width=paper.width, height=paper.height, data=paper.tobytes(), degraded_reasons=degraded_reasons)

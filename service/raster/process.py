@@ -22,6 +22,7 @@ import numpy as np
 
 from model.pages.image import LONGEST_PAGE_EDGE
 from model.pages.text_page_format import TextPageFormat
+from service.degraded_reason import DegradedReason
 from service.raster.page import (
     FAILURE_CODES,
     MEMORY_EXIT_STATUS,
@@ -37,6 +38,7 @@ Cause = Literal["timeout", "memory", "cpu", "protocol", "crash"]
 _LONGEST_REPLY_BYTES = 512  # short enough that nested JSON cannot exhaust the parser's stack
 _MOST_PAGES = 10_000_000
 _MOST_LENGTH = 2**31 - 1
+_DEGRADED_REASONS = tuple(DegradedReason)  # no set: a reply may hold values that cannot be hashed
 _OPEN_DOCUMENTS = 16
 _OPEN_BYTES = 64 << 20
 # Without these glibc returns a page's memory to the kernel after each step and requests it again in the next: 2,500 page
@@ -51,7 +53,7 @@ class RasterPage:
     """One page as pixels, in the parent's memory."""
 
     pixels: np.ndarray  # uint8 (height, width, 3), longest edge at most 1024, owned
-    degraded: bool  # the engine warned that content is missing from the page
+    degraded_reasons: tuple[DegradedReason, ...]  # kinds of content that are missing from the page
     seconds: float  # that the call took
     began_ns: int  # in `time.time_ns`; as the worker reports it, but within the call
     ended_ns: int
@@ -150,7 +152,7 @@ class RasterProcess:
         pixels = np.frombuffer(self._slot, np.uint8, count=width * height * 3).reshape(height, width, 3).copy()
         return RasterPage(
             pixels=pixels,
-            degraded=reply.get("degraded") is True,
+            degraded_reasons=self._degraded_reasons(reply),
             seconds=time.perf_counter() - started,
             began_ns=began_ns,
             ended_ns=max(began_ns, ended_ns),
@@ -231,6 +233,12 @@ class RasterProcess:
             return RasterFailure(code)
         width, height = (self._integer(reply, name, most=_MOST_LENGTH, least=0) for name in ("width", "height"))
         return RasterFailure(code, width=width, height=height)
+
+    def _degraded_reasons(self, reply: dict[str, Any]) -> tuple[DegradedReason, ...]:
+        names = reply.get("degraded_reasons")
+        if not isinstance(names, list) or any(name not in _DEGRADED_REASONS for name in names):
+            raise self._died("protocol")
+        return tuple(sorted(set(map(DegradedReason, names))))
 
     def _integer(self, reply: dict[str, Any], name: str, *, most: int, least: int = 1) -> int:
         value = reply.get(name)

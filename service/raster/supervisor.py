@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
+from service.degraded_reason import DegradedReason
 from service.errors import InternalError, ServiceError
 from service.raster.crash_history import CrashHistory
 from service.raster.failures import client_error, client_error_of_code, code_of_death
@@ -164,10 +165,14 @@ class RasterSupervisor:
         if not self._process and not self._start_process():
             raise not_ready()
         try:
-            return self._run_task(task)
+            result = self._run_task(task)
         except RasterFailure as failure:
             if failure.code not in _MEMORY_CODES or self._child.documents_opened <= 1:
                 raise
+        else:
+            is_short = isinstance(result, RasterPage) and DegradedReason.MEMORY in result.degraded_reasons
+            if not is_short or self._child.documents_opened <= 1:
+                return result
         self._retire_process()
         if not self._start_process():
             raise not_ready()

@@ -5,7 +5,14 @@ from contextlib import contextmanager
 
 from model.pages.text_layout import TextPages, TooManyTextPagesError, is_short
 from model.pages.text_page_format import PUBLISHED_TEXT_PAGE, TextPageFormat
-from service.raster.page import MAX_TEXT_PAGES, SINGLE_PAGE_OUTLINE, DocumentOutline, PagePixels, RasterFailure
+from service.degraded_reason import DegradedReason
+from service.raster.page import (
+    MAX_TEXT_PAGES,
+    SINGLE_PAGE_OUTLINE,
+    DocumentOutline,
+    PagePixels,
+    RasterFailure,
+)
 
 
 class TextFile:
@@ -27,8 +34,8 @@ class TextFile:
             data = page.tobytes()
             if self.page_count == 1 and page.getextrema() == ((255, 255),) * 3:
                 raise RasterFailure("empty_text")
-        degraded = self._pages.lacks_characters(number)
-        return PagePixels(width=page.width, height=page.height, data=data, degraded=degraded)
+        reasons = (DegradedReason.CHARACTERS,) if self._pages.lacks_characters(number) else ()
+        return PagePixels(width=page.width, height=page.height, data=data, degraded_reasons=reasons)
 
     def close(self) -> None:
         del self._pages

@@ -7,7 +7,8 @@ its parent), puts pixels into an inherited shared slot, and ends when the socket
     > {"ticket": 1, "verb": "open", "document": 7, "kind": "pdf", "bytes": 5120}  and then 5,120 bytes
     < {"ticket": 1, "page_count": 28, "is_paged": true, "rss_bytes": 60000000}
     > {"ticket": 2, "verb": "page", "document": 7, "number": 3}
-    < {"ticket": 2, "width": 725, "height": 1024, "degraded": false, "began_ns": …, "ended_ns": …, "rss_bytes": 61000000}
+    < {"ticket": 2, "width": 725, "height": 1024, "degraded_reasons": [], "began_ns": …, "ended_ns": …,
+       "rss_bytes": 61000000}
     > {"ticket": 3, "verb": "close", "documents": [7]}
     < {"ticket": 3, "rss_bytes": 61000000}
     > {"ticket": 4, "verb": "only_page", "kind": "image", "bytes": 512}  and then 512 bytes
@@ -123,7 +124,7 @@ class RasterWorker:
         data = stream.read(message["bytes"])
         match Kind(message["kind"]):
             case Kind.PDF:
-                return PdfDocument(data)
+                return PdfDocument(data, on_degraded_page=self._settings.on_degraded_page)
             case Kind.IMAGE:
                 settings = self._settings
                 return ImageDocument(data, max_pixels=settings.max_image_pixels, max_edge=settings.max_image_edge)
@@ -140,9 +141,11 @@ class RasterWorker:
             return self._show(document.render(1), began_ns)
 
     def _show(self, page: PagePixels, began_ns: int) -> dict[str, Any]:
+        if page.degraded_reasons and self._settings.on_degraded_page == "error":
+            raise RasterFailure("content_lost")
         self._slot[: page.width * page.height * 3] = page.data
         times = {"began_ns": began_ns, "ended_ns": time.time_ns()}
-        return {"width": page.width, "height": page.height, "degraded": page.degraded, **times}
+        return {"width": page.width, "height": page.height, "degraded_reasons": page.degraded_reasons, **times}
 
     def _close(self, message: dict[str, Any], stream: BinaryIO) -> dict[str, Any]:
         for key in message["documents"]:

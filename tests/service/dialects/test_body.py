@@ -122,7 +122,7 @@ def test_members_of_different_objects_may_have_one_name() -> None:
 _long_strings = st.builds(
     lambda letters, count, tail: letters * count + tail,
     st.sampled_from(["A", "b/", ":1,", '"', "\\", "\n", "ü", ' "a": 1, ', "a\\"]),
-    st.sampled_from([1, 60_000, 70_000, 140_000]),
+    st.sampled_from([1, 60_000, 70_000]),
     st.sampled_from(["", "\\", '"', "\\\\", "]"]),
 )
 

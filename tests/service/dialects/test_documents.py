@@ -71,6 +71,7 @@ def test_json_in_a_string_is_held_to_the_rules_of_a_body(rest: str) -> None:
         ({"content": [{"type": "file", "file": {"file_data": PDF_URI}}]}, {"pdf": PDF_URI}),
         ([{"type": "image_url", "image_url": {"url": IMAGE_URI}}], {"image": IMAGE_URI}),
         ({"type": "image", "format": "base64", "value": IMAGE_URI}, {"image": IMAGE_URI}),
+        ({"type": "multimodal", "text": "", "images": [IMAGE_URI], "id": "x"}, {"image": IMAGE_URI, "id": "x"}),
     ],
     ids=lambda value: json.dumps(value)[:50],
 )
@@ -113,6 +114,7 @@ def test_any_other_string_is_a_text(text: str) -> None:
         ),
         ({"url": "https://example.org/a.pdf#page=3"}, {"url": "https://example.org/a.pdf", "pages": "3"}),
         ({"text": "a lock", "id": "x"}, {"text": "a lock", "id": "x"}),
+        ({"text": "a lock", "images": []}, {"text": "a lock"}),
         ({"content": [{"type": "text", "text": "a"}, "b"]}, {"text": "a\nb"}),
     ],
     ids=lambda value: json.dumps(value)[:50],
@@ -130,6 +132,7 @@ def test_a_string_that_is_a_url_and_nothing_else_is_a_url() -> None:
     "sent",
     [
         {"image": PNG, "text": "a caption"},
+        {"type": "multimodal", "text": "a caption", "images": [IMAGE_URI]},
         {"content": [{"type": "text", "text": "a caption"}, {"type": "image_url", "image_url": {"url": IMAGE_URI}}]},
     ],
 )
@@ -142,6 +145,7 @@ def test_a_text_beside_a_page_is_noted(sent: Any) -> None:
     ("sent", "reason"),
     [
         ({"content": [{"image_url": IMAGE_URI}, {"image_url": IMAGE_URI}]}, "2 images"),
+        ({"text": "a caption", "images": [PNG, PNG]}, "2 images"),
         ({"content": ["a", 7]}, "send a string, or an object"),
         ({"image_url": 7}, "a data URI, base64"),
         ({"image_url": {"url": "a picture of a lock"}}, "a data URI, base64"),

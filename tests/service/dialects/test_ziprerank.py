@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 from pydantic import TypeAdapter
 
+from service.degraded_reason import DegradedReason
 from service.dialects.answers import RerankResponse
 from service.dialects.body import RequestBody
 from service.dialects.dialect import RequestHead
@@ -37,10 +38,16 @@ ANSWER = RerankAnswer(
     model="demo",
     pages=(
         RankedPage(
-            document_index=1, label="b#page=2", number=2, score=0.75, logit=3.0, is_degraded=True, document_sha256="bb"
+            document_index=1,
+            label="b#page=2",
+            number=2,
+            score=0.75,
+            logit=3.0,
+            degraded_reasons=(DegradedReason.IMAGE,),
+            document_sha256="bb",
         ),
         RankedPage(
-            document_index=0, label="a", number=None, score=0.25, logit=-1.5, is_degraded=False, document_sha256="aa"
+            document_index=0, label="a", number=None, score=0.25, logit=-1.5, degraded_reasons=(), document_sha256="aa"
         ),
     ),
     score_kind="softmax",
@@ -137,7 +144,16 @@ def test_an_answer_fits_the_type_that_the_api_description_is_made_of() -> None:
 
 def test_results_are_the_best_pages_with_their_scores() -> None:
     body = ZIPRERANK.write(replace(QUERY, max_results=1), ANSWER)
-    assert body["results"] == [{"index": 1, "id": "b#page=2", "page": 2, "relevance_score": 0.75, "degraded": True}]
+    assert body["results"] == [
+        {
+            "index": 1,
+            "id": "b#page=2",
+            "page": 2,
+            "relevance_score": 0.75,
+            "degraded": True,
+            "degraded_reasons": ["image"],
+        }
+    ]
     assert body["meta"]["score"] == "softmax" and "ziprerank" not in body
 
 

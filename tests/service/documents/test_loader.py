@@ -196,7 +196,7 @@ def test_no_sources_are_no_pages(loads: Loading) -> None:
 
 def test_lost_content_is_flagged_also_when_the_page_comes_again(loads: Loading) -> None:
     damaged = pdf(make_pdf_with_truncated_image())
-    assert [loads.load(damaged)[0].degraded for _ in range(2)] == [True, True]
+    assert [loads.load(damaged)[0].degraded_reasons for _ in range(2)] == [("image",), ("image",)]
 
 
 def test_short_text_is_a_page_without_a_number_and_a_long_one_has_pages(loads: Loading) -> None:
@@ -207,7 +207,10 @@ def test_short_text_is_a_page_without_a_number_and_a_long_one_has_pages(loads: L
 
 
 def test_text_with_characters_that_no_font_has_is_degraded(loads: Loading) -> None:
-    assert [page.degraded for page in loads.load(text("harbour"), text("harbour \U000f1234"))] == [False, True]
+    assert [page.degraded_reasons for page in loads.load(text("harbour"), text("harbour \U000f1234"))] == [
+        (),
+        ("characters",),
+    ]
 
 
 # What is known is not rendered

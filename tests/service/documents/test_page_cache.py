@@ -16,7 +16,7 @@ ENTRY_BYTES = 1024
 def page(shade: int = 0, *, size: int = 32) -> CachedPage:
     pixels = np.full((size, size, 3), shade, np.uint8)
     prepared = PreparedPage(pixels=pixels, rows=size // 32, columns=size // 32, content_hash=bytes([shade]))
-    return CachedPage(prepared=prepared, degraded=False)
+    return CachedPage(prepared=prepared, degraded_reasons=())
 
 
 def room_for(pages: int) -> int:

@@ -102,16 +102,16 @@ def test_narrow_page_is_padded_with_white_and_not_stretched() -> None:
 def test_edge_of_1025_pixels_is_brought_to_1024() -> None:
     pixmap = pymupdf.Pixmap(pymupdf.csRGB, pymupdf.IRect(0, 0, 700, 1025))
     pixmap.clear_with(200)
-    page = pdf_engine._fit(pixmap, degraded=False)
+    page = pdf_engine._fit(pixmap, degraded_reasons=())
     assert (page.width, page.height) == (700, 1024)
     assert set(page.data) == {200}
 
 
 def test_lost_content_is_flagged_on_every_page_that_shows_it() -> None:
     document = PdfDocument(make_pdf_with_truncated_image())
-    assert document.render(1).degraded
-    assert document.render(1).degraded  # and not hidden by MuPDF's cache of decoded images
-    assert not PdfDocument(make_pdf(1)).render(1).degraded
+    assert document.render(1).degraded_reasons == ("image",)
+    assert document.render(1).degraded_reasons == ("image",)  # and not hidden by MuPDF's cache of decoded images
+    assert PdfDocument(make_pdf(1)).render(1).degraded_reasons == ()
 
 
 @pytest.mark.parametrize(

@@ -109,7 +109,7 @@ def test_text_of_several_pages_comes_page_by_page(process: RasterProcess) -> Non
     assert opened.page_count > 1 and opened.is_paged
     pages = [process.render(1, number, seconds=PATIENCE_SECONDS) for number in (1, opened.page_count)]
     assert [page.pixels.shape for page in pages] == [(1024, 1024, 3)] * 2
-    assert (pages[0].pixels != pages[1].pixels).any() and not pages[0].degraded
+    assert (pages[0].pixels != pages[1].pixels).any() and not pages[0].degraded_reasons
 
 
 def test_short_text_comes_in_one_call(process: RasterProcess) -> None:
@@ -145,14 +145,16 @@ def test_worker_imports_the_engines_and_the_pages_and_else_the_standard_library_
     assert {name for name in modules if name.partition(".")[0] == "model"} == {
         "model",
         "model.pages",
+        "model.pages.colour",
         "model.pages.fonts",
         "model.pages.image",
         "model.pages.text_layout",
         "model.pages.text_page_format",
         "model.pages.typesetting",
     }
-    parts = ("worker", "page", "image_decoder", "pdf_engine", "text_file")
-    ours = {"service", "service.raster", *(f"service.raster.{part}" for part in parts)}
+    decoders = ("image_decoder", "cut_off_jpeg", "damaged_png", "tiff_directories")
+    parts = ("worker", "page", *decoders, "pdf_engine", "pdf_boxes", "pdf_placeholders", "text_file")
+    ours = {"service", "service.degraded_reason", "service.raster", *(f"service.raster.{part}" for part in parts)}
     assert {name for name in modules if name.partition(".")[0] == "service"} == ours
 
 
@@ -243,7 +245,7 @@ def test_hostile_worker_is_killed_and_not_believed(reply: bytes, monkeypatch: py
 
 def test_a_worker_cannot_claim_to_have_worked_outside_of_the_call(monkeypatch: pytest.MonkeyPatch) -> None:
     claims = b'"began_ns": 1, "ended_ns": 9000000000000000000'
-    reply = b'{"ticket": 1, "rss_bytes": 1, "width": 1, "height": 1, "degraded": false, ' + claims + b"}\n"
+    reply = b'{"ticket": 1, "rss_bytes": 1, "width": 1, "height": 1, "degraded_reasons": [], ' + claims + b"}\n"
 
     def start(settings: WorkerSettings, *, control_fd: int, slot_fd: int) -> Any:
         code = f"import socket, time; s = socket.socket(fileno={control_fd}); s.sendall({reply!r}); time.sleep(60)"
@@ -254,6 +256,24 @@ def test_a_worker_cannot_claim_to_have_worked_outside_of_the_call(monkeypatch: p
     before = time.time_ns()
     page = process.render_only_page(b"", kind=Kind.IMAGE, seconds=PATIENCE_SECONDS)
     assert before <= page.began_ns <= page.ended_ns <= time.time_ns()
+    process.close()
+
+
+@pytest.mark.parametrize("reasons", ['["<b>"]', '[["image"]]', '"image"', "null", "[1]"])
+def test_a_worker_cannot_make_up_reasons(reasons: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    times = f'"began_ns": {time.time_ns()}, "ended_ns": {time.time_ns()}'
+    reply = (
+        f'{{"ticket": 1, "rss_bytes": 1, "width": 1, "height": 1, "degraded_reasons": {reasons}, {times}}}\n'.encode()
+    )
+
+    def start(settings: WorkerSettings, *, control_fd: int, slot_fd: int) -> Any:
+        code = f"import socket, time; s = socket.socket(fileno={control_fd}); s.sendall({reply!r}); time.sleep(60)"
+        return subprocess.Popen([sys.executable, "-S", "-E", "-c", code], pass_fds=(control_fd,))
+
+    monkeypatch.setattr(process_module, "_start", start)
+    process = RasterProcess(settings())
+    with pytest.raises(ProcessDied, match="protocol"):
+        process.render_only_page(b"", kind=Kind.IMAGE, seconds=PATIENCE_SECONDS)
     process.close()
 
 

@@ -15,7 +15,7 @@ from service.raster.request import RasterDocument, RasterRequest, RasterTask
 from service.raster.schedule import RasterSchedule, Turn
 from tests.patience import PATIENCE_SECONDS
 
-PAGE = RasterPage(pixels=np.zeros((1, 1, 3), np.uint8), degraded=False, seconds=0.0, began_ns=0, ended_ns=0)
+PAGE = RasterPage(pixels=np.zeros((1, 1, 3), np.uint8), degraded_reasons=(), seconds=0.0, began_ns=0, ended_ns=0)
 
 
 def make_request(page_counts: list[int], *, known: bool = False, is_background: bool = False) -> RasterRequest:

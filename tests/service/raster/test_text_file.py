@@ -49,8 +49,8 @@ def test_text_with_too_many_pages_is_refused() -> None:
 
 
 def test_text_of_which_part_has_no_font_is_degraded() -> None:
-    assert not TextFile(b"harbour").render(1).degraded
-    assert TextFile("harbour \U000f1234".encode()).render(1).degraded
+    assert TextFile(b"harbour").render(1).degraded_reasons == ()
+    assert TextFile("harbour \U000f1234".encode()).render(1).degraded_reasons == ("characters",)
 
 
 def test_bytes_that_are_no_utf_8_are_drawn_as_signs_of_damage() -> None:

@@ -49,7 +49,7 @@ class FakePages:
             number=number,
             label=f"{source.label}#page={number}",
             prepared=model.prepare_page(PageImage(pixels=pixels), tenant=tenant),
-            degraded=False,
+            degraded_reasons=(),
             document_sha256=source.sha256 or "",
         )
 
