@@ -11,6 +11,7 @@ from typing import cast
 from fastapi import APIRouter, FastAPI, Request
 from fastapi.telemetry import TelemetryConfig
 from starlette.exceptions import HTTPException
+from starlette.middleware.cors import CORSMiddleware
 from starlette.responses import Response
 
 from model import DEFAULT_BATCH_LIMITS, Reranker, RerankerConfig
@@ -21,10 +22,12 @@ from service.documents.loader import PageLoader
 from service.documents.page_cache import PageCache
 from service.fetching.fetcher import FetchLimits, UrlFetcher
 from service.http.admission import Admission
+from service.http.affinity import REPLICA_HEADER
 from service.http.callers import Callers
+from service.http.docs_page import add_docs_page
 from service.http.document_routes import DOCUMENT_DESCRIPTIONS, DocumentRoutes
 from service.http.error_responses import http_error_response
-from service.http.exchange import ExchangeMiddleware
+from service.http.exchange import REQUEST_ID_HEADER, ExchangeMiddleware
 from service.http.openapi import describe_api
 from service.http.operation_routes import OPERATION_DESCRIPTIONS, OperationRoutes
 from service.http.rerank_routes import RerankRoutes
@@ -120,17 +123,20 @@ def build_app(
         telemetry=cast(TelemetryConfig, tracing.telemetry()),
         description="Ranks the pages of documents by relevance to a query. Scores compare within one answer only.",
         lifespan=lifespan,
+        docs_url=None,
         redoc_url=None,
         redirect_slashes=False,
         exception_handlers={HTTPException: _answer_http_error},
     )
     app.state.service = service  # for runners other than `server`, such as Ray
     app.include_router(_build_router(service, table))
+    add_docs_page(app, root_path=settings.root_path)
     describe_api(
         app,
         table,
         {**DOCUMENT_DESCRIPTIONS, **OPERATION_DESCRIPTIONS},
         is_key_required=settings.api_key is not None or settings.api_keys_file is not None,
+        root_path=settings.root_path,
     )
     admission = Admission(
         service.lifecycle,
@@ -152,7 +158,16 @@ def build_app(
         metrics=metrics,
         tracing=tracing,
         replica=settings.replica,
+        root_path=settings.root_path,
     )
+    if settings.cors_origins:
+        app.add_middleware(  # in front of the others: a preflight carries no key
+            CORSMiddleware,
+            allow_origins=settings.cors_origins.split(","),
+            allow_methods=("GET", "POST", "PUT", "DELETE"),
+            allow_headers=("*",),
+            expose_headers=(REQUEST_ID_HEADER, REPLICA_HEADER, "Retry-After"),
+        )
     return app
 
 

@@ -24,6 +24,8 @@ from service.logs import fields_line
 from service.metrics import Metrics
 from service.tracing import Tracing
 
+REQUEST_ID_HEADER = "X-Request-Id"
+
 _LINGER_BYTES = 128 * 1024 * 1024
 _LINGER_SECONDS = 5.0
 _CONTROL_CHARACTERS = re.compile(r"[\x00-\x1f\x7f]")
@@ -72,7 +74,7 @@ class Exchange:
                 await self._discard_body()
             self.status = message["status"]
             headers = MutableHeaders(scope=message)
-            headers["X-Request-Id"] = self.request_id
+            headers[REQUEST_ID_HEADER] = self.request_id
             headers[REPLICA_HEADER] = self._replica
         await self._send(message)
 
@@ -105,7 +107,9 @@ class ExchangeMiddleware:
         metrics: Metrics,
         tracing: Tracing,
         replica: str,
+        root_path: str = "",
     ) -> None:
+        """root_path: the path under which a proxy serves the service, whether or not the proxy takes it off."""
         self._app = app
         self._routes = routes
         self._callers = callers
@@ -113,6 +117,7 @@ class ExchangeMiddleware:
         self._metrics = metrics
         self._tracing = tracing
         self._replica = replica
+        self._root_path = root_path
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -142,9 +147,12 @@ class ExchangeMiddleware:
             self._finish(exchange, route)
 
     def _as_served(self, scope: Scope) -> Scope:
-        """The request as the routes know it: a slash at the end of the path changes nothing, and HEAD is GET, whose body the
-        server leaves out."""
-        path = self._routes.served_path(scope["path"])
+        """The request as the routes know it: without the root path, a slash at the end of the path changes nothing, and HEAD
+        is GET, whose body the server leaves out."""
+        path = scope["path"]
+        if self._root_path and path.startswith(f"{self._root_path}/"):
+            path = path.removeprefix(self._root_path)
+        path = self._routes.served_path(path)
         method = "GET" if scope["method"] == "HEAD" else scope["method"]
         if path == scope["path"] and method == scope["method"]:
             return scope

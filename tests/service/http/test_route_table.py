@@ -28,7 +28,7 @@ from tests.servers import fake_loader, running_service, settings_for_tests
 TABLE = RouteTable.of_dialects(DIALECTS)
 READINESS = {"/readyz", "/health", "/health_check", "/ping", "/.well-known/ready", "/v1/health/ready"}
 PROBES = READINESS | {"/livez", "/.well-known/live", "/v1/health/live", "/v1/cluster/auth"}
-OF_FASTAPI = {"/openapi.json", "/docs", "/docs/oauth2-redirect"}
+OF_FASTAPI = {"/openapi.json", "/docs", "/docs/", "/docs/swagger-ui-bundle.js", "/docs/swagger-ui.css"}
 
 
 def routes_of_the_application() -> list[tuple[str, str]]:
