@@ -184,7 +184,7 @@ def _image_sheets() -> dict[str, dict[str, bytes]]:
             + b"> EI Q"
         ),
         "scan": {
-            **sheet(b"", _AS_X, image=_image(rgb_keys, packed)),
+            **sheet(b"", _AS_X, image=_image(rgb_keys, zlib.compress(_picture(75).tobytes()), size=75)),
             "content": stream(b"", b"q 300 0 0 300 0 0 cm /X Do Q"),
         },
     }
@@ -212,12 +212,12 @@ def _paint_sheets() -> dict[str, dict[str, bytes]]:
     )
     mesh = stream(
         b"/ShadingType 4/ColorSpace/DeviceRGB/BitsPerCoordinate 16/BitsPerComponent 8/BitsPerFlag 8"
-        b"/Decode[50 250 80 280 0 1 0 1 0 1]",
-        triangle,
+        b"/Decode[50 250 80 280 0 1 0 1 0 1]/Filter/FlateDecode",
+        zlib.compress(triangle),
     )
     tile = stream(
-        b"/Type/Pattern/PatternType 1/PaintType 1/TilingType 1/BBox[0 0 10 10]/XStep 10/YStep 10/Resources<<>>",
-        b"1 0 0 rg 0 0 7 7 re f",
+        b"/Type/Pattern/PatternType 1/PaintType 1/TilingType 1/BBox[0 0 50 50]/XStep 50/YStep 50/Resources<<>>",
+        b"1 0 0 rg 0 0 30 30 re f",
     )
     with_pattern = b"/Pattern cs /P scn" + _SQUARE
     return {
@@ -355,14 +355,17 @@ def _structure_sheets() -> dict[str, dict[str, bytes]]:
         },
         "stamp": sheet(b"", page_keys=b"/Annots[@annotation]", annotation=stamp, look=look),
         "square": sheet(b"", page_keys=b"/Annots[@annotation]", annotation=square, look=look),
-        "field": sheet(b"", page_keys=b"/Annots[@annotation]", annotation=field, look=look),
+        "field": {
+            **sheet(b"", page_keys=b"/Annots[@annotation]", annotation=field, look=look),
+            "catalog": b"<</Type/Catalog/Pages @pages/AcroForm<</Fields[@annotation]>>>>",
+        },
         "lines": sheet(b"1 0 0 RG 20 w 60 90 m 240 270 l S 60 270 m 150 100 240 100 240 270 c S"),
     }
 
 
 _STREAM = re.compile(rb"(<<.*?>>)\nstream\n(.*)\nendstream", re.DOTALL)
-_KEY = re.compile(rb"/(\w+)(?=[ /\[<(@]|$)")
-_WRONG_VALUES = (b"null", b"0", b"-1", b"/Nonsense", b"(text)", b"[]", b"<<>>")
+_WRONG_VALUES = (b"null", b"0", b"-1", b"/Nonsense")
+_OPTIONAL_KEYS = frozenset({b"Filter", b"DW"})  # without them the object is another one, and whole
 
 
 def broken_pdfs() -> Iterator[BrokenPdf]:
@@ -419,6 +422,7 @@ def _dictionary_faults_of(value: bytes) -> Iterator[tuple[str, bytes]]:
         if key in (b"Type", b"Length", b"Parent") or simple is None:
             continue
         before, after = head[: match.start()], head[match.end() :]
-        yield f"no {key.decode()}", before + after + rest
-        for wrong in _WRONG_VALUES[:4]:
+        if key not in _OPTIONAL_KEYS:
+            yield f"no {key.decode()}", before + after + rest
+        for wrong in _WRONG_VALUES[1:] if key in _OPTIONAL_KEYS else _WRONG_VALUES:
             yield f"{key.decode()} {wrong.decode()}", before + b"/" + key + b" " + wrong + after + rest

@@ -7,8 +7,9 @@ Only this module and the `pdf_` modules beside it use PyMuPDF.
 Failures are named by the stage in which they happen, never by the library's text, which carries pieces of the document.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import Any
 
 import pymupdf
@@ -16,30 +17,24 @@ from PIL import Image
 
 from model.pages.image import LONGEST_PAGE_EDGE
 from service.degraded_reason import DegradedReason
-from service.raster.page import MIN_PDF_EDGE, OnDegradedPage, PagePixels, RasterFailure, require_sane_box
+from service.raster.page import (
+    MIN_PDF_EDGE,
+    SLOT_BYTES,
+    OnDegradedPage,
+    PagePixels,
+    RasterFailure,
+    require_sane_box,
+)
+from service.raster.pdf_audit import PageContent, ResourceAudit
 from service.raster.pdf_boxes import repair_boxes
 from service.raster.pdf_placeholders import placeholder_of
+from service.raster.pdf_warnings import reasons_of
 
 _MAGIC_WINDOW_BYTES = 1_024
 _MAX_PIXMAP_PIXELS = 1_060_000
+_WHITE = b"\xff" * SLOT_BYTES
+_INVISIBLE_TEXT = 3  # the rendering mode
 _MEMORY_ERRORS = (MemoryError, pymupdf.mupdf.FzErrorSystem)
-
-# After these warnings MuPDF goes on and leaves white paper in place of the content; the page must not be scored in silence.
-_LOST_TO_MEMORY = (
-    "insufficient memory",
-    "not enough memory",
-    "out of memory",
-    "malloc",
-    "realloc",
-    "calloc",
-    "exceeds system limits",  # from OpenJPEG: seen with 500 MiB and a JPEG2000 image of 6,000 × 6,000
-)
-_LOST_CONTENT = (
-    "ignoring error during interpretation",
-    "library error",
-    "padding truncated image",
-    "treating as end of file",
-)
 
 pymupdf.TOOLS.mupdf_display_errors(False)
 pymupdf.TOOLS.mupdf_display_warnings(False)
@@ -53,7 +48,7 @@ class PdfDocument:
     def __init__(self, data: bytes, *, on_degraded_page: OnDegradedPage = "auto") -> None:
         """Raises: RasterFailure, codes corrupt_document, encrypted_document, no_pages, page_memory, xfa_form, portfolio."""
         self._flags_everything = on_degraded_page == "flag"
-        pymupdf.TOOLS.reset_mupdf_warnings()
+        _forget_warnings()
         # `filetype` does not restrict MuPDF: HTML, EPUB and images open as well, so check before and after.
         if b"%PDF-" not in data[:_MAGIC_WINDOW_BYTES]:
             raise RasterFailure("corrupt_document")
@@ -69,30 +64,57 @@ class PdfDocument:
             raise RasterFailure("no_pages")
         if placeholder is not None and not self._flags_everything:
             raise RasterFailure(placeholder)
-        self._reasons = () if placeholder is None else (placeholder,)
+        self._reasons = frozenset() if placeholder is None else frozenset({placeholder})
+        self._audit = ResourceAudit()
 
     def render(self, number: int) -> PagePixels:
         """Page `number` (1-based) with its longest edge at 1024 pixels, over white.
 
         Raises: RasterFailure, codes page_unreadable, bad_page_box, page_degraded, page_memory.
         """
-        # All documents of the process share one warning buffer, which only grows: 4 MB over 900 documents.
-        pymupdf.TOOLS.reset_mupdf_warnings()
         with _failing_as("page_unreadable"):
             page = self._document.load_page(number - 1)
-            repair_boxes(pymupdf.mupdf.pdf_page_from_fz_page(page.this).obj())
+            page_object = pymupdf.mupdf.pdf_page_from_fz_page(page.this).obj()
+            if not any(page_object.pdf_dict_gets(key).m_internal for key in ("Type", "Contents", "Annots")):
+                raise RasterFailure("page_unreadable")
+            repair_boxes(page_object)
+            reasons = self._audit.page(page_object)
+            content = PageContent(page_object)
+            reasons |= content.missing_fonts()
+            _forget_warnings()
             width, height = page.rect.width, page.rect.height
             require_sane_box(width, height)
             scale = LONGEST_PAGE_EDGE / max(width, height)
             pixmap = page.get_pixmap(matrix=pymupdf.Matrix(scale, scale), colorspace=pymupdf.csRGB, alpha=False)
             if pixmap.n != 3 or pixmap.stride != pixmap.width * 3 or pixmap.width * pixmap.height > _MAX_PIXMAP_PIXELS:
                 raise RasterFailure("bad_page_box", width=round(width), height=round(height))
-        degraded = _has_lost_content(pymupdf.TOOLS.mupdf_warnings(reset=True))
-        reasons = (*self._reasons, *((DegradedReason.IMAGE,) if degraded else ()))
-        return _fit(pixmap, degraded_reasons=reasons)
+            reasons |= self._lost_content() | self._reasons
+            pixels = _fit(pixmap, degraded_reasons=tuple(sorted(reasons)))
+            is_white = _WHITE.startswith(pixels.data)
+            if is_white and (content.may_paint() or page.first_annot) and _paints_unseen(page, scale):
+                pixels = replace(pixels, degraded_reasons=tuple(sorted(reasons | {DegradedReason.BLANK})))
+        return pixels
+
+    def _lost_content(self) -> frozenset[DegradedReason]:
+        """By the warnings since the last reset. Raises: RasterFailure, code page_degraded, where memory was short."""
+        reasons = reasons_of(pymupdf.TOOLS.mupdf_warnings(reset=True))
+        if reasons:
+            # A damaged image is cached as decoded so far, and the next page that shows it would get no warning.
+            pymupdf.TOOLS.store_shrink(100)
+        if DegradedReason.MEMORY in reasons and not self._flags_everything:
+            raise RasterFailure("page_degraded")
+        return reasons
 
     def close(self) -> None:
         self._document.close()
+
+
+def _forget_warnings() -> None:
+    """All documents of the process share one buffer, which only grows: 4 MB over 900 documents.
+
+    To read it is the way to end a series of equal warnings; the next of them would otherwise merely be counted.
+    """
+    pymupdf.TOOLS.mupdf_warnings(reset=True)
 
 
 @contextmanager
@@ -107,17 +129,27 @@ def _failing_as(code: str) -> Iterator[None]:
         raise RasterFailure(code) from error
 
 
-def _has_lost_content(warnings: str) -> bool:
-    """Raises: RasterFailure, code page_degraded, if content was lost for want of memory."""
-    lowered = warnings.lower()
-    lost_to_memory = any(sign in lowered for sign in _LOST_TO_MEMORY)
-    lost_content = lost_to_memory or any(sign in lowered for sign in _LOST_CONTENT)
-    if lost_content:
-        # A damaged image is cached as decoded so far, and the next page that shows it would get no warning.
-        pymupdf.TOOLS.store_shrink(100)
-    if lost_to_memory:
-        raise RasterFailure("page_degraded")
-    return lost_content
+def _paints_unseen(page: Any, scale: float) -> bool:
+    """Whether a page that came out white has something on it that left no trace: not even white paint.
+
+    Blanks, invisible letters (of scanned pages) and content beyond the page's edges count as nothing.
+    """
+    small = page.get_pixmap(matrix=pymupdf.Matrix(scale / 8, scale / 8), colorspace=pymupdf.csGRAY, alpha=True)
+    if any(small.samples[1::2]):
+        return False
+    painted = [kind for kind, box in page.get_bboxlog() if _meets(page.rect, box) and kind != "ignore-text"]
+    if any("text" not in kind for kind in painted):
+        return True
+    return bool(painted) and any(
+        not chr(code).isspace()
+        for span in page.get_texttrace()
+        if span["type"] != _INVISIBLE_TEXT and _meets(page.rect, span["bbox"])
+        for code, *_ in span["chars"]
+    )
+
+
+def _meets(area: Any, box: Sequence[float]) -> bool:
+    return bool(box[0] < area.x1 and box[2] > area.x0 and box[1] < area.y1 and box[3] > area.y0)
 
 
 def _fit(pixmap: Any, *, degraded_reasons: tuple[DegradedReason, ...]) -> PagePixels:

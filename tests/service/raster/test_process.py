@@ -153,7 +153,7 @@ def test_worker_imports_the_engines_and_the_pages_and_else_the_standard_library_
         "model.pages.typesetting",
     }
     of_pdfs, of_images = (
-        ("pdf_engine", "pdf_boxes", "pdf_placeholders"),
+        ("pdf_engine", "pdf_audit", "pdf_boxes", "pdf_placeholders", "pdf_warnings"),
         ("cut_off_jpeg", "damaged_png", "tiff_directories"),
     )
     parts = ("worker", "page", "text_file", "image_decoder", *of_pdfs, *of_images)
