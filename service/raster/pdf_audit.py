@@ -14,6 +14,7 @@ from typing import Any
 from pymupdf import mupdf
 
 from service.degraded_reason import DegradedReason as Reason
+from service.raster.pdf_layers import Layers
 
 _get = mupdf.ll_pdf_dict_gets
 _name = mupdf.ll_pdf_to_name
@@ -30,6 +31,7 @@ _NONE: _Reasons = frozenset()
 _IMAGE: _Reasons = frozenset({Reason.IMAGE})
 _FONT: _Reasons = frozenset({Reason.FONT})
 _COLOUR: _Reasons = frozenset({Reason.COLOUR})
+_LAYERS: _Reasons = frozenset({Reason.LAYERS})
 _ANNOTATION: _Reasons = frozenset({Reason.ANNOTATION})
 
 _MOST_OBJECTS = 5_000  # of one page; the rest of them is not looked at
@@ -38,59 +40,41 @@ _MOST_CONTENT_BYTES = 128 << 10  # of a page's instructions that are searched fo
 _FONT_OPERATOR = re.compile(rb"/([^\s/\[\]()<>{}%]*)\s+[-+.\d]+\s+Tf\b")
 _PAINTING_OPERATOR = re.compile(rb"(?:^|[\s\])>])(?:f\*?|F|[bB]\*?|[sS]|sh|Do|EI|Tj|TJ|'|\")(?=[\s/\[(<]|$)")
 
-_FILTERS = frozenset(
-    [
-        "ASCIIHexDecode",
-        "AHx",
-        "ASCII85Decode",
-        "A85",
-        "LZWDecode",
-        "LZW",
-        "FlateDecode",
-        "Fl",
-        "RunLengthDecode",
-        "RL",
-        "CCITTFaxDecode",
-        "CCF",
-        "JBIG2Decode",
-        "DCTDecode",
-        "DCT",
-        "JPXDecode",
-        "Crypt",
-        "BrotliDecode",
-    ]
-)
-_FILTERS_WITH_OWN_DEPTH = frozenset(["CCITTFaxDecode", "CCF", "JBIG2Decode", "DCTDecode", "DCT", "JPXDecode"])
+_FILTERS_WITH_OWN_DEPTH = frozenset({"CCITTFaxDecode", "CCF", "JBIG2Decode", "DCTDecode", "DCT", "JPXDecode"})
+_FILTERS = _FILTERS_WITH_OWN_DEPTH | {
+    *("ASCIIHexDecode", "AHx", "ASCII85Decode", "A85", "LZWDecode", "LZW", "FlateDecode", "Fl"),
+    *("RunLengthDecode", "RL", "Crypt", "BrotliDecode"),
+}
 _STANDARD_FAMILIES = re.compile(
     r"(?:[A-Z]{6}\+)?(?:Courier|Helvetica|Times|Symbol|ZapfDingbats|Arial|TimesNewRoman|CourierNew)(?:PS)?(?:MT)?"
     r"(?:[-,](?:Roman|Regular|Bold|Italic|Oblique|BoldItalic|BoldOblique)(?:MT)?)?"
 )
 _COLOUR_SPACES = frozenset(
-    [
-        "DeviceGray",
-        "DeviceRGB",
-        "DeviceCMYK",
-        "G",
-        "RGB",
-        "CMYK",
-        "Pattern",
-        "CalGray",
-        "CalRGB",
-        "CalCMYK",
-        "Lab",
-        "ICCBased",
-        "Indexed",
-        "I",
-        "Separation",
-        "DeviceN",
-    ]
+    {
+        *(
+            "DeviceGray",
+            "DeviceRGB",
+            "DeviceCMYK",
+            "G",
+            "RGB",
+            "CMYK",
+            "Pattern",
+            "CalGray",
+            "CalRGB",
+            "CalCMYK",
+            "Lab",
+        ),
+        *("ICCBased", "Indexed", "I", "Separation", "DeviceN"),
+    }
 )
 
 
 class ResourceAudit:
     """The faults in the resources of one document's pages. An object that several pages share is looked at once."""
 
-    def __init__(self) -> None:
+    def __init__(self, layers: Layers | None = None) -> None:
+        """layers: of the document; their states are decided where a page uses them."""
+        self._layers = layers
         self._known: dict[tuple[int, str], _Reasons] = {}  # by object number and kind
         self._budget = 0
 
@@ -99,7 +83,8 @@ class ResourceAudit:
         self._budget = _MOST_OBJECTS
         page = page.m_internal
         resources = mupdf.ll_pdf_dict_gets_inheritable(page, "Resources")
-        return self._resources(resources, 0) | self._annotations(_get(page, "Annots"))
+        found = self._resources(resources, 0) | self._annotations(_get(page, "Annots"))
+        return found | _LAYERS if self._layers is not None and self._budget <= 0 else found
 
     def _resources(self, resources: Any, depth: int) -> _Reasons:
         found = _NONE
@@ -117,13 +102,23 @@ class ResourceAudit:
             ("Pattern", self._pattern),
             ("Shading", self._shading),
             ("ExtGState", self._state),
+            *((("Properties", self._layer),) if self._layers is not None else ()),
         )
+
+    def _layer(self, membership: Any, depth: int) -> _Reasons:
+        return _NONE if self._layers is None or self._layers.resolve(membership) else _LAYERS
+
+    def _layer_of(self, value: Any, depth: int) -> _Reasons:
+        """Of an object that is on a layer as a whole."""
+        if self._layers is None or (membership := _get(value, "OC")) is None:
+            return _NONE
+        return self._once(membership, "Properties", self._layer, depth)
 
     def _once(self, value: Any, kind: str, audit: Callable[[Any, int], _Reasons], depth: int) -> _Reasons:
         """The faults of an object, from memory where it has a number and was seen before."""
         self._budget -= 1
         if depth > _MOST_DEPTH or self._budget < 0:
-            return _NONE
+            return _NONE if self._layers is None else _LAYERS
         number = mupdf.ll_pdf_to_num(value)
         if not number:
             return audit(value, depth + 1)
@@ -145,12 +140,13 @@ class ResourceAudit:
     def _x_object(self, value: Any, depth: int) -> _Reasons:
         if not _is_stream(value):
             return _NONE  # MuPDF warns when it is drawn
+        found = self._layer_of(value, depth)
         match _name(_get(value, "Subtype")):
             case "Image":
-                return self._image(value, depth)
+                found |= self._image(value, depth)
             case "Form":
-                return self._form(value, depth)
-        return _NONE
+                found |= self._form(value, depth)
+        return found
 
     def _form(self, form: Any, depth: int) -> _Reasons:
         return self._resources(_get(form, "Resources"), depth)
@@ -259,6 +255,9 @@ class ResourceAudit:
     def _annotation(self, annotation: Any, depth: int) -> _Reasons:
         if not _is_dict(annotation):
             return _ANNOTATION
+        return self._layer_of(annotation, depth) | self._look(annotation, depth)
+
+    def _look(self, annotation: Any, depth: int) -> _Reasons:
         looks = _get(annotation, "AP")
         subtype = _name(_get(annotation, "Subtype"))
         if subtype == "Widget" and _get(annotation, "FT") is None and _get(annotation, "Parent") is None:

@@ -27,6 +27,7 @@ from service.raster.page import (
 )
 from service.raster.pdf_audit import PageContent, ResourceAudit
 from service.raster.pdf_boxes import repair_boxes
+from service.raster.pdf_layers import Layers
 from service.raster.pdf_placeholders import placeholder_of
 from service.raster.pdf_warnings import reasons_of
 
@@ -65,7 +66,8 @@ class PdfDocument:
         if placeholder is not None and not self._flags_everything:
             raise RasterFailure(placeholder)
         self._reasons = frozenset() if placeholder is None else frozenset({placeholder})
-        self._audit = ResourceAudit()
+        with _failing_as("corrupt_document"):
+            self._audit = ResourceAudit(Layers.of(pymupdf.mupdf.pdf_document_from_fz_document(self._document.this)))
 
     def render(self, number: int) -> PagePixels:
         """Page `number` (1-based) with its longest edge at 1024 pixels, over white.

@@ -175,8 +175,7 @@ def test_hostile_content_is_searched_in_bounds() -> None:
 
 
 def test_resources_that_name_themselves_are_looked_at_once() -> None:
-    keys = b"<</Type/XObject/Subtype/Form/BBox[0 0 9 9]/Resources<</XObject<</X 5 0 R/Y 5 0 R>>>>/Length 0>>"
-    form = keys + b"\nstream\n\nendstream"
+    form = stream(b"/Type/XObject/Subtype/Form/BBox[0 0 9 9]/Resources<</XObject<</X 5 0 R/Y 5 0 R>>>>", b"")
     assert reasons_for(make_raw_pdf(media_box="[0 0 100 100]", content=b"0 0 9 9 re f", more=[form])) == ()
 
 

@@ -152,11 +152,9 @@ def test_worker_imports_the_engines_and_the_pages_and_else_the_standard_library_
         "model.pages.text_page_format",
         "model.pages.typesetting",
     }
-    of_pdfs, of_images = (
-        ("pdf_engine", "pdf_audit", "pdf_boxes", "pdf_placeholders", "pdf_warnings"),
-        ("cut_off_jpeg", "damaged_png", "tiff_directories"),
-    )
-    parts = ("worker", "page", "text_file", "image_decoder", *of_pdfs, *of_images)
+    pdf_parts = (f"pdf_{part}" for part in ("engine", "audit", "boxes", "layers", "placeholders", "warnings"))
+    image_parts = ("image_decoder", "cut_off_jpeg", "damaged_png", "tiff_directories")
+    parts = ("worker", "page", "text_file", *image_parts, *pdf_parts)
     ours = {"service", "service.degraded_reason", "service.raster", *(f"service.raster.{part}" for part in parts)}
     assert {name for name in modules if name.partition(".")[0] == "service"} == ours
 
