@@ -31,11 +31,14 @@ UNIT_TESTS := \
 	tests/service/commands/test_rank_table.py \
 	tests/service/dialects/test_ziprerank.py \
 	tests/service/documents/test_gather.py tests/service/documents/test_selection.py \
+	tests/service/fetching \
 	tests/service/http/test_admission.py tests/service/http/test_callers.py tests/service/http/test_exchange.py \
 	tests/service/raster/test_crash_history.py tests/service/raster/test_image_decoder.py \
 	tests/service/raster/test_pdf_engine.py tests/service/raster/test_schedule.py \
+	tests/service/raster/test_text_file.py \
 	tests/service/registered/test_source.py tests/service/registered/test_store.py \
-	tests/service/test_errors.py tests/service/test_lifecycle.py tests/service/test_wire_names.py
+	tests/service/test_errors.py tests/service/test_lifecycle.py tests/service/test_wire_names.py \
+	tests/service/urls
 NO_CACHES := --feature-cache-gpu-bytes 0 --feature-cache-host-bytes 0 --page-cache-bytes 0
 
 .PHONY: install format check check-deploy test test-unit test-api test-ray test-clients test-gpu bench bench-smoke demo image image-check lock sbom clean help

@@ -11,6 +11,7 @@ from typing import cast
 from fastapi import APIRouter, FastAPI, Request
 from fastapi.telemetry import TelemetryConfig
 from starlette.exceptions import HTTPException
+from starlette.middleware.cors import CORSMiddleware
 from starlette.responses import Response
 
 from model import DEFAULT_BATCH_LIMITS, Reranker, RerankerConfig
@@ -19,11 +20,14 @@ from service.dialects import DIALECTS
 from service.dialects.dialect import Dialect
 from service.documents.loader import PageLoader
 from service.documents.page_cache import PageCache
+from service.fetching.fetcher import FetchLimits, UrlFetcher
 from service.http.admission import Admission
+from service.http.affinity import REPLICA_HEADER
 from service.http.callers import Callers
+from service.http.docs_page import add_docs_page
 from service.http.document_routes import DOCUMENT_DESCRIPTIONS, DocumentRoutes
 from service.http.error_responses import http_error_response
-from service.http.exchange import ExchangeMiddleware
+from service.http.exchange import REQUEST_ID_HEADER, ExchangeMiddleware
 from service.http.openapi import describe_api
 from service.http.operation_routes import OPERATION_DESCRIPTIONS, OperationRoutes
 from service.http.rerank_routes import RerankRoutes
@@ -44,6 +48,7 @@ from service.served_model import ServedModel
 from service.settings import Settings
 from service.startup import EXIT_DEVICE_LOST, LoadModel, Service, Stop, batch_budget
 from service.tracing import Tracing
+from service.urls.policy import parse_policy
 
 _DEFAULT_PAGE_CACHE_BYTES = 1 << 30
 _DOCUMENT_THREADS = 4  # they wait for disks and object stores
@@ -69,6 +74,17 @@ def raster_limits(settings: Settings) -> RasterLimits:
         processes=settings.rasterizer_processes,
         max_image_pixels=settings.max_image_pixels,
         on_degraded_page=settings.on_degraded_page,
+    )
+
+
+def fetch_limits(settings: Settings) -> FetchLimits:
+    """The settings of the fetching of URLs. The documents of one request may have as many bytes as a request's body."""
+    return FetchLimits(
+        max_file_bytes=settings.max_file_bytes,
+        max_request_bytes=settings.max_body_bytes,
+        max_held_bytes=settings.max_in_flight_bytes,
+        max_requests=settings.url_fetch_requests or max(1, settings.max_concurrent_requests // 4),
+        seconds=settings.url_fetch_seconds,
     )
 
 
@@ -107,17 +123,20 @@ def build_app(
         telemetry=cast(TelemetryConfig, tracing.telemetry()),
         description="Ranks the pages of documents by relevance to a query. Scores compare within one answer only.",
         lifespan=lifespan,
+        docs_url=None,
         redoc_url=None,
         redirect_slashes=False,
         exception_handlers={HTTPException: _answer_http_error},
     )
     app.state.service = service  # for runners other than `server`, such as Ray
     app.include_router(_build_router(service, table))
+    add_docs_page(app, root_path=settings.root_path)
     describe_api(
         app,
         table,
         {**DOCUMENT_DESCRIPTIONS, **OPERATION_DESCRIPTIONS},
         is_key_required=settings.api_key is not None or settings.api_keys_file is not None,
+        root_path=settings.root_path,
     )
     admission = Admission(
         service.lifecycle,
@@ -139,7 +158,16 @@ def build_app(
         metrics=metrics,
         tracing=tracing,
         replica=settings.replica,
+        root_path=settings.root_path,
     )
+    if settings.cors_origins:
+        app.add_middleware(  # in front of the others: a preflight carries no key
+            CORSMiddleware,
+            allow_origins=settings.cors_origins.split(","),
+            allow_methods=("GET", "POST", "PUT", "DELETE"),
+            allow_headers=("*",),
+            expose_headers=(REQUEST_ID_HEADER, REPLICA_HEADER, "Retry-After"),
+        )
     return app
 
 
@@ -163,6 +191,7 @@ def _build_service(settings: Settings, lifecycle: Lifecycle, metrics: Metrics, t
         _DEFAULT_PAGE_CACHE_BYTES if settings.page_cache_bytes is None else settings.page_cache_bytes
     )
     loader = PageLoader(rasterizer, page_cache, threads, max_pages=settings.max_pages)
+    fetcher = UrlFetcher(parse_policy(settings.url_fetch), fetch_limits(settings), on_fetched=metrics.count_url_fetch)
     registry = _build_registry(settings, loader, batcher, metrics)
     metrics.export_cache("image", page_cache.counts)
     _bind_gauges(metrics, batcher, worker, rasterizer, lifecycle)
@@ -180,8 +209,15 @@ def _build_service(settings: Settings, lifecycle: Lifecycle, metrics: Metrics, t
         batcher=batcher,
         worker=worker,
         registry=registry,
+        fetcher=fetcher,
         pipeline=RerankPipeline(
-            settings, registry=registry, loader=loader, batcher=batcher, metrics=metrics, threads=threads
+            settings,
+            registry=registry,
+            fetcher=fetcher,
+            loader=loader,
+            batcher=batcher,
+            metrics=metrics,
+            threads=threads,
         ),
         threads=threads,
     )

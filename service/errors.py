@@ -127,6 +127,9 @@ class UnusableDocumentError(ServiceError):
             "corrupt_image",
             "invalid_base64",
             "url_not_supported",
+            "url_refused",
+            "url_unreachable",
+            "url_timeout",
             "empty_text",
         }
     )

@@ -8,7 +8,13 @@ import sys
 from collections.abc import Callable, Mapping
 
 # The hub client logs each of its requests, uvicorn repeats lines of `server`, the multipart parser logs every malformed body.
-_CHATTY = {"httpx": logging.WARNING, "uvicorn.error": logging.WARNING, "python_multipart": logging.ERROR}
+# httpcore2 logs the headers of answers at the level debug, with the tokens in URLs to which they redirect.
+_CHATTY = {
+    "httpx": logging.WARNING,
+    "httpcore2": logging.WARNING,
+    "uvicorn.error": logging.WARNING,
+    "python_multipart": logging.ERROR,
+}
 
 
 def configure_logging(level: str, *, more_fields: Callable[[], Mapping[str, object]] = dict) -> None:

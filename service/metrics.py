@@ -33,9 +33,23 @@ REJECTION_REASONS = {
     "image_too_many_pixels": "too_large",
     "unsupported_media_type": "media",
     "url_not_supported": "ssrf",
+    "url_refused": "ssrf",
     "draining": "draining",
 }
 """The reason of a refusal, by the code of its error. Other codes are faults of the request, which are not counted here."""
+
+FETCH_OUTCOMES = (
+    "fetched",
+    "refused",
+    "address",
+    "unreachable",
+    "timeout",
+    "too_large",
+    "media",
+    "overloaded",
+    "cancelled",
+)
+"""How the fetch of a URL can end. refused: by the list of hosts; address: no public one; cancelled: with its request."""
 
 Exemplar = Mapping[str, str]
 """The trace of an observation: `{"trace_id": …}`. Shown in the OpenMetrics format alone."""
@@ -108,6 +122,7 @@ class Metrics:
         self.batch_pages = self._histogram("batch_pages", "Pages in a batch", _PAGES)
         self.batch_tokens = self._histogram("batch_tokens", "Language tokens in a batch", _TOKENS)
         self.visual_tokens = self._counter("visual_tokens", "Visual tokens before and after pruning", "state")
+        self.url_fetches = self._counter("url_fetches", "Fetches of documents from URLs that ended", "outcome")
         self.rejections = self._counter("rejections", "Requests refused to shed load or for safety", "reason")
         self.cancellations = self._counter("cancellations", "Requests whose client went away", "stage")
         self.raster_worker_deaths = self._counter("raster_worker_deaths", "Raster workers that died", "cause")
@@ -159,6 +174,9 @@ class Metrics:
     def count_processed_document(self, state: str) -> None:
         self.documents_processed.labels(state).inc()
 
+    def count_url_fetch(self, outcome: str) -> None:
+        self.url_fetches.labels(outcome).inc()
+
     def count_key_request(self, key_id: str, status: int) -> None:
         self.key_requests.labels(key_id, str(status)).inc()
 
@@ -182,6 +200,8 @@ class Metrics:
             self.cancellations.labels(stage)
         for reason in REJECTION_REASONS.values():
             self.rejections.labels(reason)
+        for outcome in FETCH_OUTCOMES:
+            self.url_fetches.labels(outcome)
         for state in ("input", "kept"):
             self.visual_tokens.labels(state)
 

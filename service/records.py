@@ -76,7 +76,6 @@ class UrlDocument:
 
     name: str  # of the address in the client's format; its dialect puts it into messages
     url: str
-    kind: Literal["pdf", "image"] | None  # as the client declared it; None: not declared
     pages: str | None  # page numbers, unparsed; None: all
     label: str  # of its pages in the answer
     yields_one: bool = False  # its best page stands for it in the answer

@@ -4,6 +4,7 @@ import asyncio
 import logging
 import math
 import signal
+import socket
 import sys
 import threading
 from collections.abc import Sequence
@@ -14,6 +15,7 @@ import uvicorn
 from service.app import build_app, load_reranker
 from service.dialects import DIALECTS
 from service.dialects.dialect import Dialect
+from service.http_protocol import HttpProtocol
 from service.lifecycle import Lifecycle
 from service.settings import Settings
 from service.startup import LoadModel
@@ -21,6 +23,9 @@ from service.startup import LoadModel
 _SWITCH_SECONDS = 0.0005
 """Longest time for which a computing thread keeps the interpreter while the event loop waits for it. With Python's default of
 5 ms and a few busy threads, single steps of the loop lasted 26 ms under load (benchmarks/event_loop)."""
+
+ALL_ADDRESSES = "::"
+"""As a host: all addresses of both families. asyncio would listen on IPv6 alone."""
 
 logger = logging.getLogger(__name__)
 
@@ -49,7 +54,11 @@ def make_server(
         log_config=None,
         access_log=False,
         server_header=False,
-        timeout_keep_alive=15,
+        http=HttpProtocol,
+        ws="none",
+        proxy_headers=bool(settings.trusted_proxies),
+        forwarded_allow_ips=settings.trusted_proxies,
+        timeout_keep_alive=settings.keep_alive_seconds,  # type: ignore[arg-type]  # which uvicorn hands to the event loop
         timeout_graceful_shutdown=math.ceil(settings.drain_grace_seconds),
     )
     server = Server(config, lifecycle=lifecycle, drain_delay_seconds=settings.drain_delay_seconds)
@@ -72,14 +81,22 @@ class Server(uvicorn.Server):
     async def startup(self, sockets: list[object] | None = None) -> None:  # type: ignore[override]
         self._loop = asyncio.get_running_loop()
         sys.setswitchinterval(_SWITCH_SECONDS)
+        if sockets is None and self.config.host == ALL_ADDRESSES:
+            try:
+                sockets = [_listen_everywhere(self.config.port)]
+            except OSError as error:
+                logger.error("cannot listen on [::]:%d: %s", self.config.port, error.strerror)
+                self.exit_code = 1
+                self.should_exit = True
+                return
         await super().startup(sockets)  # type: ignore[arg-type]
         if not self.started:
             self.exit_code = 1
             return
         for server in self.servers:
-            for socket in server.sockets:
-                host, self.port = socket.getsockname()[:2]
-                logger.info("listening on http://%s:%d", host, self.port)
+            for listening in server.sockets:
+                host, self.port = listening.getsockname()[:2]
+                logger.info("listening on %s", _url(host, self.port))
         self.is_listening.set()
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
@@ -106,3 +123,20 @@ class Server(uvicorn.Server):
     def _refuse(self) -> None:
         self.lifecycle.refuse()
         self.should_exit = True
+
+
+def _listen_everywhere(port: int) -> socket.socket:
+    """A socket on all addresses of IPv6, and of IPv4 where the system can do both. Raises: OSError."""
+    has_both = socket.has_dualstack_ipv6()
+    if not has_both:
+        logger.warning("[::] is IPv6 alone on this system; use --host 0.0.0.0 for IPv4")
+    return socket.create_server((ALL_ADDRESSES, port), family=socket.AF_INET6, dualstack_ipv6=has_both)
+
+
+def _url(host: str, port: int) -> str:
+    """An address that can be opened on this machine, and what else is listened on."""
+    if host == "0.0.0.0":
+        return f"http://127.0.0.1:{port} (all IPv4 addresses)"
+    if host == ALL_ADDRESSES:
+        return f"http://[::1]:{port} (all addresses)"
+    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"

@@ -6,6 +6,7 @@ refused: a misspelt limit would otherwise be ignored in silence.
 
 import difflib
 import importlib.util
+import ipaddress
 import os
 import re
 import socket
@@ -18,10 +19,12 @@ from pydantic import Field, SecretStr, ValidationError, field_validator, model_v
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from service.api_keys import read_keys
+from service.urls.policy import parse_policy
 
 PREFIX = "ZIPRERANK_"
 MEBIBYTE = 1024 * 1024
 
+_ORIGIN = re.compile(r"https?://(\[[0-9a-f:.]+\]|[a-z0-9.-]+)(:\d{1,5})?")  # as browsers send it
 _LIMIT = "limit"  # marks the settings that bound a client's requests
 
 Count = Annotated[int, Field(ge=1)]
@@ -97,6 +100,27 @@ class Settings(BaseSettings):
 
     host: str = Field("127.0.0.1", description="address to listen on")
     port: int = Field(8000, ge=0, le=65535, description="port to listen on; 0 takes a free one")
+    root_path: str = Field(
+        "",
+        pattern=r"^((/[A-Za-z0-9._~-]+)+)?$",
+        description="path under which a proxy serves the service, such as /ranker; requests come with or without it",
+    )
+    trusted_proxies: str = Field(
+        "127.0.0.1,::1",
+        description="addresses and networks of proxies whose X-Forwarded-For and X-Forwarded-Proto are believed, with commas "
+        "between them; *: of all; empty: of none",
+    )
+    cors_origins: str = Field(
+        "",
+        description="origins whose web pages may send requests, such as https://app.example, with commas between them; *: all; "
+        "empty: none",
+    )
+    keep_alive_seconds: float = Field(
+        75.0,
+        gt=0,
+        allow_inf_nan=False,
+        description="a connection without a request is closed after it; longer than that of the balancer in front",
+    )
     api_key: SecretStr | None = Field(None, description="key that clients must send as 'Authorization: Bearer …'")
     api_keys_file: Path | None = Field(
         None, description="file of further keys, which `ziprerank keys` writes; read again when it changes"
@@ -124,6 +148,20 @@ class Settings(BaseSettings):
     )
     cache_scope: Literal["shared", "per_key"] = Field(
         "shared", description="per_key: cached pages and documents are for the callers of one API key alone"
+    )
+
+    url_fetch: str = Field(
+        "off",
+        description="hosts that documents given by a URL are fetched from: off; public, all with public addresses; or a list, "
+        "such as example.org,*.example.net,example.com:8443,http://example.com",
+    )
+    url_fetch_seconds: SecondsLimit = Field(
+        20.0, description="longest time to fetch the documents of one request, then 422"
+    )
+    url_fetch_requests: OptionalCountLimit = Field(
+        None,
+        description="requests that fetch documents at once; more are refused with 429; absent: a quarter of "
+        "max_concurrent_requests",
     )
 
     max_pages: CountLimit = Field(100, description="pages of one request")
@@ -186,6 +224,35 @@ class Settings(BaseSettings):
             read_keys(path)
         return path
 
+    @field_validator("trusted_proxies")
+    @classmethod
+    def _require_networks(cls, proxies: str) -> str:
+        names = [name.strip() for name in proxies.split(",") if name.strip()]
+        for name in names:
+            if name != "*":
+                try:
+                    ipaddress.ip_network(name)
+                except ValueError:
+                    raise ValueError(f"{name!r} is no IP address or network; send such as 10.0.0.0/8, or *") from None
+        return ",".join(names)
+
+    @field_validator("cors_origins")
+    @classmethod
+    def _require_origins(cls, origins: str) -> str:
+        names = [name.strip() for name in origins.split(",") if name.strip()]
+        for name in names:
+            if name != "*" and not _ORIGIN.fullmatch(name):
+                raise ValueError(
+                    f"{name!r} is no origin; send scheme, host and port alone, such as https://app.example"
+                )
+        return ",".join(names)
+
+    @field_validator("url_fetch")
+    @classmethod
+    def _require_hosts(cls, hosts: str) -> str:
+        parse_policy(hosts)
+        return hosts
+
     @field_validator("tracing")
     @classmethod
     def _require_tracing_packages(cls, destination: str) -> str:
@@ -202,6 +269,11 @@ class Settings(BaseSettings):
             raise ValueError(f"stride is {self.stride} and window_size {self.window_size}: stride may not be larger")
         if self.max_file_bytes > self.max_in_flight_bytes or self.max_body_bytes > self.max_in_flight_bytes:
             raise ValueError("max_in_flight_bytes must be at least max_body_bytes and max_file_bytes")
+        if self.url_fetch_requests is not None and self.url_fetch_requests >= self.max_concurrent_requests:
+            raise ValueError(
+                f"url_fetch_requests is {self.url_fetch_requests} and max_concurrent_requests {self.max_concurrent_requests}: "
+                "slow hosts would take all places, so it must be less"
+            )
         return self
 
 

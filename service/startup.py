@@ -14,6 +14,7 @@ from threading import Thread
 from model import BatchLimits, ModelInfo, RankingModel, RerankerError
 from service.documents.page_cache import CacheCounts, PageCache
 from service.errors import UnavailableError
+from service.fetching.fetcher import UrlFetcher
 from service.inference.micro_batcher import BatchBudget, MicroBatcher
 from service.inference.rerank import RerankPipeline
 from service.inference.worker import InferenceWorker
@@ -57,6 +58,7 @@ class Service:
     batcher: MicroBatcher
     worker: InferenceWorker
     registry: DocumentRegistry
+    fetcher: UrlFetcher
     pipeline: RerankPipeline
     threads: ThreadPoolExecutor
 
@@ -80,6 +82,7 @@ class Service:
         self.batcher.fail_waiting(UnavailableError("draining", "The service is shutting down. Try another replica."))
         await asyncio.to_thread(self.rasterizer.close)
         self.threads.shutdown(wait=False, cancel_futures=True)
+        self.fetcher.close()
         await asyncio.to_thread(self.tracing.close)
 
     async def _load(self, load: LoadModel, stop: Stop) -> None:

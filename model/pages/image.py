@@ -6,8 +6,14 @@ on Pillow alone, because importing numpy would double the start time of a raster
 
 import math
 from contextlib import suppress
+from typing import TYPE_CHECKING
 
 from PIL import ExifTags, Image, ImageOps
+
+from model.pages.colour import transform_to_srgb
+
+if TYPE_CHECKING:
+    from PIL.ImageCms import ImageCmsTransform
 
 LONGEST_PAGE_EDGE = 1024
 """In pixels. Larger pages are shrunk to it before all other steps (published preprocessing)."""
@@ -16,6 +22,12 @@ MAX_ASPECT_RATIO = 200
 """The longer side of a page divided by the shorter one; the published preprocessing refuses a larger ratio."""
 
 WHITE = (255, 255, 255)
+
+_MODES_OF_COLOURS = {
+    "RGB": "RGB", "RGBA": "RGB", "P": "RGB", "PA": "RGB", "CMYK": "CMYK", "LAB": "LAB",
+    "L": "L", "LA": "L", "I;16": "L", "I;16B": "L", "I;16L": "L",
+}  # fmt: skip
+"""For each mode, the one in which its colours are converted. The others have no colours, or too many meanings."""
 
 _NOT_TURNED = 1  # the EXIF orientation of an image that is stored upright
 _USUAL_WHITES = {"I": (255, 65_535, 4_294_967_295), "F": (1, 255, 65_535, 4_294_967_295)}
@@ -27,11 +39,33 @@ class UnreadableSamplesError(ValueError):
 
 
 def to_page(image: Image.Image) -> Image.Image:
-    """The image upright, in RGB over white, longest edge at most 1024 pixels. Returns `image` itself if no step is needed.
+    """The image upright, in sRGB over white, longest edge at most 1024 pixels. Returns `image` itself if no step is needed.
 
     Raises: UnreadableSamplesError.
     """
-    return shrink(to_rgb(upright(image)))
+    image = upright(image)
+    mode = _MODES_OF_COLOURS.get(image.mode)
+    transform = None if mode is None else transform_to_srgb(image, mode)
+    if mode is None or transform is None:
+        return shrink(to_rgb(image))
+    return _converted(image, mode, transform)
+
+
+def _converted(image: Image.Image, mode: str, transform: "ImageCmsTransform") -> Image.Image:
+    """The image in sRGB over white, shrunk. Shrinks first, because lcms takes seconds for the CMYK of a large scan."""
+    if image.mode.startswith("I;16"):
+        image = _high_bytes(image)
+    alpha = None
+    if image.has_transparency_data:
+        image = shrink(image.convert("LA" if mode == "L" else "RGBA"))
+        alpha = image.getchannel("A")
+        image = image.convert(mode)
+    else:
+        image = shrink(image if image.mode == mode else image.convert(mode))
+    colours = transform.apply(image)
+    page = Image.new("RGB", colours.size, WHITE)
+    page.paste(colours, mask=alpha)
+    return page
 
 
 def upright(image: Image.Image) -> Image.Image:
@@ -49,17 +83,23 @@ def to_rgb(image: Image.Image) -> Image.Image:
     Raises: UnreadableSamplesError for 32-bit grey that holds NaN, infinity or a negative sample, or one above 2^32 - 1.
     """
     if image.mode.startswith("I;16"):
-        samples = image.tobytes("raw", image.mode)
-        high_bytes = samples[(0 if image.mode == "I;16B" else 1) :: 2]
-        image = Image.frombytes("L", image.size, high_bytes)
+        image = _high_bytes(image)
     elif image.mode in _USUAL_WHITES:
         image = _scaled_to_bytes(image)
+    elif image.mode == "La":
+        image = image.convert("LA")  # the only mode that Pillow converts it to
     if image.has_transparency_data:
         image = image.convert("RGBA")
         page = Image.new("RGB", image.size, WHITE)
         page.paste(image, mask=image.getchannel("A"))
         return page
     return image if image.mode == "RGB" else image.convert("RGB")
+
+
+def _high_bytes(image: Image.Image) -> Image.Image:
+    """16-bit grey as 8-bit grey."""
+    samples = image.tobytes("raw", image.mode)
+    return Image.frombytes("L", image.size, samples[(0 if image.mode == "I;16B" else 1) :: 2])
 
 
 def _scaled_to_bytes(image: Image.Image) -> Image.Image:

@@ -211,7 +211,6 @@ def _to_document(
         return UrlDocument(
             name=field("url"),
             url=given.url,
-            kind=None,
             pages=given.pages,
             label=given.id or _file_name(given.url) or label,
             yields_one=yields_one,

@@ -6,6 +6,7 @@
     object with `content`, `image_url`      its one image or PDF, or its text, as vLLM, SGLang and OpenAI write them; also
                                             `url`, `file`, and a bare list of content parts
     object with `type`, `format`, `value`   Elastic's image or text
+    object with `images`                    its one image, as Dify's plugin writes it beside a text
     object with `text`                      as a string, but with results of an object
     string `ziprerank://ID`                 a registered document; with `#page=3` one page of it
     string that is a data URI               media; `#page=3` or `#pages=1-3,7` behind the base64 selects pages
@@ -20,21 +21,28 @@ Source of the forms: the clients' own code.
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 from pydantic_core import from_json
+
+T = TypeVar("T")
 
 REFERENCE_SCHEME = "ziprerank://"
 
 Media = Literal["pdf", "image"]
 
-_MEDIA_HEAD = re.compile(r"data:(?:(image/|application/pdf)|[^,]{0,200};\s*base64,)", re.IGNORECASE)
+_MEDIA_TYPE = re.compile(r"data:\s*(?:image/|(application/pdf))", re.IGNORECASE)
+_DATA_URI = re.compile(r"data:", re.IGNORECASE)
+_ENDS_AS_BASE64 = re.compile(r";\s*base64\s*\Z", re.IGNORECASE)
+_LONGEST_END = 64  # characters of what is before the comma that are searched for `;base64`
+_PDF_BEGINS = re.compile(r"\s*JVBERi0")
 _FRAGMENT = re.compile(r"#pages?=([0-9, \-]{1,200})$")
 _LONGEST_FRAGMENT = 220
 _BASE64_BEGINNINGS: Mapping[str, Media] = {
     "JVBERi0": "pdf",
     "iVBORw0KGgo": "image",  # PNG
     "/9j/": "image",  # JPEG
+    "_9j_": "image",  # JPEG, URL-safe
     "UklGR": "image",  # WebP
     "R0lGOD": "image",  # GIF
     "SUkqA": "image",  # TIFF, little-endian
@@ -42,11 +50,11 @@ _BASE64_BEGINNINGS: Mapping[str, Media] = {
 }
 _SHORTEST_BASE64 = 32
 _BASE64_SAMPLE = 256  # characters at the beginning; checking 30 MB would hold the interpreter
-_BASE64 = re.compile(r"[A-Za-z0-9+/\r\n]+={0,2}\s*")
+_BASE64 = re.compile(r"[A-Za-z0-9+/_\r\n-]+={0,2}\s*")
 _URL = re.compile(r"https?://\S+", re.IGNORECASE)
 _LONGEST_URL = 8192
 _URL_KEYS = ("image_url", "url", "file", "value")
-_SOURCE_KEYS = frozenset({"pdf", "image", "text", "content", "type", "format", *_URL_KEYS})
+_SOURCE_KEYS = frozenset({"pdf", "image", "images", "text", "content", "type", "format", *_URL_KEYS})
 _NOT_LOOKED_AT = "a text beside a page was not looked at"
 _NO_MEDIA = "an image or a file is a data URI, base64, a URL, or ziprerank:// and the id of a registered document"
 
@@ -97,9 +105,13 @@ def _media_kind(text: str) -> Media | None:
 
     A data URI of another media type is media too, and never a text: it is refused, or taken by its first bytes.
     """
-    if head := _MEDIA_HEAD.match(text):
-        is_pdf = head[1].lower() == "application/pdf" if head[1] else text.startswith("JVBERi0", head.end())
-        return "pdf" if is_pdf else "image"
+    if head := _MEDIA_TYPE.match(text):
+        return "pdf" if head[1] else "image"
+    if _DATA_URI.match(text):
+        comma = text.find(",")
+        if _ENDS_AS_BASE64.search(text, max(0, comma - _LONGEST_END), max(0, comma)):
+            return "pdf" if _PDF_BEGINS.match(text, comma + 1) else "image"
+        return None
     kind = next((kind for beginning, kind in _BASE64_BEGINNINGS.items() if text.startswith(beginning)), None)
     return kind if kind is not None and _begins_as_base64(text) else None
 
@@ -129,6 +141,9 @@ def _read_json(text: str) -> dict[str, Any] | None:
 
 
 def _read_object(value: Mapping[str, Any]) -> ReadForm:
+    images = value.get("images")
+    if isinstance(images, list) and images:
+        return _read_object({**value, "images": None, "image": _only(images)})
     given = {name for name in _SOURCE_KEYS if value.get(name) is not None}
     rest = {name: inner for name, inner in value.items() if name not in _SOURCE_KEYS}
     if {"pdf", "image"} <= given:
@@ -193,7 +208,13 @@ def _read_parts(parts: list[Any], rest: Mapping[str, Any]) -> ReadForm:
             texts.append(str(form.fields["text"] or ""))
         else:
             media.append(form)
-    if len(media) > 1:
-        raise ValueError(f"content has {len(media)} images; send each as a document of its own")
+    only = _only(media) if media else None
     text = "\n".join(texts)
-    return _beside(media[0], rest, text=text) if media else ReadForm(fields={**rest, "text": text})
+    return _beside(only, rest, text=text) if only else ReadForm(fields={**rest, "text": text})
+
+
+def _only(images: list[T]) -> T:
+    """Of a document. Raises: ValueError where there are more."""
+    if len(images) > 1:
+        raise ValueError(f"a document has {len(images)} images; send each as a document of its own")
+    return images[0]

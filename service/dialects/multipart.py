@@ -1,16 +1,21 @@
 """multipart/form-data to fields and files, with bounds on their number, names and headers.
 
 Works in a thread on a body that is in memory and bounded, piece by piece: one call over tens of megabytes would hold the
-interpreter, and with it the event loop. Knows nothing of reranking.  Format: RFC 7578.
+interpreter, and with it the event loop. Knows nothing of reranking.  Format: RFC 7578, and file names as senders also write
+them: in the extended form of RFC 5987 (`filename*`), or in the words of RFC 2047 (.NET).
 """
 
-from collections.abc import Sequence
+import binascii
+import email.errors
+import email.header
+import re
+import urllib.parse
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 import python_multipart
 from python_multipart.exceptions import FormParserError
-from python_multipart.multipart import parse_options_header
 
 from service.errors import MalformedBodyError
 
@@ -21,16 +26,28 @@ _MAX_PARTS = 4096
 _MAX_HEADERS = 8
 _MAX_HEADER_BYTES = 4096
 _MAX_BOUNDARY_BYTES = 256
+_MAX_PREAMBLE_BYTES = 65536
+_FILE_TYPES = ("application/pdf", "image/")
+_PARAMETER = re.compile(r';[ \t]*([^\s=;"]+)[ \t]*=[ \t]*(?:"((?:[^"\\]|\\.)*)"|([^;]*))', re.DOTALL)
+_ESCAPED = re.compile(r'\\(["\\])')
+_EXTENDED = re.compile(r"([A-Za-z0-9_-]+)'[^']*'(.*)", re.DOTALL)
+_EXTENDED_CHARSETS = ("utf-8", "iso-8859-1")
+_ENCODED_WORDS = re.compile(r"(?:=\?[^?\s]+\?[bqBQ]\?[^?\s]*\?=\s*)+")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Part:
-    """One field (`file_name` None) or file."""
+    """One field or file. file_name: None where the sender gave none, as for most fields."""
 
     name: str
     file_name: str | None
     content_type: str
     data: bytearray
+
+    @property
+    def is_file(self) -> bool:
+        """By its file name, which senders may leave out, else by the name of the field or its media type."""
+        return self.file_name is not None or self.name == "file" or self.content_type.startswith(_FILE_TYPES)
 
     @property
     def text(self) -> str:
@@ -40,14 +57,13 @@ class Part:
 
 def parse_multipart(body: Sequence[bytes], content_type: str) -> list[Part]:
     """The parts in order. Raises: MalformedBodyError."""
-    _, options = parse_options_header(content_type)
-    boundary = options.get(b"boundary")
+    boundary = _parameters(content_type).get("boundary", "").encode("latin-1", "replace")
     if not boundary or len(boundary) > _MAX_BOUNDARY_BYTES:
         raise MalformedBodyError("malformed_multipart", "The Content-Type needs a boundary of at most 256 bytes.")
     collector = _Collector()
     try:
         parser = python_multipart.MultipartParser(boundary, collector.callbacks())
-        for piece in body:
+        for piece in _without_preamble(body, boundary):
             parser.write(piece)
         parser.finalize()
     except FormParserError as error:
@@ -97,14 +113,18 @@ class _Collector:
         self._value.clear()
 
     def _end_part(self) -> None:
-        _, options = parse_options_header(self._headers.get(b"content-disposition", b""))
-        if b"name" not in options:
+        disposition = self._headers.get(b"content-disposition", b"")
+        parameters = _parameters(disposition.decode("utf-8", "surrogateescape"))
+        if "name" not in parameters:
             raise MalformedBodyError("malformed_multipart", "A part has no name in its Content-Disposition.")
-        file_name = options.get(b"filename")
+        encoding = self._headers.get(b"content-transfer-encoding", b"").strip().lower()
+        if encoding in (b"base64", b"quoted-printable"):
+            message = f"A part has the Content-Transfer-Encoding {encoding.decode()}. Send the bytes as they are."
+            raise MalformedBodyError("malformed_multipart", message)
         self.parts.append(
             Part(
-                name=_decoded(options[b"name"], "a part's name"),
-                file_name=None if file_name is None else _decoded(file_name, "a file name"),
+                name=_without_words(parameters["name"], "a part's name"),
+                file_name=_file_name(parameters),
                 content_type=self._headers.get(b"content-type", b"").decode("latin-1").lower(),
                 data=self._data,
             )
@@ -112,6 +132,54 @@ class _Collector:
 
     def _end(self) -> None:
         self.ended = True
+
+
+def _without_preamble(body: Sequence[bytes], boundary: bytes) -> Iterator[bytes]:
+    """The pieces from the first boundary on; all of them where none is found among the first bytes."""
+    delimiter = re.compile(rb"(?:\A|(?<=\r\n))--" + re.escape(boundary) + rb"(?=[ \t]*\r\n|--)")
+    start, used = bytearray(), 0
+    while used < len(body) and len(start) < _MAX_PREAMBLE_BYTES:
+        start += body[used]
+        used += 1
+    found = delimiter.search(start)
+    yield bytes(start[found.start() :] if found else start)
+    yield from body[used:]
+
+
+def _parameters(value: str) -> dict[str, str]:
+    """The parameters of a header's value by their names in lower case, without their quotes."""
+    found: dict[str, str] = {}
+    for name, quoted, plain in _PARAMETER.findall(value):
+        found.setdefault(name.lower(), _ESCAPED.sub(r"\1", quoted) if quoted else plain.strip())
+    return found
+
+
+def _file_name(parameters: Mapping[str, str]) -> str | None:
+    """The name in the extended form, which is the more exact one, else the plain one. Raises: MalformedBodyError."""
+    plain, extended = parameters.get("filename"), parameters.get("filename*")
+    if extended is not None:
+        form = _EXTENDED.fullmatch(extended)
+        if form is not None and form[1].lower() in _EXTENDED_CHARSETS:
+            try:
+                return urllib.parse.unquote(form[2], form[1], errors="strict")
+            except UnicodeDecodeError:
+                pass
+        if plain is None:
+            message = (
+                "filename* of a part is not UTF-8''… or ISO-8859-1''… with percent-encoding. Send it so, or filename."
+            )
+            raise MalformedBodyError("malformed_multipart", message)
+    return None if plain is None else _without_words(plain, "a file name")
+
+
+def _without_words(text: str, what: str) -> str:
+    """A name with its words of RFC 2047 decoded, where it is made of them. Raises: MalformedBodyError unless it is UTF-8."""
+    if _ENCODED_WORDS.fullmatch(text):
+        try:
+            return str(email.header.make_header(email.header.decode_header(text)))
+        except (LookupError, UnicodeDecodeError, email.errors.HeaderParseError, binascii.Error):
+            return text
+    return _decoded(text.encode("utf-8", "surrogateescape"), what)
 
 
 def _decoded(data: bytes | bytearray, what: str) -> str:

@@ -13,6 +13,8 @@ from service.records import (
 )
 
 _CLIP = 0.001  # of log odds: a sigmoid gives scores in [0.001, 0.999]
+_LONGEST_SCORE = 18
+"""In characters. Of a longer number OpenSearch's JSON parser makes a BigDecimal, which its code cannot cast."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -41,9 +43,11 @@ def results_of(query: RerankQuery, answer: RerankAnswer) -> Results:
     for place, page in enumerate(answer.pages):
         if query.max_results is not None and len(items) == query.max_results:
             break
-        if not query.documents[page.document_index].yields_one or page.document_index not in seen:
+        yields_one = query.documents[page.document_index].yields_one
+        if not yields_one or page.document_index not in seen:
             share = (len(answer.pages) - place) / len(answer.pages)
-            items.append(Result(page=page, score=_score_of(page, kind, share=share, best=best)))
+            score = _score_of(page, kind, share=share, best=best)
+            items.append(Result(page=page, score=_shortened(score) if yields_one else score))
             seen.add(page.document_index)
     return Results(items=tuple(items), kind=kind, warnings=warnings)
 
@@ -62,7 +66,10 @@ def shown_text(query: RerankQuery, page: RankedPage) -> str:
 def _kind_of(query: RerankQuery, answer: RerankAnswer) -> tuple[ScoreKind, tuple[str, ...]]:
     if answer.score_kind == "softmax" or query.score == "rank":
         return query.score, ()
-    warning = f"scores are of kind rank and not {query.score}: {answer.windows} windows, whose logits do not compare"
+    subject = "raw_scores has no effect: " if query.score == "logit" else ""
+    warning = (
+        f"{subject}scores are of kind rank and not {query.score}: logits of {answer.windows} windows do not compare"
+    )
     return ("log_odds" if query.score == "log_odds" else "rank"), (warning,)
 
 
@@ -81,3 +88,12 @@ def _score_of(page: RankedPage, kind: ScoreKind, *, share: float, best: float | 
         case "log_odds":
             clipped = min(max(relative, _CLIP), 1 - _CLIP)
             return math.log(clipped / (1 - clipped))
+
+
+def _shortened(score: float) -> float:
+    """The score in as many digits as `_LONGEST_SCORE` has room for."""
+    for digits in range(17, 0, -1):
+        rounded = float(f"{score:.{digits}g}")
+        if len(repr(rounded)) <= _LONGEST_SCORE:
+            return rounded
+    return score

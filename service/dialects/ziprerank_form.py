@@ -41,14 +41,14 @@ FORM: Mapping[str, Any] = {
 def read_form(body: RequestBody, head: RequestHead) -> RerankQuery:
     """Raises: MalformedBodyError, InvalidRequestError, TooLargeError."""
     parts = parse_multipart(body.pieces, body.content_type)
-    files = [part for part in parts if part.file_name is not None]
+    files = [part for part in parts if part.is_file]
     if any(part.name != "file" for part in files):
         message = "A file part has another name than 'file'; rename it."
         raise InvalidRequestError("invalid_request", message, param="file")
     check_document_count(len(files), head.max_uploads)
     if not files and head.path_id is None:
         raise InvalidRequestError("invalid_request", "file: no document was sent; add a file part.", param="file")
-    repeated, fields = _form_fields([part for part in parts if part.file_name is None])
+    repeated, fields = _form_fields([part for part in parts if not part.is_file])
     notes = ignored_warning(list(fields.ignored_fields()))
     yields_one = fields.ziprerank.results == "documents"
     if not files:

@@ -5,14 +5,14 @@ index and the field that they are about.
 """
 
 import asyncio
-import base64
-import binascii
 import hashlib
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import Executor
+from types import MappingProxyType
 from typing import Protocol
 
+from service.documents.inline_data import decode_inline
 from service.documents.selection import PageSelection, parse_page_selection
 from service.documents.sources import Content, MemorySource, Source, is_single_image, require_kind
 from service.errors import ServiceError, TooLargeError, UnsupportedMediaTypeError, UnusableDocumentError
@@ -21,9 +21,6 @@ from service.raster.text_file import outline_of_text
 from service.records import DocumentReference, QueryDocument, TextDocument, Upload, UrlDocument
 
 _URL = re.compile(r"https?://|file://|ftp://", re.IGNORECASE)
-_DATA_URI = re.compile(r"data:(?:[a-zA-Z0-9.+/-]{1,50}(?:;[a-zA-Z0-9=.+-]{1,20})?)?;base64,")
-_LONGEST_DATA_URI_PREFIX = 96
-_DECODE_STEP = 1 << 20  # characters: a step holds the interpreter for about 3 ms
 _WITH_ARTICLE = {Kind.PDF: "a PDF", Kind.IMAGE: "an image"}
 
 
@@ -42,19 +39,25 @@ async def gather(
     registered: RegisteredDocuments,
     max_file_bytes: int,
     threads: Executor,
+    fetched: Mapping[int, bytearray] = MappingProxyType({}),
 ) -> list[Source]:
     """One source per document, in their order. `threads` decode, hash and look up.
 
+    fetched: the bytes of those documents that are URLs, by their indices.
     Raises: UnusableDocumentError, UnsupportedMediaTypeError, TooLargeError, InvalidRequestError, PageOutOfRangeError about
     the first document at fault; the errors of `registered`.
     """
     return await asyncio.get_running_loop().run_in_executor(
-        threads, _find_sources, documents, tenant, registered, max_file_bytes
+        threads, _find_sources, documents, tenant, registered, max_file_bytes, fetched
     )
 
 
 def _find_sources(
-    documents: Sequence[QueryDocument], tenant: bytes, registered: RegisteredDocuments, max_file_bytes: int
+    documents: Sequence[QueryDocument],
+    tenant: bytes,
+    registered: RegisteredDocuments,
+    max_file_bytes: int,
+    fetched: Mapping[int, bytearray],
 ) -> list[Source]:
     sources: list[Source] = []
     for index, document in enumerate(documents):
@@ -71,7 +74,11 @@ def _find_sources(
                     content = _read_text(document.text, max_file_bytes)
                     sources.append(MemorySource(label=document.label, pages=None, content=content))
                 case UrlDocument():
-                    raise _url_refused()
+                    if index not in fetched:
+                        raise _url_refused()
+                    pages = _selection(document.pages)
+                    content = _read_bytes(fetched[index], None)
+                    sources.append(MemorySource(label=document.label, pages=pages, content=content))
         except ServiceError as error:
             raise error.at(document_index=index) from error
     return sources
@@ -83,9 +90,14 @@ def _selection(pages: str | None) -> PageSelection | None:
 
 def _read_upload(upload: Upload, max_file_bytes: int) -> Content:
     is_base64 = isinstance(upload.content, str)
-    declared = None if upload.kind is None else Kind(upload.kind)
-    data = _decode_base64(upload.content, max_file_bytes) if isinstance(upload.content, str) else upload.content
+    data = _decode_text(upload.content, max_file_bytes) if isinstance(upload.content, str) else upload.content
     _require_size(len(data), max_file_bytes)
+    # The kind of a file part is derived from its media type, which many clients get wrong.
+    return _read_bytes(data, None if upload.kind is None else Kind(upload.kind), is_kind_binding=is_base64)
+
+
+def _read_bytes(data: bytearray, declared: Kind | None, *, is_kind_binding: bool = False) -> Content:
+    """declared: by the client. is_kind_binding: data of another kind are refused."""
     if not data:
         code, noun = ("corrupt_image", "image") if declared is Kind.IMAGE else ("corrupt_document", "document")
         raise UnusableDocumentError(code, f"the {noun} is empty.", field="content")
@@ -93,8 +105,7 @@ def _read_upload(upload: Upload, max_file_bytes: int) -> Content:
         kind = require_kind(data)
     except UnsupportedMediaTypeError as error:
         raise error.at(field="content") from error
-    # The kind of a file part is derived from its media type, which many clients get wrong.
-    if is_base64 and declared not in (None, kind):
+    if is_kind_binding and declared not in (None, kind):
         message = f"the data is {_WITH_ARTICLE[kind]}; send it as '{kind}'."
         raise UnsupportedMediaTypeError("unsupported_media_type", message, field="content")
     return Content(
@@ -130,26 +141,10 @@ def _url_refused() -> UnusableDocumentError:
     return UnusableDocumentError("url_not_supported", message, field="content")
 
 
-def _decode_base64(text: str, max_file_bytes: int) -> bytearray:
-    """Strictly, and in steps, so that decoding 30 MB in a thread does not hold the interpreter for 80 ms at a stretch."""
+def _decode_text(text: str, max_file_bytes: int) -> bytearray:
     if _URL.match(text):
         raise _url_refused()
-    if prefix := _DATA_URI.match(text[:_LONGEST_DATA_URI_PREFIX]):
-        text = text[prefix.end() :]
-    _require_size(len(text) // 4 * 3 - text[-2:].count("="), max_file_bytes)
-    decoded = bytearray()
-    try:
-        if len(text) % 4:
-            raise binascii.Error
-        for start in range(0, len(text), _DECODE_STEP):
-            piece = text[start : start + _DECODE_STEP]
-            if "=" in piece and start + _DECODE_STEP < len(text):
-                raise binascii.Error
-            decoded += base64.b64decode(piece, validate=True)
-    except (binascii.Error, ValueError):
-        message = "not standard base64 (alphabet A-Z a-z 0-9 + /, padded, no line breaks)."
-        raise UnusableDocumentError("invalid_base64", message, field="content") from None
-    return decoded
+    return decode_inline(text, max_file_bytes)
 
 
 def _require_size(size: int, limit: int) -> None:

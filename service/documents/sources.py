@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
+from service.documents.other_formats import other_format
 from service.documents.selection import PageSelection
 from service.errors import UnsupportedMediaTypeError
 from service.raster.page import DocumentOutline, Kind
@@ -91,12 +92,25 @@ def loading_stage(sources: Sequence[Source]) -> str:
 
 
 def require_kind(data: bytes | bytearray) -> Kind:
-    """The kind by the first bytes, whatever the client called it. Raises: UnsupportedMediaTypeError."""
+    """The kind by the first bytes, whatever the client called it.
+
+    Raises: UnsupportedMediaTypeError, which names the format, where it is known, and says what to send instead.
+    """
     if is_single_image(data) or data.startswith(_TIFF_MAGIC):
         return Kind.IMAGE
     if b"%PDF-" in data[:_PDF_MAGIC_WITHIN]:
         return Kind.PDF
-    message = "the document is neither a PDF nor a PNG, JPEG, WebP, TIFF, GIF or BMP image."
+    found = other_format(data)
+    if found is None:
+        message = (
+            "the document is neither a PDF nor a PNG, JPEG, WebP, TIFF, GIF or BMP image, and its format is not known. "
+            "Print or export it to a PDF."
+        )
+    else:
+        message = (
+            f"the document is {found.name}, but only PDFs and PNG, JPEG, WebP, TIFF, GIF and BMP images are read. "
+            f"{found.remedy}"
+        )
     raise UnsupportedMediaTypeError("unsupported_media_type", message)
 
 

@@ -14,7 +14,7 @@ def parse_document_body(body: Sequence[bytes], content_type: str, is_form: bool)
     if not is_form:
         return b"".join(body)
     parts = parse_multipart(body, content_type)
-    if len(parts) != 1 or parts[0].file_name is None:
+    if len(parts) != 1 or not parts[0].is_file:
         message = f"{len(parts)} parts were sent; a document is put as one file part and nothing else."
         raise InvalidRequestError("invalid_request", message, param="file")
     if parts[0].name != "file":

@@ -11,20 +11,24 @@ import uuid
 from contextlib import suppress
 
 from starlette.datastructures import Headers, MutableHeaders
+from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from service.errors import InternalError, ServiceError
 from service.http.admission import Admission
 from service.http.affinity import REPLICA_HEADER, affinity_mark
 from service.http.callers import Callers
-from service.http.error_responses import error_response
+from service.http.error_responses import error_response, http_error_response
 from service.http.route_table import NATIVE, FoundRoute, RouteTable
 from service.logs import fields_line
 from service.metrics import Metrics
 from service.tracing import Tracing
 
+REQUEST_ID_HEADER = "X-Request-Id"
+
 _LINGER_BYTES = 128 * 1024 * 1024
 _LINGER_SECONDS = 5.0
+_CONTROL_CHARACTERS = re.compile(r"[\x00-\x1f\x7f]")
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,128}")
 _CLIENT_CLOSED_REQUEST = 499
 
@@ -70,7 +74,7 @@ class Exchange:
                 await self._discard_body()
             self.status = message["status"]
             headers = MutableHeaders(scope=message)
-            headers["X-Request-Id"] = self.request_id
+            headers[REQUEST_ID_HEADER] = self.request_id
             headers[REPLICA_HEADER] = self._replica
         await self._send(message)
 
@@ -103,7 +107,9 @@ class ExchangeMiddleware:
         metrics: Metrics,
         tracing: Tracing,
         replica: str,
+        root_path: str = "",
     ) -> None:
+        """root_path: the path under which a proxy serves the service, whether or not the proxy takes it off."""
         self._app = app
         self._routes = routes
         self._callers = callers
@@ -111,6 +117,7 @@ class ExchangeMiddleware:
         self._metrics = metrics
         self._tracing = tracing
         self._replica = replica
+        self._root_path = root_path
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -119,6 +126,11 @@ class ExchangeMiddleware:
         scope = self._as_served(scope)
         route = self._routes.find(scope["method"], scope["path"])
         exchange = Exchange(scope, receive, send, route=route, replica=self._replica)
+        if route is None and _CONTROL_CHARACTERS.search(scope["path"]):
+            # The framework's patterns match a path with a newline at its end.
+            response = http_error_response(HTTPException(404), exchange.request_id)
+            await response(exchange.scope, exchange.receive, exchange.send)
+            return
         if route is None or route.route.door != "admitted":
             try:
                 if not self._routes.is_open(scope["path"]):
@@ -135,9 +147,12 @@ class ExchangeMiddleware:
             self._finish(exchange, route)
 
     def _as_served(self, scope: Scope) -> Scope:
-        """The request as the routes know it: a slash at the end of the path changes nothing, and HEAD is GET, whose body the
-        server leaves out."""
-        path = self._routes.served_path(scope["path"])
+        """The request as the routes know it: without the root path, a slash at the end of the path changes nothing, and HEAD
+        is GET, whose body the server leaves out."""
+        path = scope["path"]
+        if self._root_path and path.startswith(f"{self._root_path}/"):
+            path = path.removeprefix(self._root_path)
+        path = self._routes.served_path(path)
         method = "GET" if scope["method"] == "HEAD" else scope["method"]
         if path == scope["path"] and method == scope["method"]:
             return scope

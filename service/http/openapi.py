@@ -114,11 +114,17 @@ class OperationDescription:
 
 
 def describe_api(
-    app: FastAPI, routes: RouteTable, descriptions: Mapping[str, OperationDescription], *, is_key_required: bool
+    app: FastAPI,
+    routes: RouteTable,
+    descriptions: Mapping[str, OperationDescription],
+    *,
+    is_key_required: bool,
+    root_path: str = "",
 ) -> None:
     """Have the application describe the routes of the table. The description is made when it is first asked for.
 
     descriptions: of the routes without a dialect, by the name of the route. is_key_required: whether keys are configured.
+    root_path: under which clients reach the paths.
     Raises KeyError, when the description is made, where one is missing.
     """
 
@@ -131,6 +137,7 @@ def describe_api(
             app.openapi_schema = {
                 "openapi": app.openapi_version,
                 "info": {"title": app.title, "version": app.version, "description": app.description},
+                **({"servers": [{"url": root_path}]} if root_path else {}),
                 "tags": list(_TAGS),
                 **_Writer(operations, is_key_required=is_key_required).write(),
             }

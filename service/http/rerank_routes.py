@@ -95,5 +95,5 @@ class RerankRoutes:
             max_documents=max(settings.max_files, settings.max_pages),
             max_uploads=settings.max_files,
             default_score=None if settings.score == "auto" else settings.score,
-            fetches_urls=False,
+            fetches_urls=self.pipeline.fetches_urls,
         )

@@ -5,8 +5,9 @@ Only awaits and moves small objects on the event loop; decoding, resizing and sc
 
 import asyncio
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import Executor
+from contextlib import AsyncExitStack
 from dataclasses import dataclass
 
 from model import (
@@ -25,12 +26,13 @@ from service.documents.gather import gather
 from service.documents.loader import LoadedPage, PageLoader
 from service.documents.sources import loading_stage
 from service.errors import InvalidRequestError
+from service.fetching.fetcher import UrlFetcher
 from service.inference.micro_batcher import MicroBatcher
 from service.inference.options import RankSettings, check_query_text, choose_rank_settings
 from service.inference.page_rates import PageRates
 from service.inference.request_record import RequestRecord
 from service.metrics import Metrics
-from service.records import Caller, RankedPage, RerankAnswer, RerankQuery, TokenCounts
+from service.records import Caller, RankedPage, RerankAnswer, RerankQuery, TokenCounts, UrlDocument
 from service.registered.registry import DocumentRegistry
 from service.settings import Settings
 from service.tracing import RankedDocuments, Trace
@@ -57,6 +59,7 @@ class RerankPipeline:
         settings: Settings,
         *,
         registry: DocumentRegistry,
+        fetcher: UrlFetcher,
         loader: PageLoader,
         batcher: MicroBatcher,
         metrics: Metrics,
@@ -64,11 +67,16 @@ class RerankPipeline:
     ) -> None:
         self._settings = settings
         self._registry = registry
+        self._fetcher = fetcher
         self._loader = loader
         self._batcher = batcher
         self._metrics = metrics
         self._threads = threads
         self._page_rates = PageRates()
+
+    @property
+    def fetches_urls(self) -> bool:
+        return self._fetcher.is_on
 
     async def answer(
         self, query: RerankQuery, *, caller: Caller, model: RankingModel, record: RequestRecord, request_id: str
@@ -80,7 +88,7 @@ class RerankPipeline:
         settings = choose_rank_settings(query.options, self._settings)
         check_query_text(query.text, self._settings.max_query_characters)
         self._batcher.refuse_when_full()
-        pages = await self._load_pages(query, caller, model, record)
+        pages = await self._load_pages(query, caller, model, record, request_id)
         self._page_rates.spend(caller, len(pages))
         record.sizes.update(documents=len(query.documents), pages=len(pages))
         priority = max(query.priority, caller.limits.priority)  # a request may yield, but not overtake
@@ -114,19 +122,26 @@ class RerankPipeline:
         return answer
 
     async def _load_pages(
-        self, query: RerankQuery, caller: Caller, model: RankingModel, record: RequestRecord
+        self, query: RerankQuery, caller: Caller, model: RankingModel, record: RequestRecord, request_id: str
     ) -> Sequence[LoadedPage]:
         """Every page on the model's grid, in the order of the documents."""
-        with record.observe("parse"):
-            sources = await gather(
-                query.documents,
-                tenant=caller.tenant,
-                registered=self._registry,
-                max_file_bytes=self._settings.max_file_bytes,
-                threads=self._threads,
-            )
-        record.stage = loading_stage(sources)
-        loaded = await self._loader.load(sources, model, tenant=caller.tenant, trace=record.trace)
+        urls = {index: given.url for index, given in enumerate(query.documents) if isinstance(given, UrlDocument)}
+        async with AsyncExitStack() as stack:
+            fetched: Mapping[int, bytearray] = {}
+            if urls:
+                with record.observe("fetch"):
+                    fetched = await stack.enter_async_context(self._fetcher.fetched(urls, request_id=request_id))
+            with record.observe("parse"):
+                sources = await gather(
+                    query.documents,
+                    tenant=caller.tenant,
+                    registered=self._registry,
+                    max_file_bytes=self._settings.max_file_bytes,
+                    threads=self._threads,
+                    fetched=fetched,
+                )
+            record.stage = loading_stage(sources)
+            loaded = await self._loader.load(sources, model, tenant=caller.tenant, trace=record.trace)
         record.add(loaded.stage_seconds)
         return loaded.pages
 

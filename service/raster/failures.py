@@ -48,6 +48,11 @@ _TEXT_SENTENCES = {
 }
 """For texts, where they differ from files, or fail as no file does."""
 
+_IMAGE_SENTENCES = {
+    "content_lost": "a part of the picture is missing; the file may be cut off. Send the whole file.",
+}
+_SENTENCES_OF_KINDS = {Kind.TEXT: _TEXT_SENTENCES, Kind.IMAGE: _IMAGE_SENTENCES}
+
 _CODE_OF_DEATH = {
     "timeout": "page_timeout",
     "cpu": "page_timeout",
@@ -64,8 +69,7 @@ def code_of_death(death: ProcessDied) -> str:
 
 def client_error(failure: RasterFailure, task: RasterTask, *, limits: RasterLimits) -> ServiceError:
     """For a failure that the worker reports."""
-    is_text = task.state.document.kind is Kind.TEXT
-    sentences = _SENTENCES | _TEXT_SENTENCES if is_text else _SENTENCES
+    sentences = _SENTENCES | _SENTENCES_OF_KINDS.get(task.state.document.kind, {})
     sentence = sentences[failure.code].format(
         size=f" of {failure.width} x {failure.height}" if failure.width is not None else "",
         ratio=MAX_ASPECT_RATIO,

@@ -354,7 +354,10 @@ class PageContent:
     """The beginning of a page's own instructions, without those of the forms that it draws."""
 
     def __init__(self, document: Any, page: Any) -> None:
-        """document, page: the PdfDocument, and the page's PdfObj. (To ask the page for its document costs more than a page.)"""
+        """document, page: the PdfDocument, which the caller keeps, and the page's PdfObj.
+
+        The page is not asked for its document: to let go of that costs MuPDF its glyphs, and the next page twice the time.
+        """
         self._fonts = _get(mupdf.ll_pdf_dict_gets_inheritable(page.m_internal, "Resources"), "Font")
         self._text = _read_content(document, mupdf.pdf_dict_gets(page, "Contents"))
 

@@ -37,6 +37,11 @@ def interpreter(family: str) -> Path:
     return ENVIRONMENTS / family / "bin" / "python"
 
 
+def isolated(home: Path) -> dict[str, str]:
+    """The environment of a client's process, in which it reaches this machine alone. home: its home folder."""
+    return {"PATH": os.environ["PATH"], "HOME": str(home), **_VARIABLES}
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FamilyProcess:
     """A running script of a family, which answers one case after the other."""
@@ -74,7 +79,7 @@ def family_process(family: str, folder: Path) -> Iterator[FamilyProcess]:
             stderr=errors,
             text=True,
             cwd=home,
-            env={"PATH": os.environ["PATH"], "HOME": str(home), **_VARIABLES},
+            env=isolated(home),
         )
     try:
         yield FamilyProcess(process=process, log=log)

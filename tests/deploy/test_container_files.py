@@ -17,7 +17,6 @@ from tests.processes import free_port
 
 DOCKERFILE = ROOT / "Dockerfile"
 PROFILES = {"cpu": 2, "gpu": 1, "gpu2": 2, "gpu4": 4, "gpu8": 8}
-KEEP_ALIVE_SECONDS = 15  # service/server.py
 
 
 @pytest.fixture(scope="module")
@@ -167,4 +166,4 @@ def test_the_balancer_waits_longer_than_the_service_and_hangs_up_sooner() -> Non
     seconds = {name: int(value) for name, value in re.findall(r"timeout (\S+) +(\d+)s", HAPROXY.read_text())}
     settings = Settings()
     assert min(seconds["client"], seconds["server"]) > settings.body_seconds
-    assert seconds["http-keep-alive"] < KEEP_ALIVE_SECONDS
+    assert seconds["http-keep-alive"] < settings.keep_alive_seconds

@@ -66,7 +66,7 @@ def test_windows_give_the_published_order(service: RunningService, case: WindowC
     assert tuple(result["index"] for result in answer["results"]) == case.ranking
     count = len(case.page_names)
     expected = [(count - rank) / count for rank in range(count)]
-    assert [result["relevance_score"] for result in answer["results"]] == expected
+    assert [result["relevance_score"] for result in answer["results"]] == pytest.approx(expected)
     assert answer["meta"]["score"] == "rank"
     assert any("raw_scores has no effect" in warning for warning in answer["meta"]["warnings"])
 

@@ -78,10 +78,24 @@ def test_other_programs_variables_are_none_of_our_business() -> None:
         ("CACHE_SCOPE", "mine"),
         ("QUANTISE", "int4"),
         ("DEVICE", "gpu"),
+        ("ROOT_PATH", "ranker"),
+        ("ROOT_PATH", "/ranker/"),
+        ("TRUSTED_PROXIES", "balancer"),
+        ("TRUSTED_PROXIES", "10.0.0.1/8"),
+        ("CORS_ORIGINS", "app.example"),
+        ("CORS_ORIGINS", "https://app.example/"),
+        ("KEEP_ALIVE_SECONDS", "0"),
+        ("KEEP_ALIVE_SECONDS", "inf"),
         ("DTYPE", "float8"),
         ("ATTENTION", "xformers"),
         ("VISION_ATTENTION", "xformers"),
         ("COMPILE", "sometimes"),
+        ("URL_FETCH", ""),
+        ("URL_FETCH", "on"),
+        ("URL_FETCH", "example.org,10.0.0.1"),
+        ("URL_FETCH", "https://example.org/documents"),
+        ("URL_FETCH_SECONDS", "0"),
+        ("URL_FETCH_REQUESTS", "0"),
     ],
 )
 def test_a_value_outside_its_range_names_the_variable(monkeypatch: pytest.MonkeyPatch, name: str, value: str) -> None:
@@ -95,6 +109,8 @@ def test_relations_between_settings_are_checked() -> None:
         read_settings({"window_size": "5"})
     with pytest.raises(ValueError, match="max_in_flight_bytes"):
         read_settings({"max_in_flight_bytes": "1000"})
+    with pytest.raises(ValueError, match="url_fetch_requests is 64 and max_concurrent_requests 64"):
+        read_settings({"url_fetch_requests": "64"})
 
 
 def test_the_key_is_not_shown() -> None:
@@ -124,7 +140,7 @@ def test_limits_are_the_settings_that_are_marked_as_such() -> None:
     """Those of a machine, such as a port or a cache's size, are none."""
     assert {"max_pages", "max_batch_tokens", "queue_seconds", "request_seconds", "rasterizer_processes"} <= set(LIMITS)
     assert not {"port", "window_size", "page_cache_bytes", "drain_grace_seconds"} & set(LIMITS)
-    assert len(LIMITS) == 19
+    assert len(LIMITS) == 21
 
 
 def test_the_folder_of_documents_follows_the_environment_of_the_moment(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -122,3 +122,8 @@ def test_a_large_photo_with_16_bits_is_turned_scaled_and_shrunk() -> None:
     photo.getexif()[ORIENTATION] = 8
     page = to_page(photo)
     assert (page.mode, page.size, page.getextrema()) == ("RGB", (256, 1024), ((255, 255),) * 3)
+
+
+def test_grey_that_was_multiplied_by_its_transparency_is_laid_over_white() -> None:
+    image = Image.new("LA", (2, 2), (0, 128)).convert("La")
+    assert to_rgb(image).getpixel((0, 0)) == (127, 127, 127)

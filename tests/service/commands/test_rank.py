@@ -205,7 +205,7 @@ def test_saved_pages_are_those_shown_by_rank_and_page(
     ("name", "content", "said"),
     [
         ("missing.pdf", None, "No such file"),
-        ("notes.txt", b"words", "neither a PDF nor a PNG"),
+        ("notes.txt", b"words", "is plain text, but only PDFs"),
         ("empty.pdf", b"", "the document is empty"),
         ("locked.pdf", make_encrypted_pdf(password="p"), "needs a password"),
     ],
@@ -378,7 +378,7 @@ def test_a_file_that_is_no_document_is_named_on_a_server_too(
     notes = tmp_path / "notes.txt"
     notes.write_bytes(b"words")
     assert rank(*files, str(notes), *on(service)) == 3
-    assert complaint(capsys).startswith(f"{notes}: the document is neither a PDF")
+    assert complaint(capsys).startswith(f"{notes}: the document is plain text")
 
 
 class OtherServer(BaseHTTPRequestHandler):

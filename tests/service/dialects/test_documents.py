@@ -31,6 +31,14 @@ IMAGE_URI, PDF_URI = f"data:image/png;base64,{PNG}", f"data:application/pdf;base
         (PDF, {"pdf": PDF}),
         (f"data:application/octet-stream;base64,{PDF}", {"pdf": f"data:application/octet-stream;base64,{PDF}"}),
         (f"data:;base64,{PNG}", {"image": f"data:;base64,{PNG}"}),
+        *(
+            (head + PDF, {"pdf": head + PDF})
+            for head in (
+                "DATA:Application/PDF;Base64,",
+                f"data:application/octet-stream;name={'a' * 3000}.pdf;charset=utf-8;base64, ",
+                "data:a/b; BASE64 ,\r\n",
+            )
+        ),
         ("data:video/mp4;base64,AAAA", {"image": "data:video/mp4;base64,AAAA"}),  # which is refused, and never a text
         (f"{PNG[:38]}\n{PNG[38:]}", {"image": f"{PNG[:38]}\n{PNG[38:]}"}),
         (json.dumps({"image": IMAGE_URI, "id": "x"}), {"image": IMAGE_URI, "id": "x"}),
@@ -63,6 +71,7 @@ def test_json_in_a_string_is_held_to_the_rules_of_a_body(rest: str) -> None:
         ({"content": [{"type": "file", "file": {"file_data": PDF_URI}}]}, {"pdf": PDF_URI}),
         ([{"type": "image_url", "image_url": {"url": IMAGE_URI}}], {"image": IMAGE_URI}),
         ({"type": "image", "format": "base64", "value": IMAGE_URI}, {"image": IMAGE_URI}),
+        ({"type": "multimodal", "text": "", "images": [IMAGE_URI], "id": "x"}, {"image": IMAGE_URI, "id": "x"}),
     ],
     ids=lambda value: json.dumps(value)[:50],
 )
@@ -81,6 +90,7 @@ def test_an_object_is_its_one_page_or_file(sent: Any, fields: dict[str, Any]) ->
         "{" * 100_000,
         "see https://example.org/a.png",
         "data:text/plain,lock",
+        "data: the base64, and what else a lock is;base64 or not",
     ],
     ids=lambda text: text[:20],
 )
@@ -104,6 +114,7 @@ def test_any_other_string_is_a_text(text: str) -> None:
         ),
         ({"url": "https://example.org/a.pdf#page=3"}, {"url": "https://example.org/a.pdf", "pages": "3"}),
         ({"text": "a lock", "id": "x"}, {"text": "a lock", "id": "x"}),
+        ({"text": "a lock", "images": []}, {"text": "a lock"}),
         ({"content": [{"type": "text", "text": "a"}, "b"]}, {"text": "a\nb"}),
     ],
     ids=lambda value: json.dumps(value)[:50],
@@ -121,6 +132,7 @@ def test_a_string_that_is_a_url_and_nothing_else_is_a_url() -> None:
     "sent",
     [
         {"image": PNG, "text": "a caption"},
+        {"type": "multimodal", "text": "a caption", "images": [IMAGE_URI]},
         {"content": [{"type": "text", "text": "a caption"}, {"type": "image_url", "image_url": {"url": IMAGE_URI}}]},
     ],
 )
@@ -133,6 +145,7 @@ def test_a_text_beside_a_page_is_noted(sent: Any) -> None:
     ("sent", "reason"),
     [
         ({"content": [{"image_url": IMAGE_URI}, {"image_url": IMAGE_URI}]}, "2 images"),
+        ({"text": "a caption", "images": [PNG, PNG]}, "2 images"),
         ({"content": ["a", 7]}, "send a string, or an object"),
         ({"image_url": 7}, "a data URI, base64"),
         ({"image_url": {"url": "a picture of a lock"}}, "a data URI, base64"),

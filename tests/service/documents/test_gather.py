@@ -5,7 +5,7 @@ import base64
 import hashlib
 import json
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Executor, ThreadPoolExecutor
 
 import pytest
@@ -23,7 +23,7 @@ from service.errors import (
     UnusableDocumentError,
 )
 from service.raster.page import SINGLE_PAGE_OUTLINE, Kind
-from service.records import DocumentReference, QueryDocument, TextDocument, Upload
+from service.records import DocumentReference, QueryDocument, TextDocument, Upload, UrlDocument
 from tests.documents import make_image, make_pdf, make_tiff
 
 PDF, PNG, TIFF = make_pdf(2), make_image(), make_tiff([(9, 9)] * 2)
@@ -64,15 +64,30 @@ def text(content: str) -> TextDocument:
     return TextDocument(name="documents[0]", text=content, label="passage")
 
 
+def url_document(*, pages: str | None = None) -> UrlDocument:
+    return UrlDocument(name="documents[0].url", url="https://example.org/a", pages=pages, label="a")
+
+
 def base64_of(data: bytes) -> str:
     return base64.b64encode(data).decode()
 
 
 def gathered(
-    threads: Executor, *documents: QueryDocument, shelf: Shelf | None = None, max_file_bytes: int = 1 << 20
+    threads: Executor,
+    *documents: QueryDocument,
+    shelf: Shelf | None = None,
+    max_file_bytes: int = 1 << 20,
+    fetched: Mapping[int, bytearray] | None = None,
 ) -> Sequence[Source]:
     return asyncio.run(
-        gather(documents, tenant=b"us", registered=shelf or Shelf(), max_file_bytes=max_file_bytes, threads=threads)
+        gather(
+            documents,
+            tenant=b"us",
+            registered=shelf or Shelf(),
+            max_file_bytes=max_file_bytes,
+            threads=threads,
+            fetched=fetched or {},
+        )
     )
 
 
@@ -123,7 +138,7 @@ def test_work_is_done_in_the_threads(threads: Executor) -> None:
 FAULTS: dict[str, tuple[QueryDocument, type[ServiceError], str, str]] = {
     "URL": (upload("https://example.org/a.pdf"), UnusableDocumentError, "url_not_supported", "content"),
     "letters": (upload("not base64!!"), UnusableDocumentError, "invalid_base64", "content"),
-    "padding": (upload("abc"), UnusableDocumentError, "invalid_base64", "content"),
+    "padding": (upload("abc=abc"), UnusableDocumentError, "invalid_base64", "content"),
     "padding in the middle": (
         upload("A" * ((1 << 20) - 2) + "==" + "AAAA"),
         UnusableDocumentError,
@@ -209,3 +224,26 @@ def test_request_is_in_render_where_one_document_is_no_image(threads: Executor) 
     assert loading_stage(gathered(threads, upload(PNG), upload(TIFF))) == "decode"
     assert loading_stage(gathered(threads, upload(PNG), upload(PDF))) == "render"
     assert loading_stage(gathered(threads, text("harbour"))) == "render"
+
+
+def test_a_fetched_document_is_read_like_an_upload(threads: Executor) -> None:
+    documents = (upload(PNG), url_document(pages="2"), url_document())
+    sources = gathered(threads, *documents, fetched={1: bytearray(PDF), 2: bytearray(TIFF)})
+    assert [(source.kind, source.label) for source in sources[1:]] == [(Kind.PDF, "a"), (Kind.IMAGE, "a")]
+    assert sources[1].pages == parse_page_selection("2") and sources[1].sha256 == hashlib.sha256(PDF).hexdigest()
+
+
+@pytest.mark.parametrize(
+    ("document", "data", "code", "field"),
+    [
+        (url_document(), b"hello", "unsupported_media_type", "content"),
+        (url_document(), b"", "corrupt_document", "content"),
+        (url_document(pages="0"), PDF, "page_out_of_range", "pages"),
+    ],
+)
+def test_a_fetched_document_can_be_at_fault(
+    threads: Executor, document: UrlDocument, data: bytes, code: str, field: str
+) -> None:
+    with pytest.raises(ServiceError) as caught:
+        gathered(threads, upload(PNG), document, fetched={1: bytearray(data)})
+    assert (caught.value.code, caught.value.field, caught.value.document_index) == (code, field, 1)

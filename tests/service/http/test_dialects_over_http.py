@@ -2,13 +2,15 @@
 
 import base64
 import json
-from collections.abc import Iterator
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from typing import Any
 
 import pytest
 from pydantic import TypeAdapter
 
-from model import Reranker
+from model import PageScores, PreparedRequest, Reranker, score_in_input_order
 from service.dialects import DIALECTS
 from tests.documents import make_pdf
 from tests.patience import eventually
@@ -22,9 +24,20 @@ PAGES = [f"ziprerank://report#page={number}" for number in range(1, 7)]
 wires = pytest.mark.parametrize("wire", WIRES, ids=lambda wire: wire.name)
 
 
+def score_the_middle_best(batch: Sequence[PreparedRequest]) -> list[PageScores]:
+    """Scores whose order differs from that of the request."""
+    scored = []
+    for scores, request in zip(score_in_input_order(batch), batch, strict=True):
+        logits = tuple(-0.7 * abs(index - len(request.pages) // 2 + 0.2) for index in range(len(request.pages)))
+        order = tuple(sorted(range(len(logits)), key=lambda index: -logits[index]))
+        scored.append(replace(scores, logits=logits, order=order))
+    return scored
+
+
 @pytest.fixture(scope="module")
 def service(reranker: Reranker) -> Iterator[RunningService]:
-    with running_service(fake_loader(reranker), api_key="right", max_pages=30) as running:
+    loader = fake_loader(reranker, score_the_middle_best)
+    with running_service(loader, api_key="right", max_pages=30) as running:
         running.client.headers["Authorization"] = "Bearer right"
         put = running.client.put("/documents/report", content=PDF, headers={"content-type": "application/pdf"})
         assert put.status_code < 300, put.text
@@ -75,7 +88,7 @@ def test_the_kind_of_score_may_be_chosen(service: RunningService, wire: Wire) ->
     answer = post(service, wire, PAGES, ziprerank={"score": "rank"})
     scores = sorted((score for _, score in wire.scores(answer)), reverse=True)
     if wire.name != "nim":  # whose scores the test has put through a sigmoid
-        assert scores == [6 / 6, 5 / 6, 4 / 6, 3 / 6, 2 / 6, 1 / 6]
+        assert scores == pytest.approx([6 / 6, 5 / 6, 4 / 6, 3 / 6, 2 / 6, 1 / 6])
 
 
 @wires
@@ -115,7 +128,8 @@ def test_over_several_windows_scores_are_ranks_with_a_warning(service: RunningSe
     for score in ("softmax", "relative", "logit"):
         body = post(service, WIRES[0], twice, ziprerank={"score": score})
         assert body["meta"]["score"] == "rank" and f"and not {score}" in body["meta"]["warnings"][0]
-        assert [score for _, score in WIRES[0].scores(body)] == [(24 - place) / 24 for place in range(24)]
+        expected = [(24 - place) / 24 for place in range(24)]
+        assert [score for _, score in WIRES[0].scores(body)] == pytest.approx(expected)
     assert post(service, WIRES[0], twice, ziprerank={"score": "rank"})["meta"]["warnings"] == []
     nim = post(service, WIRES[2], twice)
     assert WIRES[2].scores(nim)[0][1] == pytest.approx(0.999)
@@ -141,6 +155,16 @@ def test_scores_are_written_with_a_decimal_point(service: RunningService) -> Non
     """OpenSearch casts the value and fails on an integer."""
     response = service.client.post("/v1/rerank", json=WIRES[0].body("locks", PAGES[:1]))
     assert '"relevance_score":1.0' in response.text
+
+
+@wires
+@pytest.mark.parametrize("kind", ["softmax", "relative", "logit", "rank"])
+def test_scores_are_written_in_few_characters(service: RunningService, wire: Wire, kind: str) -> None:
+    """OpenSearch's parser takes a number of more than 18 for a decimal, which its cast to a double refuses."""
+    body = wire.body("locks", PAGES) | {"ziprerank": {"score": kind}}
+    response = service.client.post(wire.path, json=body)
+    numbers = re.findall(r'"(?:relevance_score|score|logit)":(-?\d[^,}\]]*)', response.text)
+    assert len(numbers) >= len(PAGES) and max(map(len, numbers)) <= 18, numbers
 
 
 def test_the_default_kind_is_a_setting(reranker: Reranker) -> None:

@@ -100,7 +100,7 @@ def test_a_document_can_be_put_as_a_multipart_file(service: RunningService) -> N
     [
         [("file", ("a.pdf", THREE_PAGES)), ("file", ("b.pdf", THREE_PAGES))],
         [("document", ("a.pdf", THREE_PAGES))],
-        [("file", (None, "no file"))],
+        [("note", (None, "no file"))],
     ],
     ids=["two", "another-name", "a-field"],
 )

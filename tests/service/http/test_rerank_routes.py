@@ -265,7 +265,7 @@ def test_a_page_that_does_not_exist(service: RunningService, pages: str) -> None
         ({"image": ""}, 422, "corrupt_image"),
         ({"pdf": ""}, 422, "corrupt_document"),
         ({"image": "not base64!"}, 422, "invalid_base64"),
-        ({"image": "AAA"}, 422, "invalid_base64"),
+        ({"image": "AAAAA"}, 422, "invalid_base64"),
         ({"image": "https://example.org/page.png"}, 422, "url_not_supported"),
         ({"image": encoded(picture()[:60])}, 422, "corrupt_image"),
         ({"pdf": encoded(b"%PDF-1.7\nnothing that follows is a PDF")}, 422, "corrupt_document"),

@@ -3,7 +3,11 @@
 import json
 import threading
 from collections.abc import Sequence
+from contextlib import closing
 from dataclasses import dataclass
+from http.client import HTTPConnection
+from itertools import product
+from urllib.parse import unquote
 
 import pytest
 from fastapi import APIRouter
@@ -24,7 +28,7 @@ from tests.servers import fake_loader, running_service, settings_for_tests
 TABLE = RouteTable.of_dialects(DIALECTS)
 READINESS = {"/readyz", "/health", "/health_check", "/ping", "/.well-known/ready", "/v1/health/ready"}
 PROBES = READINESS | {"/livez", "/.well-known/live", "/v1/health/live", "/v1/cluster/auth"}
-OF_FASTAPI = {"/openapi.json", "/docs", "/docs/oauth2-redirect"}
+OF_FASTAPI = {"/openapi.json", "/docs", "/docs/", "/docs/swagger-ui-bundle.js", "/docs/swagger-ui.css"}
 
 
 def routes_of_the_application() -> list[tuple[str, str]]:
@@ -95,6 +99,31 @@ def test_every_route_asks_for_key_and_admission_as_the_table_says(reranker: Rera
             code = caller.json()["code"] if method != "HEAD" and caller.status_code == 503 else None
             assert (code == "not_ready") == (door == "admitted" or path in READINESS), name
         may_load.set()
+
+
+SUFFIXES = ("%0A", "%0D", "%00", "%7F", "%20", ";", ";a=b", "%2F%2E", "/.", "x", "//", "/%0A")
+
+
+def test_a_path_that_differs_from_a_route_by_any_character_is_not_served(reranker: Reranker) -> None:
+    """A route that the framework finds and the table does not would answer without admission, a log line and metrics."""
+    with (
+        running_service(fake_loader(reranker)) as service,
+        closing(HTTPConnection("127.0.0.1", service.server.port)) as connection,  # which leaves paths as they are
+    ):
+        routes = {(route.method, path) for route in TABLE.routes for path in route.paths}
+        for suffix, (method, path) in product(SUFFIXES, routes):
+            sent = as_sent(path)
+            for other in (
+                sent + suffix,
+                sent.upper() + suffix,
+                f"/{sent}{suffix}",
+                sent.replace("/", "/./", 1) + suffix,
+            ):
+                connection.request(method, other)
+                with connection.getresponse() as response:
+                    response.read()
+                is_served = TABLE.find(method, TABLE.served_path(unquote(other))) is not None
+                assert is_served or response.status in (404, 405), f"{method} {other}"
 
 
 def test_a_route_that_is_missing_from_the_table_keeps_the_application_from_being_built() -> None:

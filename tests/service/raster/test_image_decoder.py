@@ -9,6 +9,7 @@ from service.raster.page import PagePixels, RasterFailure
 from tests.documents import encode, make_image, make_png_header, make_tiff
 
 EXIF_ORIENTATION = 0x0112
+PHOTOMETRIC = 262
 
 
 def decode(data: bytes, *, number: int = 1, max_pixels: int = 40_000_000, max_edge: int = 20_000) -> np.ndarray:
@@ -128,7 +129,27 @@ def test_sliver_is_a_bad_page_box() -> None:
 def test_cut_off_file_is_corrupt(format: str) -> None:
     noise = Image.effect_noise((64, 64), 90).convert("RGB")
     data = encode(noise, format)
-    assert failure_of(data[: len(data) * 2 // 3]).code == "corrupt_image"
+    assert failure_of(data[: len(data) // 3]).code == "corrupt_image"
+
+
+@pytest.mark.parametrize("format", ["WEBP", "TIFF", "GIF", "BMP"])
+def test_other_formats_than_jpeg_and_png_are_corrupt_without_their_end(format: str) -> None:
+    data = encode(Image.effect_noise((64, 64), 90).convert("RGB"), format)
+    assert failure_of(data[: len(data) * 9 // 10]).code == "corrupt_image"
+
+
+def test_16_bit_grey_whose_zero_is_white_is_inverted() -> None:
+    samples = np.array([[0, 0xFFFF, 0x4000]], np.uint16)
+    image = decode(encode(Image.fromarray(samples), "TIFF", tiffinfo={PHOTOMETRIC: 0}))
+    assert image[0, :, 0].tolist() == [255, 0, 0xBF]
+
+
+@pytest.mark.parametrize("compression", ["raw", "group4"])
+def test_bilevel_image_whose_zero_is_white(compression: str) -> None:
+    page = Image.new("1", (64, 64), 255)
+    page.paste(0, (0, 0, 64, 16))
+    image = decode(encode(page, "TIFF", compression=compression, tiffinfo={PHOTOMETRIC: 0}))
+    assert (image[:16] == 0).all() and (image[16:] == 255).all()
 
 
 @pytest.mark.parametrize(

@@ -145,6 +145,7 @@ def test_worker_imports_the_engines_and_the_pages_and_else_the_standard_library_
     assert {name for name in modules if name.partition(".")[0] == "model"} == {
         "model",
         "model.pages",
+        "model.pages.colour",
         "model.pages.fonts",
         "model.pages.image",
         "model.pages.text_layout",
@@ -152,7 +153,8 @@ def test_worker_imports_the_engines_and_the_pages_and_else_the_standard_library_
         "model.pages.typesetting",
     }
     pdf_parts = (f"pdf_{part}" for part in ("engine", "audit", "boxes", "layers", "placeholders", "warnings"))
-    parts = ("worker", "page", "image_decoder", "text_file", *pdf_parts)
+    image_parts = ("image_decoder", "cut_off_jpeg", "damaged_png", "tiff_directories")
+    parts = ("worker", "page", "text_file", *image_parts, *pdf_parts)
     ours = {"service", "service.degraded_reason", "service.raster", *(f"service.raster.{part}" for part in parts)}
     assert {name for name in modules if name.partition(".")[0] == "service"} == ours
 
