@@ -135,16 +135,23 @@ def build_app(
         app,
         table,
         {**DOCUMENT_DESCRIPTIONS, **OPERATION_DESCRIPTIONS},
-        is_key_required=settings.api_key is not None or settings.api_keys_file is not None,
+        is_key_required=settings.is_key_required,
         root_path=settings.root_path,
     )
+    _add_middleware(app, service, table)
+    return app
+
+
+def _add_middleware(app: FastAPI, service: Service, table: RouteTable) -> None:
+    """Every request passes these, the last one first."""
+    settings = service.settings
     admission = Admission(
         service.lifecycle,
         max_body_bytes=settings.max_body_bytes,
         max_concurrent_requests=settings.max_concurrent_requests,
         max_in_flight_bytes=settings.max_in_flight_bytes,
     )
-    metrics.requests_in_flight.set_function(lambda: admission.requests)
+    service.metrics.requests_in_flight.set_function(lambda: admission.requests)
     app.add_middleware(
         ExchangeMiddleware,
         routes=table,
@@ -155,8 +162,8 @@ def build_app(
             cache_scope=settings.cache_scope,
         ),
         admission=admission,
-        metrics=metrics,
-        tracing=tracing,
+        metrics=service.metrics,
+        tracing=service.tracing,
         replica=settings.replica,
         root_path=settings.root_path,
     )
@@ -168,7 +175,6 @@ def build_app(
             allow_headers=("*",),
             expose_headers=(REQUEST_ID_HEADER, REPLICA_HEADER, "Retry-After"),
         )
-    return app
 
 
 def _build_service(settings: Settings, lifecycle: Lifecycle, metrics: Metrics, tracing: Tracing, stop: Stop) -> Service:

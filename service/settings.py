@@ -208,6 +208,11 @@ class Settings(BaseSettings):
     drain_delay_seconds: float = Field(5.0, ge=0, description="after SIGTERM: not ready, but still accepting")
     drain_grace_seconds: float = Field(30.0, ge=0, description="then: time for requests in flight")
 
+    @property
+    def is_key_required(self) -> bool:
+        """Whether callers need an API key."""
+        return self.api_key is not None or self.api_keys_file is not None
+
     @field_validator("document_store")
     @classmethod
     def _require_store_packages(cls, url: str) -> str:

@@ -21,11 +21,9 @@ Source of the forms: the clients' own code.
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal
 
 from pydantic_core import from_json
-
-T = TypeVar("T")
 
 REFERENCE_SCHEME = "ziprerank://"
 
@@ -213,7 +211,7 @@ def _read_parts(parts: list[Any], rest: Mapping[str, Any]) -> ReadForm:
     return _beside(only, rest, text=text) if only else ReadForm(fields={**rest, "text": text})
 
 
-def _only(images: list[T]) -> T:
+def _only(images: list[Any]) -> Any:
     """Of a document. Raises: ValueError where there are more."""
     if len(images) > 1:
         raise ValueError(f"a document has {len(images)} images; send each as a document of its own")

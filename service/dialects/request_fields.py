@@ -198,6 +198,11 @@ def query_of(
     )
 
 
+def one_result_each(query: RerankQuery) -> RerankQuery:
+    """For clients that assign the scores by place, so that each document needs exactly one, whatever the request chose."""
+    return replace(query, documents=tuple(replace(document, yields_one=True) for document in query.documents))
+
+
 def ignored_warning(ignored: Sequence[str]) -> tuple[str, ...]:
     """One warning for all fields that have no meaning."""
     if not ignored:

@@ -1,7 +1,7 @@
 """vLLM's `/score`: one query and a list of documents, by any of four pairs of names; scores in the order of the documents."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
 from pydantic import ConfigDict, Field, model_validator
@@ -14,7 +14,7 @@ from service.dialects.dialect import DialectRoute, RequestHead
 from service.dialects.document_fields import DocumentList
 from service.dialects.error_bodies import ErrorBody, write_error
 from service.dialects.examples import PNG_URI, QUERY
-from service.dialects.request_fields import QueryFields, read_query, validate
+from service.dialects.request_fields import QueryFields, one_result_each, read_query, validate
 from service.dialects.results import results_of
 from service.errors import ServiceError
 from service.records import RerankAnswer, RerankQuery
@@ -121,9 +121,7 @@ class VllmScoreDialect:
     def read(self, body: RequestBody, head: RequestHead) -> RerankQuery:
         """Raises: MalformedBodyError, InvalidRequestError, TooLargeError."""
         request = validate(ScoreRequest, body, head)
-        query = read_query(request, request.documents, head)
-        # Clients assign the scores by place, so that each document needs exactly one.
-        return replace(query, documents=tuple(replace(document, yields_one=True) for document in query.documents))
+        return one_result_each(read_query(request, request.documents, head))
 
     def write(self, query: RerankQuery, answer: RerankAnswer) -> ScoreResponse:
         scores = [

@@ -1,7 +1,7 @@
 """Weaviate's reranker-transformers module: strings in, their scores out, in the order in which they were sent."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 from pydantic import Field
@@ -13,7 +13,7 @@ from service.dialects.document_fields import DocumentList
 from service.dialects.error_bodies import message_and_param
 from service.dialects.examples import QUERY, REGISTERED_ID
 from service.dialects.paths import shared_routes
-from service.dialects.request_fields import QueryFields, read_query, validate
+from service.dialects.request_fields import QueryFields, one_result_each, read_query, validate
 from service.dialects.results import results_of, shown_text
 from service.errors import ServiceError
 from service.records import RerankAnswer, RerankQuery
@@ -66,9 +66,7 @@ class WeaviateDialect:
     def read(self, body: RequestBody, head: RequestHead) -> RerankQuery:
         """Raises: MalformedBodyError, InvalidRequestError, TooLargeError."""
         request = validate(WeaviateRequest, body, head)
-        query = read_query(request, request.documents, head)
-        # The module assigns the scores by place, so that each string needs exactly one.
-        return replace(query, documents=tuple(replace(document, yields_one=True) for document in query.documents))
+        return one_result_each(read_query(request, request.documents, head))
 
     def write(self, query: RerankQuery, answer: RerankAnswer) -> WeaviateResponse:
         results = sorted(results_of(query, answer).items, key=lambda result: result.page.document_index)

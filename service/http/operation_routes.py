@@ -183,8 +183,7 @@ class OperationRoutes:
 
     async def xinference_auth(self) -> Response:
         """Whether requests need a key."""
-        is_required = self.settings.api_key is not None or self.settings.api_keys_file is not None
-        return JsonResponse(XinferenceAuth(auth=is_required))
+        return JsonResponse(XinferenceAuth(auth=self.settings.is_key_required))
 
     def _listed_model(self) -> ListedModel:
         info = self.model.describe()
