@@ -14,7 +14,16 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from model.absent_cards import AbsentCardPlan, CheckpointSizes, local_sizes, plan_absent_cards
     from model.config import MAX_WINDOW_SIZE, RerankerConfig
-    from model.dataflow import Observe, PageImage, PageScores, PreparedPage, PreparedRequest, Ranking, no_observation
+    from model.dataflow import (
+        KeptTokens,
+        Observe,
+        PageImage,
+        PageScores,
+        PreparedPage,
+        PreparedRequest,
+        Ranking,
+        no_observation,
+    )
     from model.device import StageClock, StageInterval
     from model.diagnosis import (
         LARGE_CHECKPOINT,
@@ -89,6 +98,7 @@ __all__ = [
     "FeatureCacheCounts",
     "InputError",
     "KeepRatioError",
+    "KeptTokens",
     "LayersInfo",
     "MemoryFacts",
     "MemoryPlan",
@@ -162,6 +172,7 @@ _HOMES = {
     "MemoryFacts": "model.diagnosis",
     "MemoryPlan": "model.memory_plan",
     "ModelInfo": "model.ranking_model",
+    "KeptTokens": "model.dataflow",
     "Observe": "model.dataflow",
     "PageCountError": "model.errors",
     "PageImage": "model.dataflow",

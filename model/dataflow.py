@@ -68,6 +68,7 @@ class PreparedRequest:
     pages: tuple[PreparedPage, ...]
     kept_counts: tuple[int, ...]  # visual tokens that each page keeps
     patch_count: int  # cost of the vision pass without the feature cache
+    reports_kept_tokens: bool = False  # its scores say which visual tokens were kept
 
     @property
     def visual_token_count(self) -> int:
@@ -134,6 +135,15 @@ class PackedSequences:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class KeptTokens:
+    """The visual tokens of one page that the decoder read."""
+
+    rows: int  # of the page's visual tokens, from top to bottom
+    columns: int
+    mask: bytes  # rows x columns values, row by row: 1 for a kept token, 0 for a pruned one
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class PageScores:
     """The answer to one prepared request."""
 
@@ -143,6 +153,7 @@ class PageScores:
     kept_tokens: int  # after pruning
     prompt_tokens: int  # length of the packed sequence
     cached_pages: int = 0  # pages whose features came from the cache
+    kept: tuple[KeptTokens, ...] | None = None  # of each page, in input order; None: the request did not ask for it
 
     @property
     def is_finite(self) -> bool:

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from model import WindowStrategy
+from model import KeptTokens, WindowStrategy
 from service.degraded_reason import DegradedReason
 
 DOCUMENT_ID = re.compile(r"[A-Za-z0-9._-]{1,128}")
@@ -113,6 +113,7 @@ class RerankQuery:
     document_detail: DocumentDetail = "none"
     priority: int = 0  # in the queue, 0 to MAX_PRIORITY; a lower number is sooner
     wants_timings: bool = False
+    wants_kept_tokens: bool = False
     documents_field: str = "documents"  # the list's name in the client's format, for messages
     metadata: Mapping[int, Any] = field(default_factory=dict)  # by document, for the answer
     warnings: tuple[str, ...] = ()  # about the request, for the answer
@@ -129,6 +130,7 @@ class RankedPage:
     logit: float | None  # of the page's letter; None after several windows, whose logits do not compare
     degraded_reasons: tuple[DegradedReason, ...]  # kinds of content that are missing from the page
     document_sha256: str  # of the document's bytes, hex
+    kept: KeptTokens | None = None  # in the last window that ranked the page; None: the query did not ask for it
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -44,6 +44,9 @@ class ZipRerankOptions(BaseModel):
         "sent as objects, for each document sent as a string",
     )
     include_timings: bool = Field(False, description="add stage times and token counts to the answer")
+    include_kept_tokens: bool = Field(
+        False, description="add to each result the visual tokens of its page that were kept, as a mask"
+    )
 
 
 def _query_text(value: Any) -> Any:
@@ -192,6 +195,7 @@ def query_of(
         score=score,
         document_detail=detail,
         wants_timings=own.include_timings,
+        wants_kept_tokens=own.include_kept_tokens,
         documents_field=documents.field,
         metadata=documents.metadata,
         warnings=documents.notes,

@@ -5,12 +5,13 @@ Only awaits and moves small objects on the event loop; decoding, resizing and sc
 
 import asyncio
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import Executor
 from contextlib import AsyncExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from model import (
+    KeptTokens,
     PageCountError,
     PageScores,
     PreparedPage,
@@ -49,6 +50,7 @@ class RequestContext:
     model: RankingModel
     record: RequestRecord
     priority: int  # in the queue
+    wants_kept_tokens: bool
 
 
 class RerankPipeline:
@@ -92,13 +94,20 @@ class RerankPipeline:
         self._page_rates.spend(caller, len(pages))
         record.sizes.update(documents=len(query.documents), pages=len(pages))
         priority = max(query.priority, caller.limits.priority)  # a request may yield, but not overtake
-        context = RequestContext(text=query.text, settings=settings, model=model, record=record, priority=priority)
-        ranking = await self._rank(context, [page.prepared for page in pages])
+        context = RequestContext(
+            text=query.text,
+            settings=settings,
+            model=model,
+            record=record,
+            priority=priority,
+            wants_kept_tokens=query.wants_kept_tokens,
+        )
+        ranking, kept = await self._rank(context, [page.prepared for page in pages])
         self._metrics.request_documents.observe(len(query.documents))
         self._metrics.request_pages.observe(len(pages))
         with record.observe("respond"):
             tokens = count_tokens(ranking)
-            ranked = rank_pages(pages, ranking)
+            ranked = rank_pages(pages, ranking, kept)
         record.sizes.update(
             window_pages=tokens.window_pages,
             cached_pages=tokens.cached_pages,
@@ -145,19 +154,27 @@ class RerankPipeline:
         record.add(loaded.stage_seconds)
         return loaded.pages
 
-    async def _rank(self, context: RequestContext, pages: Sequence[PreparedPage]) -> Ranking:
-        """Turn by turn; each window is a queue entry of its own, so that windows of several requests share batches."""
+    async def _rank(
+        self, context: RequestContext, pages: Sequence[PreparedPage]
+    ) -> tuple[Ranking, Mapping[int, KeptTokens]]:
+        """Turn by turn; each window is a queue entry of its own, so that windows of several requests share batches.
+
+        The kept tokens are by page, empty where the query does not ask for them.
+        """
         settings = context.settings
         plan = choose_windows(
             settings.window_strategy, len(pages), window_size=settings.window_size, stride=settings.stride
         )
         answers: list[PageScores] = []
+        kept: dict[int, KeptTokens] = {}
         while turn := plan.turn:
             windows = [[pages[index] for index in window] for window in turn]
             scored = await self._score_turn(context, windows, is_first=not answers)
             answers += scored
+            for window, scores in zip(turn, scored, strict=True):
+                kept.update(_kept_by_page(window, scores))  # a later window of a page takes the place of an earlier one
             plan.submit([scores.order for scores in scored])
-        return combine_windows(plan.order, answers)
+        return combine_windows(plan.order, answers), kept
 
     async def _score_turn(
         self, context: RequestContext, windows: Sequence[Sequence[PreparedPage]], *, is_first: bool
@@ -189,8 +206,10 @@ class RerankPipeline:
         return result.scores
 
 
-def rank_pages(pages: Sequence[LoadedPage], ranking: Ranking) -> tuple[RankedPage, ...]:
-    """All pages, best first."""
+def rank_pages(
+    pages: Sequence[LoadedPage], ranking: Ranking, kept: Mapping[int, KeptTokens] | None = None
+) -> tuple[RankedPage, ...]:
+    """All pages, best first. kept: by the place in `pages`."""
     return tuple(
         RankedPage(
             document_index=pages[index].document_index,
@@ -200,6 +219,7 @@ def rank_pages(pages: Sequence[LoadedPage], ranking: Ranking) -> tuple[RankedPag
             logit=None if ranking.logits is None else ranking.logits[index],
             degraded_reasons=pages[index].degraded_reasons,
             document_sha256=pages[index].document_sha256,
+            kept=kept.get(index) if kept is not None else None,
         )
         for index in ranking.order
     )
@@ -216,9 +236,14 @@ def count_tokens(ranking: Ranking) -> TokenCounts:
     )
 
 
+def _kept_by_page(window: Sequence[int], scores: PageScores) -> Iterable[tuple[int, KeptTokens]]:
+    return zip(window, scores.kept, strict=True) if scores.kept is not None else ()
+
+
 def _prepare(context: RequestContext, pages: Sequence[PreparedPage]) -> PreparedRequest:
     try:
-        return context.model.prepare(context.text, pages, context.settings.keep_ratio)
+        prepared = context.model.prepare(context.text, pages, context.settings.keep_ratio)
+        return replace(prepared, reports_kept_tokens=context.wants_kept_tokens)
     except QueryError as error:
         raise InvalidRequestError("invalid_request", str(error), field="query") from error
     except PageCountError as error:
