@@ -20,6 +20,7 @@ from service.dialects import DIALECTS
 from service.dialects.dialect import Dialect
 from service.documents.loader import PageLoader
 from service.documents.page_cache import PageCache
+from service.documents.page_image import PageImages
 from service.fetching.fetcher import FetchLimits, UrlFetcher
 from service.http.admission import Admission
 from service.http.affinity import REPLICA_HEADER
@@ -267,7 +268,11 @@ def _build_router(service: Service, table: RouteTable) -> APIRouter:
             threads=service.threads,
         ),
         documents=DocumentRoutes(
-            settings=settings, metrics=metrics, registry=service.registry, threads=service.threads
+            settings=settings,
+            metrics=metrics,
+            registry=service.registry,
+            page_images=PageImages(service.rasterizer, service.threads, at_once=settings.rasterizer_processes),
+            threads=service.threads,
         ),
         operation=OperationRoutes(
             settings=settings,

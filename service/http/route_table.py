@@ -95,6 +95,14 @@ GET_DOCUMENT = Route(
 DELETE_DOCUMENT = Route(
     method="DELETE", path="/documents/{id}", name="delete_document", prefixes=_BOTH, door="admitted", group="documents"
 )
+PAGE_IMAGE = Route(
+    method="GET",
+    path="/documents/{id}/pages/{page}/image",
+    name="page_image",
+    prefixes=_BOTH,
+    door="admitted",
+    group="documents",
+)
 LIST_DOCUMENTS = Route(
     method="GET", path="/documents", name="list_documents", prefixes=_BOTH, door="admitted", group="documents"
 )
@@ -135,6 +143,7 @@ FIXED_ROUTES = (
     PUT_DOCUMENT,
     GET_DOCUMENT,
     DELETE_DOCUMENT,
+    PAGE_IMAGE,
     LIST_DOCUMENTS,
     LIVEZ,
     READYZ,
