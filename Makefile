@@ -55,7 +55,7 @@ $(INSTALLED): pyproject.toml constraints.txt
 	@touch $@
 
 demo: $(INSTALLED) ## start the service, rank a bundled PDF over HTTP, stop it
-	$(BIN)/ziprerank demo
+	$(BIN)/ziprerank demo --once
 
 test: $(INSTALLED) ## all tests that need no GPU
 	$(BIN)/python -m pytest

@@ -31,6 +31,7 @@ from service.http.error_responses import http_error_response
 from service.http.exchange import REQUEST_ID_HEADER, ExchangeMiddleware
 from service.http.openapi import describe_api
 from service.http.operation_routes import OPERATION_DESCRIPTIONS, OperationRoutes
+from service.http.playground_routes import PLAYGROUND_DESCRIPTIONS, PlaygroundRoutes
 from service.http.rerank_routes import RerankRoutes
 from service.http.route_table import RouteTable
 from service.http.router import build_router
@@ -101,7 +102,7 @@ def build_app(
 
     stop: called where the process cannot go on: the model cannot be served, or the device is lost.
     """
-    table = RouteTable.of_dialects(dialects)
+    table = RouteTable.of_dialects(dialects, has_playground=settings.playground)
     metrics = Metrics()
     tracing = Tracing(
         settings.tracing,
@@ -135,7 +136,7 @@ def build_app(
     describe_api(
         app,
         table,
-        {**DOCUMENT_DESCRIPTIONS, **OPERATION_DESCRIPTIONS},
+        {**DOCUMENT_DESCRIPTIONS, **OPERATION_DESCRIPTIONS, **PLAYGROUND_DESCRIPTIONS},
         is_key_required=settings.is_key_required,
         root_path=settings.root_path,
     )
@@ -284,6 +285,7 @@ def _build_router(service: Service, table: RouteTable) -> APIRouter:
             page_cache=service.page_cache,
             started_at=time.time(),
         ),
+        playground=PlaygroundRoutes(root_path=settings.root_path) if settings.playground else None,
     )
 
 

@@ -69,6 +69,14 @@ _PATH_PARAMETERS: Sequence[Mapping[str, Any]] = (
         "example": 1,
     },
     {
+        "name": "file",
+        "in": "path",
+        "required": True,
+        "description": "of the playground",
+        "schema": {"type": "string", "minLength": 1},
+        "example": "app.js",
+    },
+    {
         "name": "model",
         "in": "path",
         "required": True,
