@@ -15,7 +15,6 @@ import pytest
 from service.commands.demo import PDF, QUERY
 from tests.browser.walks import HERE, walk
 from tests.documents import make_pdf
-from tests.patience import eventually
 from tests.servers import RunningService, running_service
 
 LIMIT_BYTES = 200_000
@@ -40,11 +39,6 @@ def large(tmp_path: Path) -> Path:
     path = tmp_path / "large.pdf"
     path.write_bytes(b"%PDF-" + bytes(LIMIT_BYTES))
     return path
-
-
-def left_behind(service: RunningService, headers: dict[str, str]) -> list[str]:
-    answer = service.client.get("/documents", headers=headers).json()
-    return [document["id"] for document in answer["data"]]
 
 
 def check(seen: dict[str, Any], service: RunningService, headers: dict[str, str]) -> None:
@@ -89,7 +83,7 @@ def check(seen: dict[str, Any], service: RunningService, headers: dict[str, str]
     assert "large.pdf" in seen["tooLarge"] and "limit" in seen["tooLarge"] and seen["putsOfTooLarge"] == 0
     assert seen["documents"][0].startswith("two pages.pdf") and len(seen["documents"]) == 1
     assert sorted(seen["droppedLabels"]) == ["two pages.pdf, page 1", "two pages.pdf, page 2"]
-    eventually(lambda: left_behind(service, headers) == [], "the page that is closed deletes its documents")
+    assert seen["leftBehind"] == [], "the page that is closed deletes its documents"
 
 
 @pytest.mark.parametrize("width", [1280, 390])

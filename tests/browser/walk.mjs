@@ -175,6 +175,7 @@ await page.keyboard.press("j");
 await page.waitForFunction((before) => document.querySelector("#view-title").textContent !== before, seen.view);
 seen.nextView = await text("#view-title");
 await page.keyboard.press("Escape");
+await page.waitForFunction((label) => document.activeElement.getAttribute("aria-label")?.includes(label), seen.nextView);
 seen.focusAfterView = await page.evaluate(() => document.activeElement.getAttribute("aria-label"));
 
 // Marks
@@ -220,5 +221,12 @@ seen.droppedLabels = await page.locator("#runs > :first-child .label").allInnerT
 await inspect("dropped");
 await page.goto("about:blank");
 seen.foreign = seen.foreign.filter((url) => url !== "about:blank");
+// The page deletes its documents when it is closed. The browser must live until it has sent that.
+const headers = options.key ? { Authorization: `Bearer ${options.key}` } : {};
+for (const end = Date.now() + PATIENCE; Date.now() < end; await new Promise((resume) => setTimeout(resume, 50))) {
+  const { data } = await (await fetch(`${options.url}/documents`, { headers })).json();
+  seen.leftBehind = data.map(({ id }) => id);
+  if (data.length === 0) break;
+}
 await browser.close();
 console.log(JSON.stringify(seen));
