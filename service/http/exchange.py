@@ -45,6 +45,7 @@ class Exchange:
     def __init__(self, scope: Scope, receive: Receive, send: Send, *, route: FoundRoute | None, replica: str) -> None:
         self.headers = Headers(scope=scope)
         sent_id = self.headers.get("x-request-id", "")
+        self.address = client[0] if (client := scope.get("client")) else ""  # behind trusted proxies: what they saw
         self.request_id = sent_id if _REQUEST_ID.fullmatch(sent_id) else f"rerank-{uuid.uuid4().hex}"
         self.facts: dict[str, object] = {}
         self.state = {
@@ -134,7 +135,7 @@ class ExchangeMiddleware:
         if route is None or route.route.door != "admitted":
             try:
                 if not self._routes.is_open(scope["path"]):
-                    exchange.state["caller"] = self._callers.identify(exchange.headers)
+                    exchange.state["caller"] = self._callers.identify(exchange.headers, exchange.address)
             except ServiceError as error:
                 await exchange.refuse(error)
             else:
@@ -160,7 +161,7 @@ class ExchangeMiddleware:
 
     async def _admit_and_answer(self, exchange: Exchange) -> None:
         try:
-            caller = self._callers.identify(exchange.headers)
+            caller = self._callers.identify(exchange.headers, exchange.address)
             if caller.id:
                 exchange.facts["caller"] = caller.id
             permit = self._admission.admit(exchange.headers, caller)
