@@ -20,6 +20,8 @@ from service.dialects import DIALECTS
 from service.dialects.dialect import Dialect
 from service.documents.loader import PageLoader
 from service.documents.page_cache import PageCache
+from service.fair_queue import MAX_SLOWNESS, Standing
+from service.fair_threads import FairThreads
 from service.fetching.fetcher import FetchLimits, UrlFetcher
 from service.http.admission import Admission
 from service.http.affinity import REPLICA_HEADER
@@ -34,6 +36,7 @@ from service.http.rerank_routes import RerankRoutes
 from service.http.route_table import RouteTable
 from service.http.router import build_router
 from service.inference.micro_batcher import MicroBatcher
+from service.inference.page_rates import PageRates
 from service.inference.rerank import RerankPipeline
 from service.inference.worker import InferenceWorker
 from service.lifecycle import Lifecycle
@@ -192,11 +195,12 @@ def _build_service(settings: Settings, lifecycle: Lifecycle, metrics: Metrics, t
         observe=metrics.observe_raster_page,
         on_worker_death=metrics.count_raster_worker_death,
     )
-    threads = ThreadPoolExecutor(max_workers=settings.rasterizer_processes + 2, thread_name_prefix="prepare")
+    threads = FairThreads(settings.rasterizer_processes + 2, name="prepare")
+    background = threads.of(Standing(share_id="background", slowness=MAX_SLOWNESS))
     page_cache = PageCache(
         _DEFAULT_PAGE_CACHE_BYTES if settings.page_cache_bytes is None else settings.page_cache_bytes
     )
-    loader = PageLoader(rasterizer, page_cache, threads, max_pages=settings.max_pages)
+    loader = PageLoader(rasterizer, page_cache, background, max_pages=settings.max_pages)
     fetcher = UrlFetcher(parse_policy(settings.url_fetch), fetch_limits(settings), on_fetched=metrics.count_url_fetch)
     registry = _build_registry(settings, loader, batcher, metrics)
     metrics.export_cache("image", page_cache.counts)
@@ -224,6 +228,7 @@ def _build_service(settings: Settings, lifecycle: Lifecycle, metrics: Metrics, t
             batcher=batcher,
             metrics=metrics,
             threads=threads,
+            page_rates=PageRates(),
         ),
         threads=threads,
     )

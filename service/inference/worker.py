@@ -257,7 +257,11 @@ class InferenceWorker:
             self._on_device.remove(running)
             now = self._clock()
             if running.batch:
-                self._batcher.record_rate(_tokens(running.batch), now - max(running.started_at, self._last_end))
+                self._batcher.record_rate(
+                    _tokens(running.batch),
+                    now - max(running.started_at, self._last_end),
+                    cost=sum(window.cost for window in running.batch),
+                )
             self._metrics.device_busy.inc(now - self._busy_since)
             self._last_end = self._busy_since = now
 

@@ -1,7 +1,7 @@
 """The raster pool's front: untrusted PDFs, images and texts in, RGB pages out, whatever the bytes do to the workers.
 
     Rasterizer ── PendingRaster (a request in its sender's hands: opened, then rendered)
-        ├── RasterSchedule (round robin, bounds) ── RasterRequest (its tasks; a failure drops the rest)
+        ├── RasterSchedule (turns of callers, bounds) ── RasterRequest (its tasks; a failure drops the rest)
         └── RasterSupervisor, a thread per worker ── RasterProcess ══ socket, shared slot ══ worker (child)
                 └── CrashHistory (quarantine, storms)
 
@@ -81,12 +81,15 @@ class Rasterizer:
         for supervisor in self._supervisors:
             supervisor.has_tried_to_start.wait()
 
-    def request(self, documents: Sequence[RasterDocument], *, background: bool = False) -> "PendingRaster":
+    def request(
+        self, documents: Sequence[RasterDocument], *, share_id: str = "", background: bool = False
+    ) -> "PendingRaster":
         """A request for pages of these documents. It enters the pool when there is something to open or to render.
 
+        share_id: of the caller, see `Caller.share_id`.
         background: it yields to all others.
         """
-        return PendingRaster(self, RasterRequest(documents, is_background=background))
+        return PendingRaster(self, RasterRequest(documents, share_id=share_id, is_background=background))
 
     @property
     def is_alive(self) -> bool:
