@@ -1,15 +1,16 @@
 """A queue that serves its callers in turn, by cost: who puts in more than the others waits longer, and nobody else does.
 
-This is start-time fair queueing (Goyal, Vin, Cheng 1996), a form of deficit round robin in which a caller that asks for little
+This is start-time fair queueing (Goyal, Vin, Cheng 1996): the shares of deficit round robin, but a caller that asks for little
 is served first. Time is counted in cost: a caller's next item is due when the costs of its items before have passed, the
 caller that is due first is served, and one that comes anew is due at once. Over any time in which two callers have items
-waiting, the costs that they were served differ by at most one item of each.
+waiting, the costs that they were served differ by at most one item of each. Callers may be slower than others: their costs
+count several times, and their items wait for the additional cost before they are served.
 """
 
 import heapq
 import itertools
 from dataclasses import dataclass, field
-from typing import Generic, TypeVar
+from typing import Any, Generic, TypeVar
 
 MAX_SLOWNESS = 16
 
@@ -43,11 +44,18 @@ def finds_room(wanted: int, *, own: int, waiting: int, limit: int, callers: int)
     return is_within_share and waiting + wanted <= _OVERFLOW * limit
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Entry:
+    item: Any
+    slowness: int
+    expected_cost: float
+
+
 @dataclass(slots=True, kw_only=True)
 class _Share:
     """One caller's items, and when the next is due, by slowness: yielding items do not delay the caller's other ones."""
 
-    items: list[tuple[int, int, int, object]] = field(default_factory=list)  # priority, age, slowness, item: a heap
+    items: "list[tuple[int, int, _Entry]]" = field(default_factory=list)  # priority, age, entry: a heap
     due: dict[int, float] = field(default_factory=dict)
     ticket: int = 0  # of its valid entry in the order
 
@@ -57,7 +65,9 @@ class FairQueue(Generic[Item]):
 
     def __init__(self) -> None:
         self._shares: dict[str, _Share] = {}
-        self._order: list[tuple[float, int, str]] = []  # due, ticket, caller: a heap; entries of old tickets are void
+        self._order: list[
+            tuple[float, int, str]
+        ] = []  # due and additional cost, ticket, caller: a heap; entries of old tickets are void
         self._numbers = itertools.count(1)
         self._now = 0.0  # when the item served last was due
         self._size = 0
@@ -65,20 +75,20 @@ class FairQueue(Generic[Item]):
     def __len__(self) -> int:
         return self._size
 
-    def push(self, item: Item, standing: Standing) -> None:
+    def push(self, item: Item, standing: Standing, *, expected_cost: float) -> None:
         share = self._shares.get(standing.share_id)
         if share is None:
             self._forget_idle()
             share = self._shares[standing.share_id] = _Share()
-        before = share.items[0] if share.items else None
-        heapq.heappush(share.items, (standing.priority, next(self._numbers), standing.slowness, item))
+        entry = _Entry(item=item, slowness=standing.slowness, expected_cost=expected_cost)
+        heapq.heappush(share.items, (standing.priority, next(self._numbers), entry))
         self._size += 1
-        if share.items[0] is not before:
+        if share.items[0][-1] is entry:
             self._enter(standing.share_id, share)
 
     def peek(self) -> Item:
         """The item to be served next. Raises: IndexError when the queue is empty."""
-        item: Item = self._shares[self._first()].items[0][-1]  # type: ignore[assignment]
+        item: Item = self._shares[self._first()].items[0][-1].item
         return item
 
     def pop(self, *, cost: float) -> Item:
@@ -86,11 +96,11 @@ class FairQueue(Generic[Item]):
         share_id = self._first()
         share = self._shares[share_id]
         heapq.heappop(self._order)
-        *_, slowness, taken = heapq.heappop(share.items)
-        item: Item = taken  # type: ignore[assignment]
+        entry = heapq.heappop(share.items)[-1]
+        item: Item = entry.item
         self._size -= 1
-        self._now = max(self._now, share.due[slowness])
-        share.due[slowness] += cost * slowness
+        self._now = max(self._now, share.due[entry.slowness])
+        share.due[entry.slowness] += cost * entry.slowness
         if share.items:
             self._enter(share_id, share)
         return item
@@ -105,10 +115,10 @@ class FairQueue(Generic[Item]):
 
     def _enter(self, share_id: str, share: _Share) -> None:
         """Put the caller into the order, by its first item."""
-        slowness = share.items[0][2]
-        due = share.due[slowness] = max(self._now, share.due.get(slowness, 0.0))
+        entry = share.items[0][-1]
+        due = share.due[entry.slowness] = max(self._now, share.due.get(entry.slowness, 0.0))
         share.ticket = next(self._numbers)
-        heapq.heappush(self._order, (due, share.ticket, share_id))
+        heapq.heappush(self._order, (due + (entry.slowness - 1) * entry.expected_cost, share.ticket, share_id))
 
     def _first(self) -> str:
         """The caller that is due first. Drops void entries on the way."""

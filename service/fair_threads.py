@@ -52,7 +52,7 @@ class FairThreads:
         job = _Job(standing=standing, future=Future(), work=work)
         with self._lock:
             self._pool.submit(self._do_next)
-            self._jobs.push(job, standing)
+            self._jobs.push(job, standing, expected_cost=self._mean_seconds)
         return job.future
 
     def _do_next(self) -> None:

@@ -153,7 +153,7 @@ class MicroBatcher:
                 standing=standing,
                 trace=trace,
             )
-            self._windows.push(window, standing)
+            self._windows.push(window, standing, expected_cost=self._cost(request.token_count, request.patch_count))
             self._count(window, 1)
             self._changed.notify()
             return window.future
