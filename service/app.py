@@ -23,7 +23,7 @@ from service.documents.page_cache import PageCache
 from service.fair_queue import MAX_SLOWNESS, Standing
 from service.fair_threads import FairThreads
 from service.fetching.fetcher import FetchLimits, UrlFetcher
-from service.http.admission import Admission
+from service.http.admission import Admission, AdmissionLimits
 from service.http.affinity import REPLICA_HEADER
 from service.http.callers import Callers
 from service.http.docs_page import add_docs_page
@@ -91,6 +91,11 @@ def fetch_limits(settings: Settings) -> FetchLimits:
     )
 
 
+def admission_limits(settings: Settings) -> AdmissionLimits:
+    """The settings of admission."""
+    return AdmissionLimits(**{field.name: getattr(settings, field.name) for field in fields(AdmissionLimits)})
+
+
 def build_app(
     settings: Settings,
     *,
@@ -148,13 +153,9 @@ def build_app(
 def _add_middleware(app: FastAPI, service: Service, table: RouteTable) -> None:
     """Every request passes these, the last one first."""
     settings = service.settings
-    admission = Admission(
-        service.lifecycle,
-        max_body_bytes=settings.max_body_bytes,
-        max_concurrent_requests=settings.max_concurrent_requests,
-        max_in_flight_bytes=settings.max_in_flight_bytes,
-    )
+    admission = Admission(service.lifecycle, admission_limits(settings))
     service.metrics.requests_in_flight.set_function(lambda: admission.requests)
+    service.metrics.requests_receiving.set_function(lambda: admission.receiving)
     app.add_middleware(
         ExchangeMiddleware,
         routes=table,

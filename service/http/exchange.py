@@ -31,6 +31,7 @@ _LINGER_SECONDS = 5.0
 _CONTROL_CHARACTERS = re.compile(r"[\x00-\x1f\x7f]")
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,128}")
 _CLIENT_CLOSED_REQUEST = 499
+_METHODS_WITH_BODY = ("POST", "PUT")
 
 logger = logging.getLogger(__name__)
 
@@ -164,7 +165,8 @@ class ExchangeMiddleware:
             caller = self._callers.identify(exchange.headers, exchange.address)
             if caller.id:
                 exchange.facts["caller"] = caller.id
-            permit = self._admission.admit(exchange.headers, caller)
+            reads_body = exchange.scope["method"] in _METHODS_WITH_BODY
+            permit = self._admission.admit(exchange.headers, caller, reads_body=reads_body)
         except ServiceError as error:
             self._metrics.count_rejection(error.code)
             await exchange.refuse(error)

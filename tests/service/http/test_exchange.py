@@ -16,7 +16,7 @@ from service.api_keys import KeyRing
 from service.dialects.dialect import DialectRoute
 from service.dialects.ziprerank import ZipRerankDialect
 from service.errors import OverloadedError, ServiceError
-from service.http.admission import Admission
+from service.http.admission import Admission, AdmissionLimits
 from service.http.callers import Callers
 from service.http.error_responses import JsonResponse
 from service.http.exchange import ExchangeMiddleware
@@ -47,7 +47,14 @@ class Edge:
         lifecycle = Lifecycle()
         lifecycle.become_ready()
         self.metrics = Metrics()
-        self.admission = Admission(lifecycle, max_body_bytes=10, max_concurrent_requests=1, max_in_flight_bytes=10)
+        limits = AdmissionLimits(
+            max_body_bytes=10,
+            max_concurrent_requests=1,
+            max_receiving_requests=1,
+            max_in_flight_bytes=10,
+            min_body_rate=1,
+        )
+        self.admission = Admission(lifecycle, limits)
         self._middleware = ExchangeMiddleware(
             app,
             routes=RouteTable.of_dialects([Terse()]),
