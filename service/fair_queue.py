@@ -64,6 +64,9 @@ class FairQueue(Generic[Item]):
     """Not thread-safe. Each call takes time that grows with the logarithm of the items or callers."""
 
     def __init__(self) -> None:
+        self.burst = (
+            0.0  # cost that a caller may be ahead of its turn after a time without items: short work is done at once
+        )
         self._shares: dict[str, _Share] = {}
         self._order: list[
             tuple[float, int, str]
@@ -105,6 +108,15 @@ class FairQueue(Generic[Item]):
             self._enter(share_id, share)
         return item
 
+    def postpone(self, *, cost: float) -> None:
+        """Leave the item that `peek` gives where it is, after a part of its work was done at this cost; others may go first."""
+        share_id = self._first()
+        share = self._shares[share_id]
+        slowness = share.items[0][-1].slowness
+        self._now = max(self._now, share.due[slowness])
+        share.due[slowness] += cost * slowness
+        self._enter(share_id, share)
+
     def charge(self, standing: Standing, cost: float) -> None:
         """Add to the cost of an item that was popped, where it is known only afterwards; negative: it cost less."""
         share = self._shares.get(standing.share_id)
@@ -116,7 +128,7 @@ class FairQueue(Generic[Item]):
     def _enter(self, share_id: str, share: _Share) -> None:
         """Put the caller into the order, by its first item."""
         entry = share.items[0][-1]
-        due = share.due[entry.slowness] = max(self._now, share.due.get(entry.slowness, 0.0))
+        due = share.due[entry.slowness] = max(self._now - self.burst, share.due.get(entry.slowness, self._now))
         share.ticket = next(self._numbers)
         heapq.heappush(self._order, (due + (entry.slowness - 1) * entry.expected_cost, share.ticket, share_id))
 

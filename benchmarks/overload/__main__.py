@@ -51,7 +51,7 @@ class OverloadPlan:
     good_pages: Sequence[int] = (20, 2)
     flood_pages: int = 100
     good_requests: int = 60
-    capacity_requests: int = 6  # of flood_pages
+    capacity_requests: int = 3  # of flood_pages
     peak_requests: int = 40
     peak_concurrencies: Sequence[int] = (2, 8)
     ramp_seconds: float = 10.0  # of the flood before the good caller is measured
@@ -84,7 +84,7 @@ class Target:
 
 def main() -> None:
     options = _parse_options()
-    plan = SMOKE_PLAN if options.smoke else OverloadPlan()
+    plan = SMOKE_PLAN if options.smoke else _plan(options)
     with tempfile.TemporaryDirectory() as folder:
         names = ["good", "flooder", *(f"caller-{number}" for number in range(plan.callers))]
         made = [make_key(name) for name in names]
@@ -109,6 +109,9 @@ def _parse_options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", default="demo", help="checkpoint of the service that is started (default: demo)")
     parser.add_argument("--send", choices=("pdf", "jpeg"), default="pdf", help="what a request holds (default: pdf)")
+    parser.add_argument("--pages", type=int, nargs="*", default=[20, 2], help="of the good caller (default: 20 2)")
+    parser.add_argument("--requests", type=int, default=60, help="of the good caller in each run (default: 60)")
+    parser.add_argument("--seconds", type=float, default=60.0, help="of the overload (default: 60)")
     parser.add_argument("--only", choices=("fairness", "overload"), help="one part (default: both)")
     parser.add_argument(
         "--output", help="name of the file in benchmarks/results (default: by what is sent, the device)"
@@ -116,6 +119,10 @@ def _parse_options() -> argparse.Namespace:
     parser.add_argument("--smoke", action="store_true", help="a few small requests; nothing is kept")
     parser.add_argument("service_flags", nargs="*", metavar="-- FLAG", help="flags for the service that is started")
     return parser.parse_args()
+
+
+def _plan(options: argparse.Namespace) -> OverloadPlan:
+    return OverloadPlan(good_pages=options.pages, good_requests=options.requests, overload_seconds=options.seconds)
 
 
 async def _measure(target: Target, plan: OverloadPlan, options: argparse.Namespace) -> dict[str, Any]:
@@ -133,9 +140,9 @@ def _corpus(send: str, pages: int, *, requests: int = 10) -> Corpus:
 
 async def _measure_fairness(target: Target, plan: OverloadPlan, send_form: str) -> dict[str, Any]:
     """The good caller alone, then beside the flood, for each size of its requests."""
-    floods = _corpus(send_form, plan.flood_pages, requests=4)
+    floods = _corpus(send_form, plan.flood_pages, requests=40)
     flood_requests = floods.requests(make_chooser(floods.size, 0.0, seed=1))
-    goods = {pages: _corpus(send_form, pages) for pages in plan.good_pages}
+    goods = {pages: _corpus(send_form, pages, requests=200) for pages in plan.good_pages}
     found: dict[str, Any] = {}
     async with connect(target.url, key=target.good) as send, connect(target.url, key=target.flooder) as flood_send:
         with tqdm(total=len(goods) * 2 + 1, desc="flood's capacity") as progress:

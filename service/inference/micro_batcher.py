@@ -26,6 +26,7 @@ _SHARE_REGAINED = 1 / 64  # of the whole budget, with every batch that does fit
 _SHORT_BATCH_SECONDS = (
     0.1  # more windows in a batch of this length do not make the device faster, but others wait for it
 )
+_BURST_SECONDS = 0.5  # of the device's work that a caller gets ahead of its turn, after a pause
 _COMPANY_SECONDS = 300.0  # after a change of the caller: so long batches are kept short for the other one
 
 
@@ -41,6 +42,14 @@ class WindowResult:
     stage_seconds: dict[str, float]  # upload to language, of the whole batch
 
 
+@dataclass(slots=True, kw_only=True)
+class EncodeProgress:
+    """What was done for a window before it is scored, where its pages are encoded few at a time."""
+
+    tried: set[bytes] = field(default_factory=set)  # content hashes
+    seconds: float = 0.0
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class QueuedWindow:
     """One window of one request."""
@@ -52,6 +61,7 @@ class QueuedWindow:
     standing: Standing
     cost: float = 0.0  # in tokens, vision included; known when the window is taken
     trace: Trace | None = None  # of the request that the window is of
+    progress: "EncodeProgress" = field(default_factory=lambda: EncodeProgress())
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -59,6 +69,7 @@ class BackgroundEncode:
     """Pages to encode into the feature cache ahead of requests. Few, so that a request that arrives meanwhile waits little."""
 
     pages: Sequence[PreparedPage]
+    progress: EncodeProgress | None = None  # of the window that needs the pages; None: no request waits for them
     future: "Future[None]" = field(default_factory=Future)
 
 
@@ -92,6 +103,7 @@ class MicroBatcher:
         self._closed = False
         self._tokens_per_second = 0.0
         self._cost_per_second = 0.0
+        self._visual_tokens_per_second = 0.0
         self.budget_share = 1.0  # of both budgets of a batch; less after a batch ran out of device memory
         self.waiting_tokens = 0
         self.waiting_pages = 0
@@ -169,14 +181,23 @@ class MicroBatcher:
                 self._changed.notify()
         return work.future
 
-    def take(self, patches_of: Callable[[PreparedRequest], int]) -> list[QueuedWindow] | BackgroundEncode | None:
+    def take(
+        self,
+        patches_of: Callable[[PreparedRequest], int],
+        pages_to_encode: Callable[[PreparedRequest], Sequence[PreparedPage]] = lambda request: (),
+    ) -> list[QueuedWindow] | BackgroundEncode | None:
         """Wait for work: the next windows that fit the budgets, at least one; else pages to encode. None: closed and drained.
 
+        Where callers share the device, the pages of a window with a long vision pass are encoded first, few at a time.
+
         patches_of: patches of a window's vision pass at present; called as the window is popped.
+        pages_to_encode: its pages of which the vision pass would consist.
         """
         with self._changed:
             while True:
                 self._changed.wait_for(lambda: self._windows or self._background or self._closed)
+                if piece := self._next_piece(patches_of, pages_to_encode):
+                    return piece
                 if batch := self._pop_batch(patches_of):
                     return batch
                 while self._background:
@@ -190,6 +211,12 @@ class MicroBatcher:
         """Update the measured rates of the device by a finished batch. cost: of its windows."""
         self._tokens_per_second = _mean(self._tokens_per_second, tokens / max(seconds, 1e-6))
         self._cost_per_second = _mean(self._cost_per_second, cost / max(seconds, 1e-6))
+        self._windows.burst = _BURST_SECONDS * self._cost_per_second
+
+    def record_encode_rate(self, pages: Sequence[PreparedPage], seconds: float) -> None:
+        """Update the measured rate of the device by pages that were encoded alone."""
+        tokens = sum(page.visual_token_count for page in pages)
+        self._visual_tokens_per_second = _mean(self._visual_tokens_per_second, tokens / max(seconds, 1e-6))
 
     def set_budget(self, budget: BatchBudget) -> None:
         """Change the budgets, once the model is loaded and the room on its device is known."""
@@ -240,7 +267,7 @@ class MicroBatcher:
             if not window.future.set_running_or_notify_cancel():
                 self._pop(cost=0.0)
                 self._on_cancelled()
-            elif self._clock() > window.expires_at:
+            elif self._is_late(window):
                 self._pop(cost=0.0)
                 message = f"The request waited over {self.budget.queue_seconds:g} s for the device. Try again later."
                 window.future.set_exception(
@@ -256,9 +283,50 @@ class MicroBatcher:
                 tokens_left, patches_left, short = tokens_left - tokens, patches_left - patches, short - cost
         return batch
 
+    def _next_piece(
+        self,
+        patches_of: Callable[[PreparedRequest], int],
+        pages_to_encode: Callable[[PreparedRequest], Sequence[PreparedPage]],
+    ) -> BackgroundEncode | None:
+        """Pages of the next window to encode on their own, where all of them would take long and there are other callers."""
+        if not self._windows or not self._has_company:
+            return None
+        window = self._windows.peek()
+        is_dropped = window.future.cancelled() or self._is_late(window)
+        if is_dropped or (not window.progress.tried and not self._takes_long(patches_of(window.request))):
+            return None
+        unknown = [page for page in pages_to_encode(window.request) if page.content_hash not in window.progress.tried]
+        tokens = _SHORT_BATCH_SECONDS * self._visual_tokens_per_second
+        pages: list[PreparedPage] = []
+        for page in unknown:
+            tokens -= page.visual_token_count
+            if pages and tokens < 0:
+                break
+            pages.append(page)
+        if not pages:
+            return None
+        window.progress.tried.update(page.content_hash for page in pages)
+        patches = window.request.patch_count * len(pages) // len(window.request.pages)
+        self._windows.postpone(cost=self._cost(0, patches))
+        return BackgroundEncode(pages=pages, progress=window.progress)
+
+    def _takes_long(self, patches: int) -> bool:
+        if not patches or not self._cost_per_second:
+            return False
+        return self._cost(0, patches) > 2 * _SHORT_BATCH_SECONDS * self._cost_per_second
+
+    def _is_late(self, window: QueuedWindow) -> bool:
+        """Whether nothing was done for the window in the time that it may wait."""
+        return not window.progress.tried and self._clock() > window.expires_at
+
+    @property
+    def _has_company(self) -> bool:
+        """Whether more than one caller used the device lately."""
+        return self._clock() <= self._company_until
+
     def _short_batch_cost(self) -> float:
         """The cost of a batch that others can wait for; without a bound where one caller has the device to itself."""
-        if self._clock() > self._company_until or not self._cost_per_second:
+        if not self._has_company or not self._cost_per_second:
             return math.inf
         return _SHORT_BATCH_SECONDS * self._cost_per_second
 
