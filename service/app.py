@@ -32,6 +32,7 @@ from service.http.error_responses import http_error_response
 from service.http.exchange import REQUEST_ID_HEADER, ExchangeMiddleware
 from service.http.openapi import describe_api
 from service.http.operation_routes import OPERATION_DESCRIPTIONS, OperationRoutes
+from service.http.rate_limits import RATE_LIMIT_HEADER, RATE_LIMIT_POLICY_HEADER, RateLimits
 from service.http.rerank_routes import RerankRoutes
 from service.http.route_table import RouteTable
 from service.http.router import build_router
@@ -166,6 +167,7 @@ def _add_middleware(app: FastAPI, service: Service, table: RouteTable) -> None:
             cache_scope=settings.cache_scope,
         ),
         admission=admission,
+        limits=RateLimits(page_rates=service.pipeline.page_rates, admission=admission),
         metrics=service.metrics,
         tracing=service.tracing,
         replica=settings.replica,
@@ -177,7 +179,13 @@ def _add_middleware(app: FastAPI, service: Service, table: RouteTable) -> None:
             allow_origins=settings.cors_origins.split(","),
             allow_methods=("GET", "POST", "PUT", "DELETE"),
             allow_headers=("*",),
-            expose_headers=(REQUEST_ID_HEADER, REPLICA_HEADER, "Retry-After"),
+            expose_headers=(
+                REQUEST_ID_HEADER,
+                REPLICA_HEADER,
+                "Retry-After",
+                RATE_LIMIT_HEADER,
+                RATE_LIMIT_POLICY_HEADER,
+            ),
         )
 
 

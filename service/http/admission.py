@@ -17,12 +17,13 @@ from starlette.datastructures import Headers
 from service.errors import OverloadedError, TooLargeError
 from service.lifecycle import Lifecycle
 from service.records import Caller
+from service.retry_after import retry_after
 
-_RETRY_AFTER_SECONDS = 1
 _RESERVED_PART = 4
 """A quarter of each limit is added to it for callers that hold no more than an equal share."""
 
 _SHORTEST_SECONDS = 1e-3  # for rates
+_SECONDS_MEMORY = 0.9  # weight of the past in the mean time of a request
 _GRACE_SECONDS = 1.0
 """Nobody is called slow earlier: it takes round trips until a body flows."""
 
@@ -105,6 +106,11 @@ class Admission:
         self._receiving: dict[Permit, None] = {}  # in the order of their beginning
         self._shares: dict[str, _Share] = {}
         self._requests_by_caller: Counter[str] = Counter()
+        self._mean_seconds = 0.0  # from the permit to its end, of requests that were worked on
+
+    def requests_of(self, caller: Caller) -> int:
+        """Permits of the caller's key that are out."""
+        return self._requests_by_caller.get(caller.id, 0)
 
     @property
     def receiving(self) -> int:
@@ -130,7 +136,7 @@ class Admission:
             raise body_too_large(declared, self._limits.max_body_bytes)
         own, own_limit = self._requests_by_caller[caller.id], caller.limits.max_concurrent_requests
         if own_limit is not None and own >= own_limit:
-            raise _overloaded(f"{own} requests with this API key are being worked on, which is its limit.")
+            raise self._overloaded(f"{own} requests with this API key are being worked on, which is its limit.")
         share = self._shares.get(caller.share_id) or _Share()
         self._require_work(share)
         permit = Permit(self, caller, self._clock())
@@ -169,6 +175,8 @@ class Admission:
         if permit.is_working:
             self.working -= 1
             share.working -= 1
+            seconds, past = self._clock() - permit.started, self._mean_seconds
+            self._mean_seconds = _SECONDS_MEMORY * past + (1 - _SECONDS_MEMORY) * seconds if past else seconds
         else:
             del self._receiving[permit]
             share.receiving -= 1
@@ -188,7 +196,7 @@ class Admission:
     def _require_work(self, share: _Share) -> None:
         limit = self._limits.max_concurrent_requests
         if self.working >= limit and self.working + 1 > self._limit_of(share, share.working, 1, limit):
-            raise _overloaded(f"{self.working} requests are being worked on, which is the limit.")
+            raise self._overloaded(f"{self.working} requests are being worked on, which is the limit.")
 
     def _require_receiving(self, share: _Share, newcomer: Permit) -> None:
         limit = self._limits.max_receiving_requests
@@ -196,7 +204,7 @@ class Admission:
             return
         most = limit / self._callers(share) if self._is_below_share(share, share.receiving, 1, limit) else math.inf
         if not self._evict(newcomer, lambda permit: self._share_of(permit).receiving > most):
-            raise _overloaded(f"The bodies of {self.receiving} requests are being received, which is the limit.")
+            raise self._overloaded(f"The bodies of {self.receiving} requests are being received, which is the limit.")
 
     def _require_bytes(self, share: _Share, size: int, newcomer: Permit) -> None:
         limit = self._limits.max_in_flight_bytes
@@ -205,7 +213,12 @@ class Admission:
         most = limit / self._callers(share) if self._is_below_share(share, share.body_bytes, size, limit) else math.inf
         while self.body_bytes + size > self._limit_of(share, share.body_bytes, size, limit):
             if not self._evict(newcomer, lambda permit: self._share_of(permit).body_bytes > most, frees_bytes=True):
-                raise _overloaded(f"{self.body_bytes} bytes are in flight and the limit is {limit}.")
+                raise self._overloaded(f"{self.body_bytes} bytes are in flight and the limit is {limit}.")
+
+    def _overloaded(self, message: str) -> OverloadedError:
+        """All requests that hold a place now have ended after about the time that a request takes."""
+        seconds = retry_after(self._mean_seconds)
+        return OverloadedError("overloaded", f"{message} Try again later.", retry_after_seconds=seconds)
 
     def _share_of(self, permit: Permit) -> _Share:
         return self._shares[permit.caller.share_id]
@@ -249,10 +262,6 @@ def body_too_large(size: int, limit: int) -> TooLargeError:
     """The refusal for a body of `size` bytes, declared or received so far."""
     message = f"The body has {size} bytes or more and the limit is {limit}. Send fewer or smaller documents."
     return TooLargeError("body_too_large", message, param="content-length")
-
-
-def _overloaded(message: str) -> OverloadedError:
-    return OverloadedError("overloaded", f"{message} Try again later.", retry_after_seconds=_RETRY_AFTER_SECONDS)
 
 
 def _nothing() -> None:

@@ -76,7 +76,7 @@ class RerankPipeline:
         self._batcher = batcher
         self._metrics = metrics
         self._threads = threads
-        self._page_rates = page_rates
+        self.page_rates = page_rates
 
     @property
     def fetches_urls(self) -> bool:
@@ -87,7 +87,7 @@ class RerankPipeline:
 
         Raises: OverloadedError.
         """
-        self._page_rates.check(caller, pages)
+        self.page_rates.check(caller, pages)
         self._batcher.refuse_when_full(caller.share_id)
 
     async def answer(
@@ -103,7 +103,7 @@ class RerankPipeline:
         standing = standing_of(caller, query.priority)
         threads = self._threads.of(standing)
         pages = await self._load_pages(query, caller, model, record, request_id, threads)
-        self._page_rates.spend(caller, len(pages))
+        self.page_rates.spend(caller, len(pages))
         record.sizes.update(documents=len(query.documents), pages=len(pages))
         context = RequestContext(
             text=query.text, settings=settings, model=model, record=record, standing=standing, threads=threads

@@ -20,7 +20,9 @@ from service.http.admission import Admission, AdmissionLimits
 from service.http.callers import Callers
 from service.http.error_responses import JsonResponse
 from service.http.exchange import ExchangeMiddleware
+from service.http.rate_limits import RateLimits
 from service.http.route_table import RouteTable
+from service.inference.page_rates import PageRates
 from service.lifecycle import Lifecycle
 from service.metrics import Metrics
 from service.records import Caller, RerankQuery
@@ -60,6 +62,7 @@ class Edge:
             routes=RouteTable.of_dialects([Terse()]),
             callers=Callers(keys=KeyRing(single="right"), cache_scope="shared"),
             admission=self.admission,
+            limits=RateLimits(page_rates=PageRates(), admission=self.admission),
             metrics=self.metrics,
             tracing=Tracing("off", replica="gpu-0"),
             replica="gpu-0",
