@@ -3,8 +3,9 @@
 This is start-time fair queueing (Goyal, Vin, Cheng 1996): the shares of deficit round robin, but a caller that asks for little
 is served first. Time is counted in cost: a caller's next item is due when the costs of its items before have passed, the
 caller that is due first is served, and one that comes anew is due at once. Over any time in which two callers have items
-waiting, the costs that they were served differ by at most one item of each. Callers may be slower than others: their costs
-count several times, and their items wait for the additional cost before they are served.
+waiting, the costs that they were served differ by at most one item of each, and by `burst`: one that asked for less than its
+share before may be ahead by that much. Callers may be slower than others: their costs count several times, and their items
+wait for the additional cost before they are served.
 """
 
 import heapq
@@ -26,7 +27,8 @@ class Standing:
     """Whose an item is, and how it compares with other items."""
 
     share_id: str  # of the caller, see `Caller.share_id`
-    priority: int = 0  # among the caller's own items: a lower number is served first, equal ones by age
+    priority: int = 0  # among the caller's own items: a lower number is served first
+    since: float = 0.0  # among its items of equal priority: the lower is served first, then the older item
     slowness: int = 1  # among callers, 1 to MAX_SLOWNESS: at 4 the caller gets a quarter of the share of one at 1
 
 
@@ -55,7 +57,7 @@ class _Entry:
 class _Share:
     """One caller's items, and when the next is due, by slowness: yielding items do not delay the caller's other ones."""
 
-    items: "list[tuple[int, int, _Entry]]" = field(default_factory=list)  # priority, age, entry: a heap
+    items: "list[tuple[int, float, int, _Entry]]" = field(default_factory=list)  # priority, since, age, entry: a heap
     due: dict[int, float] = field(default_factory=dict)
     ticket: int = 0  # of its valid entry in the order
 
@@ -64,9 +66,7 @@ class FairQueue(Generic[Item]):
     """Not thread-safe. Each call takes time that grows with the logarithm of the items or callers."""
 
     def __init__(self) -> None:
-        self.burst = (
-            0.0  # cost that a caller may be ahead of its turn after a time without items: short work is done at once
-        )
+        self.burst = 0.0  # cost by which a caller that used less than its share may be ahead
         self._shares: dict[str, _Share] = {}
         self._order: list[
             tuple[float, int, str]
@@ -84,7 +84,7 @@ class FairQueue(Generic[Item]):
             self._forget_idle()
             share = self._shares[standing.share_id] = _Share()
         entry = _Entry(item=item, slowness=standing.slowness, expected_cost=expected_cost)
-        heapq.heappush(share.items, (standing.priority, next(self._numbers), entry))
+        heapq.heappush(share.items, (standing.priority, standing.since, next(self._numbers), entry))
         self._size += 1
         if share.items[0][-1] is entry:
             self._enter(standing.share_id, share)

@@ -26,7 +26,9 @@ _SHARE_REGAINED = 1 / 64  # of the whole budget, with every batch that does fit
 _SHORT_BATCH_SECONDS = (
     0.1  # more windows in a batch of this length do not make the device faster, but others wait for it
 )
-_BURST_SECONDS = 0.5  # of the device's work that a caller gets ahead of its turn, after a pause
+_BURST_SECONDS = (
+    3.0  # of the device's work that a caller may be ahead of its turn, if it used less than its share before
+)
 _COMPANY_SECONDS = 300.0  # after a change of the caller: so long batches are kept short for the other one
 
 
@@ -47,6 +49,7 @@ class EncodeProgress:
     """What was done for a window before it is scored, where its pages are encoded few at a time."""
 
     tried: set[bytes] = field(default_factory=set)  # content hashes
+    cost: float = 0.0
     seconds: float = 0.0
 
 
@@ -307,7 +310,9 @@ class MicroBatcher:
             return None
         window.progress.tried.update(page.content_hash for page in pages)
         patches = window.request.patch_count * len(pages) // len(window.request.pages)
-        self._windows.postpone(cost=self._cost(0, patches))
+        cost = self._cost(0, patches)
+        window.progress.cost += cost
+        self._windows.postpone(cost=cost)
         return BackgroundEncode(pages=pages, progress=window.progress)
 
     def _takes_long(self, patches: int) -> bool:

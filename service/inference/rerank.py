@@ -221,11 +221,12 @@ def standing_of(caller: Caller, priority: int) -> Standing:
     """A request's place among others. priority: as it asks; it may yield by it, but not overtake.
 
     Among callers the key's priority counts: at 3 the caller gets a quarter of the share of one at 0. A request that yields
-    waits for all others of its caller, and counts among callers as one of the smallest share.
+    waits for all others of its caller, and counts among callers as one of the smallest share. Requests of one caller are
+    finished in the order in which they came, so that under a load that is too high those that began are in time.
     """
     own = caller.limits.priority
     slowness = MAX_SLOWNESS if priority > own else min(1 + own, MAX_SLOWNESS)
-    return Standing(share_id=caller.share_id, priority=max(priority, own), slowness=slowness)
+    return Standing(share_id=caller.share_id, priority=max(priority, own), since=time.monotonic(), slowness=slowness)
 
 
 def rank_pages(pages: Sequence[LoadedPage], ranking: Ranking) -> tuple[RankedPage, ...]:

@@ -275,7 +275,7 @@ class InferenceWorker:
                     now
                     - max(running.started_at, self._last_end)
                     + sum(window.progress.seconds for window in running.batch),
-                    cost=sum(window.cost for window in running.batch),
+                    cost=sum(window.cost + window.progress.cost for window in running.batch),
                 )
             self._metrics.device_busy.inc(now - self._busy_since)
             self._last_end = self._busy_since = now
