@@ -29,6 +29,9 @@ _SHORT_BATCH_SECONDS = (
 _BURST_SECONDS = (
     3.0  # of the device's work that a caller may be ahead of its turn, if it used less than its share before
 )
+_EARLY_PART = (
+    0.75  # of the longest wait: a request is refused early above it, so that others may pass it on the way here
+)
 _COMPANY_SECONDS = 300.0  # after a change of the caller: so long batches are kept short for the other one
 
 
@@ -104,6 +107,7 @@ class MicroBatcher:
         self._background: deque[BackgroundEncode] = deque()
         self._changed = Condition()
         self._closed = False
+        self._window_tokens = 0.0  # mean of those that were queued
         self._tokens_per_second = 0.0
         self._cost_per_second = 0.0
         self._visual_tokens_per_second = 0.0
@@ -132,9 +136,11 @@ class MicroBatcher:
         return (own + sum(min(own, waiting) for waiting in others)) / self._tokens_per_second
 
     def refuse_when_full(self, share_id: str = "") -> None:
-        """Raises OverloadedError when no window of this caller would be admitted, so that no work is wasted."""
+        """Raises OverloadedError when no usual window of this caller would be admitted, so that no work is wasted."""
         with self._changed:
-            self._require_room(share_id, 1)
+            self._require_room(
+                share_id, round(self._window_tokens) or 1, seconds=_EARLY_PART * self.budget.queue_seconds
+            )
 
     def submit(
         self,
@@ -155,7 +161,7 @@ class MicroBatcher:
             if self._closed:
                 raise UnavailableError("draining", "The service is shutting down. Send the request to another replica.")
             if not admitted:
-                self._require_room(standing.share_id, request.token_count)
+                self._require_room(standing.share_id, request.token_count, seconds=self.budget.queue_seconds)
             now = self._clock()
             if standing.share_id != self._last_caller:
                 if self._last_caller is not None:
@@ -168,6 +174,7 @@ class MicroBatcher:
                 standing=standing,
                 trace=trace,
             )
+            self._window_tokens = _mean(self._window_tokens, request.token_count)
             self._windows.push(window, standing, expected_cost=self._cost(request.token_count, request.patch_count))
             self._count(window, 1)
             self._changed.notify()
@@ -352,8 +359,8 @@ class MicroBatcher:
         if not self._tokens_by_caller[share_id]:
             del self._tokens_by_caller[share_id]
 
-    def _require_room(self, share_id: str, tokens: int) -> None:
-        """Raises: OverloadedError, where the caller's window would find no room, or would not be taken in time."""
+    def _require_room(self, share_id: str, tokens: int, *, seconds: float) -> None:
+        """Raises: OverloadedError, where the caller's window would find no room, or would not be taken in so many seconds."""
         if not self._windows:
             return
         limit = self.budget.queue_limit_tokens
@@ -366,9 +373,10 @@ class MicroBatcher:
         )
         if not has_room:
             message = f"{self.waiting_tokens} tokens are waiting and the limit is {limit}. Try again later."
-        elif (wait := self.estimated_wait_of(share_id, tokens)) > self.budget.queue_seconds:
-            most = self.budget.queue_seconds
-            message = f"The request would wait {wait:.0f} s for the device and the limit is {most:g}. Try again later."
+        elif (wait := self.estimated_wait_of(share_id, tokens)) > seconds:
+            message = (
+                f"The request would wait {wait:.0f} s for the device and the limit is {seconds:g}. Try again later."
+            )
         else:
             return
         raise OverloadedError(

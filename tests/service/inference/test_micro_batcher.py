@@ -252,6 +252,19 @@ def test_a_window_that_would_not_be_taken_in_time_is_refused_at_once() -> None:
     batcher.submit(request(100), standing=B)  # which waits for one window of the other's
 
 
+def test_a_request_is_refused_early_where_its_window_would_probably_be_refused() -> None:
+    batcher = MicroBatcher(replace(BUDGET, queue_limit_tokens=100_000))
+    batcher.record_rate(100, 1.0)
+    for _ in range(6):
+        batcher.submit(request(100), standing=A)
+    batcher.refuse_when_full("a")
+    batcher.submit(request(100), standing=A)
+    with pytest.raises(OverloadedError, match="would wait 8 s"):
+        batcher.refuse_when_full("a")
+    batcher.refuse_when_full("b")
+    batcher.submit(request(100), standing=A)  # of a request that passed before
+
+
 def test_batches_are_short_while_there_are_several_callers() -> None:
     clock = Clock()
     batcher = MicroBatcher(BUDGET, clock=clock)
