@@ -104,6 +104,7 @@ bench: $(INSTALLED) ## measure this machine (minutes): stage by stage, under loa
 	$(BIN)/python -m benchmarks.stage_latency
 	$(BIN)/python -m benchmarks.http_load --send jpeg $(COLD_LOAD) -- $(NO_CACHES)
 	$(BIN)/python -m benchmarks.http_load --send registered $(WARM_LOAD)
+	$(BIN)/python -m benchmarks.overload
 	$(BIN)/python -m benchmarks.event_loop
 	$(BIN)/python -m benchmarks.host_path
 	$(BIN)/python -m benchmarks.ranking_agreement
@@ -113,6 +114,7 @@ bench-smoke: $(INSTALLED) ## a short form of every benchmark: do they run, and d
 	$(BIN)/python -m benchmarks.micro_checks --smoke
 	$(BIN)/python -m benchmarks.stage_latency --smoke
 	$(BIN)/python -m benchmarks.http_load --smoke
+	$(BIN)/python -m benchmarks.overload --smoke
 	$(BIN)/python -m benchmarks.ranking_agreement --smoke
 
 image: ## build the image with Docker; VARIANT=cpu (with CPU_TORCH_INDEX=…) for the small one, VARIANT=ray for deploy/ray

@@ -201,8 +201,13 @@ class Settings(BaseSettings):
     max_batch_patches: OptionalCountLimit = Field(
         None, description="vision patches in one batch; absent: 131,072, fewer on a small card"
     )
-    queue_limit_tokens: CountLimit = Field(262_144, description="language tokens waiting; more are refused with 429")
-    queue_seconds: SecondsLimit = Field(10.0, description="longest wait for a batch, then 503")
+    queue_limit_tokens: CountLimit = Field(
+        262_144,
+        description="language tokens waiting; more are refused with 429, but for callers with less than an equal share of them",
+    )
+    queue_seconds: SecondsLimit = Field(
+        10.0, description="longest wait for a batch, then 503; 429 at once where it would be longer"
+    )
     request_seconds: SecondsLimit = Field(60.0, description="longest time for one request, then 504")
     body_idle_seconds: SecondsLimit = Field(10.0, description="longest pause while a body is received, then 408")
     body_seconds: SecondsLimit = Field(120.0, description="longest time to receive a body, then 408")

@@ -105,7 +105,9 @@ class RerankFields(QueryFields):
     return_documents: bool | None = Field(None, description="add a `document` without binary content to every result")
     return_text: bool | None = Field(None, description="the same by another name")
     priority: int | None = Field(
-        None, description="place in the queue: 0 (soonest) to 999, but not sooner than the API key allows"
+        None,
+        description="place among the caller's own requests: 0 (soonest) to 999, but not sooner than the API key allows; above "
+        "that the request yields to other callers too",
     )
 
     @property
