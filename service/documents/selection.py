@@ -34,7 +34,8 @@ class PageSelection:
         spans: list[range] = []
         for first, last in self.ranges:
             end = page_count if last is None else min(last, page_count)
-            spans += _uncovered(range(first, end + 1), covered=spans)
+            if first <= end:
+                spans += _uncovered(range(first, end + 1), covered=spans)
         return tuple(spans)
 
     def first_missing(self, page_count: int) -> int | None:
