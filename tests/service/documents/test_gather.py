@@ -251,7 +251,7 @@ def test_a_fetched_document_can_be_at_fault(
 
 def test_unusable_documents_are_errors_in_their_places_where_they_are_skipped(threads: Executor) -> None:
     refusal = UnusableDocumentError("url_refused", "not from there", document_index=7)
-    documents = [
+    documents: list[QueryDocument] = [
         upload(PDF),
         upload("%"),
         reference("gone"),

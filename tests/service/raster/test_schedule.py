@@ -348,6 +348,7 @@ def test_request_that_skips_goes_on_without_the_document_and_the_page_at_fault()
     request = RasterRequest([make_document(2, index=index) for index in range(3)], skips_unusable=True)
     schedule.admit(request)
     schedule.failed(take(schedule), unusable(0))
+    assert not is_over(request)
     for _ in range(2):
         schedule.finished(take(schedule), DocumentOutline(page_count=2, is_paged=True))
     assert [state.error is None for state in request.states] == [False, True, True]
@@ -366,6 +367,7 @@ def test_document_whose_last_page_is_skipped_is_stale() -> None:
     request.add_pages(all_pages(request))
     schedule.admit(request)
     schedule.failed(task := take(schedule), unusable(0))
+    assert not is_over(request)
     turn = schedule.take([task.state.key])
     assert turn is not None and turn.stale == (task.state.key,)
 
