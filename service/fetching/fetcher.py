@@ -95,7 +95,7 @@ class UrlFetcher:
         Raises: UnusableDocumentError, TooLargeError, UnsupportedMediaTypeError about a document, unless it is skipped;
         OverloadedError.
         """
-        documents: dict[int, bytearray | ServiceError] = {}
+        found: dict[int, bytearray | ServiceError] = {}
         checked: dict[int, Url] = {}
         for index, url in urls.items():
             try:
@@ -103,11 +103,11 @@ class UrlFetcher:
             except UnusableDocumentError as error:
                 if not skips_unusable:
                     raise
-                documents[index] = error
+                found[index] = error
         with self._memory.share() as share:
             with self._places.request({url.host for url in checked.values()}):
-                documents |= await self._fetch_all(checked, share, request_id, skips_unusable=skips_unusable)
-            yield documents
+                found |= await self._fetch_all(checked, share, request_id, skips_unusable=skips_unusable)
+            yield found
 
     def close(self) -> None:
         """No further fetch is possible."""

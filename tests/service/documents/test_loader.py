@@ -21,6 +21,7 @@ from service.documents.selection import PageSelection, parse_page_selection
 from service.documents.sources import Content, MemorySource, Source
 from service.errors import (
     DocumentNotFoundError,
+    InternalError,
     PageOutOfRangeError,
     ServiceError,
     TooLargeError,
@@ -527,6 +528,9 @@ def test_unusable_documents_and_pages_are_left_out_and_the_rest_is_loaded(loads:
     def gone() -> Content:
         raise DocumentNotFoundError("document_not_found", "gone", field="id")
 
+    def damaged() -> Content:
+        raise InternalError("document_damaged", "its bytes changed")
+
     missing = StoredSource(reading=gone, sha256="00", kind=Kind.PDF)
     unreadable_before = UnusableDocumentError("invalid_base64", "no base64", document_index=0)
     sources: list[Source | ServiceError] = [
@@ -539,6 +543,7 @@ def test_unusable_documents_and_pages_are_left_out_and_the_rest_is_loaded(loads:
         image(b"\x89PNG\r\n\x1a\nbad", outline=SINGLE_PAGE_OUTLINE),
         image(make_image(), label="last"),
         pdf(b"bad"),
+        StoredSource(reading=damaged, sha256="01", kind=Kind.PDF),
     ]
     for _ in range(2):  # unknown to the cache, and known
         loaded = loads.load_all(*sources, skips_unusable=True)
@@ -552,6 +557,7 @@ def test_unusable_documents_and_pages_are_left_out_and_the_rest_is_loaded(loads:
             (5, None, "page_out_of_range"),
             (6, None, "corrupt_image"),
             (8, None, "corrupt_document"),
+            (9, None, "document_damaged"),
         ]
         assert all(error.__traceback__ is None for error in loaded.skipped)
 
