@@ -162,8 +162,8 @@ def _overload_section(records: Sequence[Record]) -> list[str]:
     header = ["more than the service can take", "device", "the other's p95, pages: alone -> beside a flood"]
     header += ["answers of the most at 5 times the load", "p99 of a refusal, ms"]
     return [
-        "**The service under too much load**: one caller floods it with 100-page requests at ten times what it can answer; then "
-        "eight callers send five times what it can answer.",
+        "**The service under too much load**: one caller floods it with 100-page requests at ten times what it can answer; "
+        "then eight callers send five times what it can answer.",
         _table(header, [_overload_row(record) for record in records]),
         "\n".join(_provenance(record, f"`{record.results['workload']['send']}`") for record in records),
     ]

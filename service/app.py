@@ -36,6 +36,7 @@ from service.http.rate_limits import RATE_LIMIT_HEADER, RATE_LIMIT_POLICY_HEADER
 from service.http.rerank_routes import RerankRoutes
 from service.http.route_table import RouteTable
 from service.http.router import build_router
+from service.http.skipped import SKIPPED_HEADER
 from service.inference.micro_batcher import MicroBatcher
 from service.inference.page_rates import PageRates
 from service.inference.rerank import RerankPipeline
@@ -182,6 +183,7 @@ def _add_middleware(app: FastAPI, service: Service, table: RouteTable) -> None:
             expose_headers=(
                 REQUEST_ID_HEADER,
                 REPLICA_HEADER,
+                SKIPPED_HEADER,
                 "Retry-After",
                 RATE_LIMIT_HEADER,
                 RATE_LIMIT_POLICY_HEADER,

@@ -116,22 +116,22 @@ def test_a_flood_of_one_key_leaves_every_second_window_to_another(reranker: Rera
         sizes.extend(len(request.pages) for request in batch)
         return score_in_input_order(batch)
 
-    def send(pages: int, key: str) -> int:
+    def send(running: RunningService, pages: int, key: str) -> int:
         document = {"pdf": DOCUMENT["pdf"], "pages": f"1-{pages}"}
         body = {"query": "locks", "documents": [document]}
-        return service.client.post("/rerank", json=body, headers={"X-API-Key": made[key][0]}).status_code
+        return running.client.post("/rerank", json=body, headers={"X-API-Key": made[key][0]}).status_code
 
     with (
-        running_service(fake_loader(reranker, score), api_keys_file=tmp_path / "keys.json") as service,
+        running_service(fake_loader(reranker, score), api_keys_file=tmp_path / "keys.json") as running,
         ThreadPoolExecutor(40) as threads,
     ):
-        service.client.headers["X-API-Key"] = made["flooder"][0]
-        sent = [threads.submit(send, 2, "flooder")]
+        running.client.headers["X-API-Key"] = made["flooder"][0]
+        sent = [threads.submit(send, running, 2, "flooder")]
         assert entered.wait(PATIENCE_SECONDS)
-        sent += [threads.submit(send, 2, "flooder") for _ in range(30)]
-        eventually(lambda: service.metric("ziprerank_requests_waiting") == 30)
-        sent += [threads.submit(send, 1, "other") for _ in range(3)]
-        eventually(lambda: service.metric("ziprerank_requests_waiting") == 33)
+        sent += [threads.submit(send, running, 2, "flooder") for _ in range(30)]
+        eventually(lambda: running.metric("ziprerank_requests_waiting") == 30)
+        sent += [threads.submit(send, running, 1, "other") for _ in range(3)]
+        eventually(lambda: running.metric("ziprerank_requests_waiting") == 33)
         gate.set()
         assert {future.result() for future in sent} == {200}
     assert max(place for place, pages in enumerate(sizes) if pages == 1) <= 6, sizes
