@@ -40,14 +40,7 @@ class RequestBody:
         Raises: MalformedBodyError, TooLargeError, InvalidRequestError.
         """
         data = self._utf8()
-        check_json(data)
-        try:
-            value = from_json(data, allow_inf_nan=False, cache_strings="keys")
-        except ValueError as error:
-            raise MalformedBodyError("malformed_body", json_fault(data, error)) from None
-        if (name := repeated_key(data)) is not None:
-            message = f"{name}: a JSON object has this member twice. Send it once."
-            raise MalformedBodyError("malformed_body", message, param=name)
+        value = read_json(data)
         if not isinstance(value, dict):
             raise InvalidRequestError("invalid_request", "body: send a JSON object.")
         return value
@@ -69,3 +62,19 @@ class RequestBody:
             message = "The body is not valid JSON: it is UTF-16. Send UTF-8, or charset=utf-16 in the Content-Type."
             raise MalformedBodyError("malformed_body", message)
         return data.removeprefix(codecs.BOM_UTF8)
+
+
+def read_json(data: bytes, *, what: str = "The body") -> Any:
+    """The value of a text of JSON in UTF-8. Blocks for large texts. what: the text, as the first words of messages.
+
+    Raises: MalformedBodyError, TooLargeError.
+    """
+    check_json(data)
+    try:
+        value = from_json(data, allow_inf_nan=False, cache_strings="keys")
+    except ValueError as error:
+        raise MalformedBodyError("malformed_body", json_fault(data, error, what=what)) from None
+    if (name := repeated_key(data)) is not None:
+        message = f"{name}: a JSON object has this member twice. Send it once."
+        raise MalformedBodyError("malformed_body", message, param=name)
+    return value

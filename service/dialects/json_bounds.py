@@ -76,11 +76,11 @@ def _may_have_wide_text(data: bytes) -> bool:
         return False
     if not data.isascii():
         return True
-    first = data.find(b"\\u")
-    if first < 0:
-        return False
-    overlap = len(_PART_OF_ESCAPE) - 1
-    return any(_WIDE_ESCAPE.search(data, start, start + _STEP + overlap) for start in range(first, len(data), _STEP))
+    return any(
+        piece.find(b"\\u") >= 0 and _WIDE_ESCAPE.search(piece)
+        for start in range(0, len(data), _STEP)
+        if (piece := data[start : start + _STEP + len(_PART_OF_ESCAPE)])
+    )
 
 
 def _pieces_without_escapes(data: bytes) -> Iterator[bytes]:

@@ -6,11 +6,10 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from service.dialects.body import RequestBody
+from service.dialects.body import RequestBody, read_json
 from service.dialects.dialect import RequestHead
 from service.dialects.document_fields import MAX_LABEL_LENGTH, ReadDocuments, check_document_count
 from service.dialects.faults import to_service_error
-from service.dialects.json_bounds import check_json
 from service.dialects.multipart import Part, parse_multipart
 from service.dialects.request_fields import RerankFields, ZipRerankOptions, ignored_warning, query_of
 from service.dialects.ziprerank_request import DEFAULTS, only_document, path_reference
@@ -81,9 +80,9 @@ def _form_fields(parts: Sequence[Part]) -> tuple[dict[str, list[str]], RerankFie
 
 
 def _options(text: str) -> ZipRerankOptions:
-    check_json(text.encode())
+    value = read_json(text.encode(), what="The field ziprerank")
     try:
-        return ZipRerankOptions.model_validate_json(text)
+        return ZipRerankOptions.model_validate(value)
     except ValidationError as error:
         raise to_service_error(error, within="ziprerank") from error
 
