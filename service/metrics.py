@@ -32,6 +32,7 @@ REJECTION_REASONS = {
     "file_too_large": "too_large",
     "too_many_files": "too_large",
     "too_many_pages": "too_large",
+    "too_many_values": "too_large",
     "image_too_many_pixels": "too_large",
     "unsupported_media_type": "media",
     "url_not_supported": "ssrf",

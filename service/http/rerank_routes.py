@@ -79,6 +79,8 @@ class RerankRoutes:
                 record.trace.choose_dialect(dialect.name)
             query = await loop.run_in_executor(threads, dialect.read, content, self._head(found))
         request.state.query = query  # which an error of any later stage is written with
+        body.clear()  # whose strings and files the query has
+        del content
         answer = await self.pipeline.answer(
             query,
             caller=request.state.caller,
