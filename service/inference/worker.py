@@ -121,13 +121,13 @@ class InferenceWorker:
         with self._occupying([], model.stage_clock()):
             try:
                 encoded = model.encode(work.pages)
+                seconds = self._clock() - max(started, self._last_end)  # without the batch that was running before
             except Exception as error:
                 logger.error("could not encode %d pages ahead of requests", len(work.pages), exc_info=error)
                 work.future.set_exception(error)
                 if isinstance(error, DeviceLostError):
                     self._lose([])
             else:
-                seconds = self._clock() - started
                 if encoded == len(work.pages):
                     self._batcher.record_encode_rate(work.pages, seconds)
                 if work.progress is not None:
