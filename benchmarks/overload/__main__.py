@@ -1,7 +1,7 @@
 """More load than the service can take: does a flood by one caller spare the others, and does the service keep its rate?
 
     python -m benchmarks.overload --smoke                       # seconds: does it run?
-    python -m benchmarks.overload                               # about 10 minutes on the bundled checkpoint
+    python -m benchmarks.overload                               # a quarter of an hour on the bundled checkpoint
     python -m benchmarks.overload --only fairness -- --page-cache-bytes 0       # flags of `ziprerank serve` after --
 
 Fairness: a good caller sends requests of 20 pages, then of 2, far below what the service can take: first alone, then while
@@ -50,7 +50,8 @@ class OverloadPlan:
 
     good_pages: Sequence[int] = (20, 2)
     flood_pages: int = 100
-    good_requests: int = 60
+    flood_documents: int = 20  # different ones
+    good_requests: int = 40
     capacity_requests: int = 3  # of flood_pages
     peak_requests: int = 40
     peak_concurrencies: Sequence[int] = (2, 8)
@@ -62,6 +63,7 @@ class OverloadPlan:
 SMOKE_PLAN = OverloadPlan(
     good_pages=(2,),
     flood_pages=6,
+    flood_documents=4,
     good_requests=4,
     capacity_requests=2,
     peak_requests=6,
@@ -110,7 +112,7 @@ def _parse_options() -> argparse.Namespace:
     parser.add_argument("--model", default="demo", help="checkpoint of the service that is started (default: demo)")
     parser.add_argument("--send", choices=("pdf", "jpeg"), default="pdf", help="what a request holds (default: pdf)")
     parser.add_argument("--pages", type=int, nargs="*", default=[20, 2], help="of the good caller (default: 20 2)")
-    parser.add_argument("--requests", type=int, default=60, help="of the good caller in each run (default: 60)")
+    parser.add_argument("--requests", type=int, default=40, help="of the good caller in each run (default: 40)")
     parser.add_argument("--seconds", type=float, default=60.0, help="of the overload (default: 60)")
     parser.add_argument("--only", choices=("fairness", "overload"), help="one part (default: both)")
     parser.add_argument(
@@ -140,9 +142,9 @@ def _corpus(send: str, pages: int, *, requests: int = 10) -> Corpus:
 
 async def _measure_fairness(target: Target, plan: OverloadPlan, send_form: str) -> dict[str, Any]:
     """The good caller alone, then beside the flood, for each size of its requests."""
-    floods = _corpus(send_form, plan.flood_pages, requests=40)
+    floods = _corpus(send_form, plan.flood_pages, requests=plan.flood_documents)
     flood_requests = floods.requests(make_chooser(floods.size, 0.0, seed=1))
-    goods = {pages: _corpus(send_form, pages, requests=200) for pages in plan.good_pages}
+    goods = {pages: _corpus(send_form, pages, requests=plan.good_requests + 20) for pages in plan.good_pages}
     found: dict[str, Any] = {}
     async with connect(target.url, key=target.good) as send, connect(target.url, key=target.flooder) as flood_send:
         with tqdm(total=len(goods) * 2 + 1, desc="flood's capacity") as progress:
