@@ -124,16 +124,15 @@ class MicroBatcher:
         """Tokens waiting over the measured rate; 0 before the first measurement."""
         return self.waiting_tokens / self._tokens_per_second if self._tokens_per_second else 0.0
 
-    def estimated_wait_of(self, share_id: str, tokens: int = 0) -> float:
-        """Seconds until `tokens` more of this caller have left the queue; 0 before the first measurement.
+    def estimated_wait_of(self, share_id: str) -> float:
+        """Seconds until a further window of this caller would be taken; 0 before the first measurement.
 
-        Until then each other caller is served as much as this one, or all that it has waiting.
+        Until then the caller is served all that it has waiting, and each other one as much, or all that that one has.
         """
         if not self._tokens_per_second:
             return 0.0
-        own = self._tokens_by_caller[share_id] + tokens
-        others = (waiting for caller, waiting in self._tokens_by_caller.items() if caller != share_id)
-        return (own + sum(min(own, waiting) for waiting in others)) / self._tokens_per_second
+        own = self._tokens_by_caller[share_id]
+        return sum(min(own, waiting) for waiting in self._tokens_by_caller.values()) / self._tokens_per_second
 
     def refuse_when_full(self, share_id: str = "") -> None:
         """Raises OverloadedError when no usual window of this caller would be admitted, so that no work is wasted."""
@@ -373,15 +372,13 @@ class MicroBatcher:
         )
         if not has_room:
             message = f"{self.waiting_tokens} tokens are waiting and the limit is {limit}. Try again later."
-        elif (wait := self.estimated_wait_of(share_id, tokens)) > seconds:
+        elif (wait := self.estimated_wait_of(share_id)) > seconds:
             message = (
                 f"The request would wait {wait:.0f} s for the device and the limit is {seconds:g}. Try again later."
             )
         else:
             return
-        raise OverloadedError(
-            "overloaded", message, retry_after_seconds=retry_after(self.estimated_wait_of(share_id, tokens))
-        )
+        raise OverloadedError("overloaded", message, retry_after_seconds=retry_after(self.estimated_wait_of(share_id)))
 
 
 def _mean(past: float, rate: float) -> float:
