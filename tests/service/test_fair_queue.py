@@ -117,10 +117,10 @@ def test_one_that_used_less_than_its_share_is_ahead_by_the_burst_alone() -> None
 
 
 def test_a_part_of_an_item_lets_others_go_first() -> None:
-    queue = filled(("a", 100.0), ("b", 50.0))
+    queue = filled(("a", 100.0), ("b", 50.0), ("b", 50.0))
     queue.postpone(cost=60)
-    assert queue.peek()[0] == "b" and len(queue) == 2
-    assert served(queue, 2) == "ba"
+    assert queue.peek()[0] == "b" and len(queue) == 3
+    assert served(queue, 3) == "bba"
 
 
 def test_a_cost_that_is_known_afterwards_counts() -> None:

@@ -346,7 +346,7 @@ def test_pages_of_a_long_window_are_encoded_before_it_while_there_are_several_ca
     class Cached(ScriptedModel):
         def encode(self, pages: Sequence[PreparedPage]) -> int:
             encoded.append(len(pages))
-            time.sleep(0.001)
+            time.sleep(0.01)
             return len(pages)
 
         def pages_to_encode(self, request: PreparedRequest) -> Sequence[PreparedPage]:
@@ -364,4 +364,4 @@ def test_pages_of_a_long_window_are_encoded_before_it_while_there_are_several_ca
     assert encoded == [1] and model.batches == [[20], [30]]
     assert short.result().scores.prompt_tokens == 20
     result = long.result()
-    assert result.stage_seconds["vision"] >= 0.001 and result.queue_seconds >= 0
+    assert result.stage_seconds["vision"] > 0 and result.queue_seconds >= 0
