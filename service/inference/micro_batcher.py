@@ -20,7 +20,8 @@ from service.fair_queue import FairQueue, Standing, finds_room
 from service.retry_after import retry_after
 from service.tracing import Trace
 
-_RATE_MEMORY = 0.8  # weight of the past in the measured rate of tokens per second
+_RATE_MEMORY = 0.8  # weight of the past in measured rates and means
+_SHORTEST_SECONDS = 1e-6  # of a batch, for rates
 _SHARE_AFTER_OVERFLOW = 0.5  # of the batch that did not fit into the device's memory
 _SHARE_REGAINED = 1 / 64  # of the whole budget, with every batch that does fit
 _SHORT_BATCH_SECONDS = (
@@ -108,9 +109,9 @@ class MicroBatcher:
         self._changed = Condition()
         self._closed = False
         self._window_tokens = 0.0  # mean of those that were queued
-        self._tokens_per_second = 0.0
-        self._cost_per_second = 0.0
-        self._visual_tokens_per_second = 0.0
+        self._tokens_rate = _Rate()
+        self._cost_rate = _Rate()  # of the same batches
+        self._visual_tokens_rate = _Rate()  # of pages that were encoded alone
         self.budget_share = 1.0  # of both budgets of a batch; less after a batch ran out of device memory
         self.waiting_tokens = 0
         self.waiting_pages = 0
@@ -122,17 +123,17 @@ class MicroBatcher:
     @property
     def estimated_wait_seconds(self) -> float:
         """Tokens waiting over the measured rate; 0 before the first measurement."""
-        return self.waiting_tokens / self._tokens_per_second if self._tokens_per_second else 0.0
+        return self.waiting_tokens / self._tokens_rate.per_second if self._tokens_rate.per_second else 0.0
 
     def estimated_wait_of(self, share_id: str) -> float:
         """Seconds until a further window of this caller would be taken; 0 before the first measurement.
 
         Until then the caller is served all that it has waiting, and each other one as much, or all that that one has.
         """
-        if not self._tokens_per_second:
+        if not self._tokens_rate.per_second:
             return 0.0
         own = self._tokens_by_caller[share_id]
-        return sum(min(own, waiting) for waiting in self._tokens_by_caller.values()) / self._tokens_per_second
+        return sum(min(own, waiting) for waiting in self._tokens_by_caller.values()) / self._tokens_rate.per_second
 
     def refuse_when_full(self, share_id: str = "") -> None:
         """Raises OverloadedError when no usual window of this caller would be admitted, so that no work is wasted."""
@@ -218,14 +219,14 @@ class MicroBatcher:
 
     def record_rate(self, tokens: int, seconds: float, *, cost: float = 0.0) -> None:
         """Update the measured rates of the device by a finished batch. cost: of its windows."""
-        self._tokens_per_second = _mean(self._tokens_per_second, tokens / max(seconds, 1e-6))
-        self._cost_per_second = _mean(self._cost_per_second, cost / max(seconds, 1e-6))
-        self._windows.burst = _BURST_SECONDS * self._cost_per_second
+        self._tokens_rate.add(tokens, seconds)
+        self._cost_rate.add(cost, seconds)
+        self._windows.burst = _BURST_SECONDS * self._cost_rate.per_second
 
     def record_encode_rate(self, pages: Sequence[PreparedPage], seconds: float) -> None:
         """Update the measured rate of the device by pages that were encoded alone."""
         tokens = sum(page.visual_token_count for page in pages)
-        self._visual_tokens_per_second = _mean(self._visual_tokens_per_second, tokens / max(seconds, 1e-6))
+        self._visual_tokens_rate.add(tokens, seconds)
 
     def set_budget(self, budget: BatchBudget) -> None:
         """Change the budgets, once the model is loaded and the room on its device is known."""
@@ -305,7 +306,7 @@ class MicroBatcher:
         if is_dropped or (not window.progress.tried and not self._takes_long(patches_of(window.request))):
             return None
         unknown = [page for page in pages_to_encode(window.request) if page.content_hash not in window.progress.tried]
-        tokens = _SHORT_BATCH_SECONDS * self._visual_tokens_per_second
+        tokens = _SHORT_BATCH_SECONDS * self._visual_tokens_rate.per_second
         pages: list[PreparedPage] = []
         for page in unknown:
             tokens -= page.visual_token_count
@@ -322,9 +323,9 @@ class MicroBatcher:
         return BackgroundEncode(pages=pages, progress=window.progress)
 
     def _takes_long(self, patches: int) -> bool:
-        if not patches or not self._cost_per_second:
+        if not patches or not self._cost_rate.per_second:
             return False
-        return self._cost(0, patches) > 2 * _SHORT_BATCH_SECONDS * self._cost_per_second
+        return self._cost(0, patches) > 2 * _SHORT_BATCH_SECONDS * self._cost_rate.per_second
 
     def _is_late(self, window: QueuedWindow) -> bool:
         """Whether nothing was done for the window in the time that it may wait."""
@@ -337,9 +338,9 @@ class MicroBatcher:
 
     def _short_batch_cost(self) -> float:
         """The cost of a batch that others can wait for; without a bound where one caller has the device to itself."""
-        if not self._has_company or not self._cost_per_second:
+        if not self._has_company or not self._cost_rate.per_second:
             return math.inf
-        return _SHORT_BATCH_SECONDS * self._cost_per_second
+        return _SHORT_BATCH_SECONDS * self._cost_rate.per_second
 
     def _cost(self, tokens: int, patches: int) -> float:
         """Work for the device in tokens: a patch counts as the share of its budget that it takes."""
@@ -381,6 +382,26 @@ class MicroBatcher:
         raise OverloadedError("overloaded", message, retry_after_seconds=retry_after(self.estimated_wait_of(share_id)))
 
 
-def _mean(past: float, rate: float) -> float:
-    """A moving mean of measured rates."""
-    return _RATE_MEMORY * past + (1 - _RATE_MEMORY) * rate if past else rate
+def _mean(past: float, value: float) -> float:
+    """A moving mean."""
+    return _RATE_MEMORY * past + (1 - _RATE_MEMORY) * value if past else value
+
+
+class _Rate:
+    """A rate over the last measurements together.
+
+    The mean of their rates would be wrong: where the end of a batch is noticed late, the next one seems to take no time.
+    """
+
+    def __init__(self) -> None:
+        self._amount = 0.0
+        self._seconds = 0.0
+
+    def add(self, amount: float, seconds: float) -> None:
+        self._amount = _RATE_MEMORY * self._amount + amount
+        self._seconds = _RATE_MEMORY * self._seconds + seconds
+
+    @property
+    def per_second(self) -> float:
+        """0 before the first measurement."""
+        return self._amount / max(self._seconds, _SHORTEST_SECONDS) if self._amount else 0.0

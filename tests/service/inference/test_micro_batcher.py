@@ -122,6 +122,16 @@ def test_estimated_wait_is_tokens_over_the_measured_rate() -> None:
     assert batcher.estimated_wait_seconds == pytest.approx(0.5)
 
 
+def test_a_batch_that_seems_to_take_no_time_does_not_spoil_the_rate() -> None:
+    """The end of the batch before it was noticed late, so that one seems to take as long as both."""
+    batcher = MicroBatcher(BUDGET)
+    batcher.submit(request(50))
+    for _ in range(20):
+        batcher.record_rate(100, 2.0)
+        batcher.record_rate(100, 0.0)
+    assert batcher.estimated_wait_seconds == pytest.approx(0.5, rel=0.3)
+
+
 def test_a_closed_batcher_hands_out_queued_windows_and_then_ends() -> None:
     batcher = MicroBatcher(BUDGET)
     batcher.submit(request(10))
