@@ -4,6 +4,7 @@ import socket
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
+from typing import Any
 
 import pytest
 
@@ -44,7 +45,7 @@ def status_of(connection: socket.socket) -> bytes:
 
 @pytest.mark.parametrize("framing", [DECLARED, CHUNKED])
 def test_bodies_that_drip_take_no_place_of_work(reranker: Reranker, framing: str) -> None:
-    limits = {
+    limits: dict[str, Any] = {
         "max_concurrent_requests": 4,
         "max_body_bytes": 10**6,
         "max_file_bytes": 10**6,
@@ -70,7 +71,7 @@ def test_where_too_many_bodies_drip_they_make_room_for_a_good_client(reranker: R
 
 
 def test_bytes_of_slow_senders_make_room_for_a_good_client(reranker: Reranker) -> None:
-    limits = {"max_body_bytes": 100_000, "max_file_bytes": 100_000, "max_in_flight_bytes": 200_000}
+    limits: dict[str, Any] = {"max_body_bytes": 100_000, "max_file_bytes": 100_000, "max_in_flight_bytes": 200_000}
     slow = b"ea60\r\n" + b" " * 60_000 + b"\r\n"
     with running_service(fake_loader(reranker), **limits, min_body_rate=10**8) as service, ExitStack() as stack:
         drips = [stack.enter_context(begin(service, CHUNKED, slow)) for _ in range(3)]
@@ -83,7 +84,7 @@ def test_bytes_of_slow_senders_make_room_for_a_good_client(reranker: Reranker) -
 
 
 def test_a_body_below_the_minimum_rate_ends_whatever_it_began_with(reranker: Reranker) -> None:
-    limits = {"body_idle_seconds": 1.0, "min_body_rate": 1000}
+    limits: dict[str, Any] = {"body_idle_seconds": 1.0, "min_body_rate": 1000}
     with (
         running_service(fake_loader(reranker), **limits) as service,
         begin(service, DECLARED, b"{" + b" " * 50_000) as connection,
