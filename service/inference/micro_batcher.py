@@ -33,6 +33,7 @@ _BURST_SECONDS = (
 _EARLY_PART = (
     0.75  # of the longest wait: a request is refused early above it, so that others may pass it on the way here
 )
+_LITTLE = 1.5  # windows of mean size
 _COMPANY_SECONDS = 300.0  # after a change of the caller: so long batches are kept short for the other one
 
 
@@ -373,13 +374,21 @@ class MicroBatcher:
         )
         if not has_room:
             message = f"{self.waiting_tokens} tokens are waiting and the limit is {limit}. Try again later."
-        elif (wait := self.estimated_wait_of(share_id)) > seconds:
+        elif (wait := self.estimated_wait_of(share_id)) > seconds and not self._holds_little(share_id):
             message = (
                 f"The request would wait {wait:.0f} s for the device and the limit is {seconds:g}. Try again later."
             )
         else:
             return
         raise OverloadedError("overloaded", message, retry_after_seconds=retry_after(self.estimated_wait_of(share_id)))
+
+    def _holds_little(self, share_id: str) -> bool:
+        """Whether at most one window of the caller waits, and less than the mean of all callers.
+
+        Such a caller is mostly ahead of its turn, so that it waits for less than the estimate.
+        """
+        own = self._tokens_by_caller[share_id]
+        return own <= _LITTLE * self._window_tokens and own * len(self._tokens_by_caller) < self.waiting_tokens
 
 
 def _mean(past: float, value: float) -> float:

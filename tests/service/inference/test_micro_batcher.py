@@ -132,6 +132,18 @@ def test_a_batch_that_seems_to_take_no_time_does_not_spoil_the_rate() -> None:
     assert batcher.estimated_wait_seconds == pytest.approx(0.5, rel=0.3)
 
 
+def test_a_caller_with_one_window_is_not_refused_for_the_windows_of_a_flood() -> None:
+    batcher = MicroBatcher(replace(BUDGET, queue_limit_tokens=100_000))
+    batcher.record_rate(10, 1.0)
+    batcher.submit(request(90), standing=A)
+    batcher.submit(request(90), standing=B)
+    for _ in range(5):
+        batcher.submit(request(90), standing=B, admitted=True)
+    batcher.refuse_when_full("a")
+    with pytest.raises(OverloadedError):
+        batcher.refuse_when_full("b")
+
+
 def test_a_closed_batcher_hands_out_queued_windows_and_then_ends() -> None:
     batcher = MicroBatcher(BUDGET)
     batcher.submit(request(10))
