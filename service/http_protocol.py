@@ -114,7 +114,7 @@ class HttpProtocol(HttpToolsProtocol):
             self._refuse(InvalidRequestError("invalid_request", "The request is not well-formed HTTP/1.1."))
         self._note_state()
 
-    def eof_received(self) -> bool:
+    def eof_received(self) -> bool:  # type: ignore[override]  # the value is for asyncio
         """Whether an answer is due to a client that sends no more."""
         cycle = self.cycle
         if cycle is None or cycle.response_complete or cycle.more_body or cycle.scope["http_version"] != "1.1":
