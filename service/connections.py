@@ -53,8 +53,8 @@ class Connections:
         self.limits = limits
         self.lingering: set[Connection] = set()  # turned away, and open until the client has the answer
         self._places: set[Connection] = set()
-        self._unused: dict[Connection, None] = {}  # idle, that idle longest first
-        self._kept: dict[Connection, None] = {}  # the same after an answer
+        self._unused: dict[Connection, float] = {}  # idle since that time, before any request
+        self._kept: dict[Connection, None] = {}  # idle after an answer, that idle longest first
         self._watched: dict[Connection, None] = {}
         self._timer: asyncio.TimerHandle | None = None
 
@@ -80,8 +80,12 @@ class Connections:
 
     def rest(self, connection: Connection, *, is_used: bool) -> None:
         """The connection is idle from now on. is_used: it has had an answer."""
-        if connection in self._places:
-            (self._kept if is_used else self._unused)[connection] = None
+        if connection not in self._places:
+            return
+        if is_used:
+            self._kept[connection] = None
+        else:
+            self._unused[connection] = asyncio.get_running_loop().time()
 
     def wake(self, connection: Connection) -> None:
         self._kept.pop(connection, None)
@@ -104,15 +108,18 @@ class Connections:
         self._timer = loop.call_later(_LOOK_SECONDS, self._look) if self._watched else None
 
     def _least_useful(self) -> Connection | None:
-        """One that was never used, else one whose head or rest of a body comes slowly, else one that is kept for later, else
-        one whose client reads slowly."""
-        if self._unused:
-            return next(iter(self._unused))
+        """The first of these that there is: one unused for a second; one whose head, or rest of a body, comes slowly; an idle
+        one, of the larger of the two kinds; one whose client does not read."""
         latest = asyncio.get_running_loop().time() - _SLOW_SECONDS
+        unused, kept = list(self._unused), list(self._kept)
         watched = [connection for connection in self._watched if connection in self._places]
-        slow = [each for each in watched if each.unfinished_since is not None and each.unfinished_since < latest]
-        unread = [each for each in watched if each.unsent_since is not None and each.unsent_since < latest]
-        return next(iter([*slow, *self._kept, *unread]), None)
+        groups = (
+            [connection for connection in unused[:1] if self._unused[connection] < latest],
+            [each for each in watched if each.unfinished_since is not None and each.unfinished_since < latest],
+            max(kept, unused, key=len),
+            [each for each in watched if each.unsent_since is not None and each.unsent_since < latest],
+        )
+        return next((group[0] for group in groups if group), None)
 
 
 def connections_by_files(wanted: int, *, other_files: int) -> tuple[int, str]:

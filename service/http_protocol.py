@@ -282,7 +282,7 @@ class HttpProtocol(HttpToolsProtocol):
         """Answer with 503, and close the connection when the client has sent something: a close before would reset it, and
         the client would not read the answer."""
         self._is_faulty = True
-        message = f"{self._limits.max_connections} connections are in use, which is the limit (MAX_CONNECTIONS). Try again later."
+        message = f"All {self._limits.max_connections} connections (MAX_CONNECTIONS) are in use. Try again later."
         self._send_error(UnavailableError("too_many_connections", message, retry_after_seconds=1))
         if self._all.may_linger():
             self._all.lingering.add(self)
