@@ -1,15 +1,19 @@
 """What clients do to a service with its connections alone, while a good client goes on: no key is needed for any of it."""
 
+import re
 import socket
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager, suppress
+from pathlib import Path
 
 import httpx
 import pytest
 
 from model import PageScores, PreparedRequest, Reranker, score_in_input_order
+from service.http_protocol import HttpProtocol
+from service.settings import Settings
 from tests.documents import make_pdf
 from tests.patience import PATIENCE_SECONDS, TICK_SECONDS, eventually
 from tests.servers import RunningService, fake_loader, running_service
@@ -167,7 +171,16 @@ def test_an_answer_that_is_not_read_holds_no_place(reranker: Reranker) -> None:
 
 def _unread(service: RunningService) -> int:
     """Connections whose client takes nothing at the moment."""
-    return sum(each.flow.write_paused for each in list(service.server.server_state.connections))
+    connections = list(service.server.server_state.connections)
+    return sum(isinstance(each, HttpProtocol) and each.flow.write_paused for each in connections)
+
+
+def test_the_operators_table_has_these_limits_with_their_defaults() -> None:
+    readme = Path(__file__).parents[2] / "deploy" / "README.md"
+    section = readme.read_text().partition("## Limits of connections")[2].partition("\n## ")[0]
+    rows = dict(re.findall(r"^\| `([A-Z_]+)` \| (\S+) \|", section, re.MULTILINE))
+    names = ["MAX_CONNECTIONS", "MAX_HEADER_BYTES", "MAX_HEADERS", "HEADER_SECONDS", "WRITE_IDLE_SECONDS"]
+    assert rows == {name: f"{Settings.model_fields[name.lower()].default:.0f}" for name in names}
 
 
 def test_a_client_that_has_sent_all_and_says_so_gets_its_answer(reranker: Reranker) -> None:
