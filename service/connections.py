@@ -72,7 +72,8 @@ class Connections:
     def leave(self, connection: Connection) -> None:
         """The connection is closed, or is being closed to make room. It is looked at until `unwatch`."""
         self._places.discard(connection)
-        self.wake(connection)
+        self._kept.pop(connection, None)
+        self._unused.pop(connection, None)
 
     def may_linger(self) -> bool:
         """Whether a connection without a place may stay open for a moment. Each has a file of its own."""
@@ -87,9 +88,12 @@ class Connections:
         else:
             self._unused[connection] = asyncio.get_running_loop().time()
 
-    def wake(self, connection: Connection) -> None:
-        self._kept.pop(connection, None)
-        self._unused.pop(connection, None)
+    def wake(self, connection: Connection, *, is_used: bool) -> None:
+        """The connection is not idle any more. is_used: as in `rest`."""
+        if is_used:
+            self._kept.pop(connection, None)
+        else:
+            self._unused.pop(connection, None)
 
     def watch(self, connection: Connection) -> None:
         """Call `look` of the connection every tenth of a second until `unwatch`."""

@@ -43,6 +43,10 @@ _PROBE = b"HTTP/1.1 100 Continue\r\n\r\n"
 logger = logging.getLogger(__name__)
 
 
+class _HeadOverLimitError(Exception):
+    """Target, headers and trailers are over the limit of bytes."""
+
+
 class HttpProtocol(HttpToolsProtocol):
     """No byte of a body is read as a request; heads are bounded in size, number and time, and so is the wait for a client that
     does not read. A request that is not well-formed gets a 400 and ends the connection. A connection on which nothing is
@@ -96,7 +100,7 @@ class HttpProtocol(HttpToolsProtocol):
             if self in self._all.lingering:
                 self.transport.close()
             return
-        self._all.wake(self)
+        self._all.wake(self, is_used=self._is_used)
         self._unset_keepalive_if_required()
         self._unparsed_bytes += len(data)
         try:
@@ -105,7 +109,7 @@ class HttpProtocol(HttpToolsProtocol):
         except httptools.HttpParserError:
             is_well_formed = False
         limits = self._limits
-        if max(self._head_bytes, self._unparsed_bytes - len(data)) > limits.max_header_bytes:
+        if self._head_bytes > limits.max_header_bytes or self._unparsed_bytes - len(data) > limits.max_header_bytes:
             limit = f"{limits.max_header_bytes} bytes"
             self._refuse(_head_too_large(f"over {limit}, the limit. Send fewer or shorter headers"))
         elif self._headers_read > limits.max_headers:
@@ -158,11 +162,15 @@ class HttpProtocol(HttpToolsProtocol):
 
     def on_url(self, url: bytes) -> None:
         super().on_url(url)
-        self._count_head(len(url))
+        self._head_bytes += len(url)
+        if self._head_bytes > self._limits.max_header_bytes:
+            raise _HeadOverLimitError
 
     def on_header(self, name: bytes, value: bytes) -> None:
         self._headers_read += 1
-        self._count_head(len(name) + len(value) + _HEADER_OVERHEAD_BYTES)
+        self._head_bytes += len(name) + len(value) + _HEADER_OVERHEAD_BYTES
+        if self._head_bytes > self._limits.max_header_bytes:
+            raise _HeadOverLimitError  # which ends the parsing
         if self._is_in_head:  # a trailer is no header: the application has decided by those already
             super().on_header(name, value)
 
@@ -237,28 +245,22 @@ class HttpProtocol(HttpToolsProtocol):
         self.parser.set_dangerous_leniencies(lenient_data_after_close=True)
         self.parser.feed_data(b"\r\n".join([*lines, b"", b""]))
 
-    def _count_head(self, size: int) -> None:
-        """Raises: ValueError, which ends the parsing."""
-        self._head_bytes += size
-        if self._head_bytes > self._limits.max_header_bytes or self._headers_read > self._limits.max_headers:
-            raise ValueError(f"{self._head_bytes} bytes of head in {self._headers_read} headers")
-
     def _note_state(self, *, is_timer_set: bool = False) -> None:
         """Watch a head or the rest of an answered body that is not complete; rest where there is neither, and no answer is due.
 
         is_timer_set: the connection is closed after the keep-alive time.
         """
-        if self._is_faulty or self.transport.is_closing():
+        if self._is_faulty:
             return
         is_answered = self.cycle is None or self.cycle.response_complete
         if is_answered if self._is_in_body else self._is_in_head or self._unparsed_bytes > 0:
             self._unset_keepalive_if_required()
-            if self.unfinished_since is None:
+            if self.unfinished_since is None and not self.transport.is_closing():
                 self.unfinished_since = self.loop.time()
                 self._all.watch(self)
             return
         self.unfinished_since = None
-        if is_answered:
+        if is_answered and not self.transport.is_closing():
             self._rest(is_timer_set=is_timer_set)
 
     def _rest(self, *, is_timer_set: bool = False) -> None:
