@@ -86,6 +86,8 @@ class Exchange:
             headers[REPLICA_HEADER] = self._replica
             if self.caller is not None:
                 headers.update(self._limits.headers(self.caller))
+        elif not message.get("more_body", False) and (permit := self.state.get("permit")) is not None:
+            permit.release()  # the work is done, and how fast the client reads is its own affair
         await self._send(message)
 
     async def refuse(self, error: ServiceError) -> None:

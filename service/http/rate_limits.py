@@ -13,7 +13,7 @@ _WINDOW_SECONDS = 60
 
 
 class RateLimits:
-    """What is left of a key's limits. Belongs to the event loop."""
+    """The rest of a key's limits. Belongs to the event loop."""
 
     def __init__(self, *, page_rates: PageRates, admission: Admission) -> None:
         self._page_rates = page_rates
@@ -22,7 +22,7 @@ class RateLimits:
     def headers(self, caller: Caller) -> dict[str, str]:
         """Both headers, by their names; none where the key has no limits.
 
-        r is what is left of the quota q, and t the seconds until all of it is there again.
+        r is the rest of the quota q, and t the seconds until all of it is there again.
         """
         policies: list[str] = []
         left: list[str] = []
