@@ -7,7 +7,9 @@ from pydantic import Field
 from typing_extensions import TypedDict
 
 from service.degraded_reason import DegradedReason
+from service.dialects.error_bodies import message_and_param
 from service.dialects.results import Result, results_of, shown_text
+from service.errors import ServiceError
 from service.records import RerankAnswer, RerankQuery, ScoreKind
 
 
@@ -17,7 +19,7 @@ class ResultDocument(TypedDict):
     text: Annotated[str, Field(description="the text of a text document; of others the reference or the label")]
     id: str
     page: int | None
-    sha256: Annotated[str, Field(description="SHA-256 of the document's bytes")]
+    sha256: Annotated[str, Field(description="SHA-256 of the document's bytes; empty where the document was skipped")]
 
 
 class KeptTokenMask(TypedDict):
@@ -52,6 +54,15 @@ class RerankResult(TypedDict):
             Field(description="by `ziprerank.include_kept_tokens`; of the last window that ranked the page"),
         ]
     ]
+
+
+class SkippedDocument(TypedDict):
+    """A document, or a page of one, that was left out because it is unusable."""
+
+    index: Annotated[int, Field(description="position in `documents`")]
+    page: Annotated[int | None, Field(description="1-based page number; null: the document, or its only page")]
+    code: Annotated[str, Field(description="as of the error that fails a request without `on_document_error: skip`")]
+    message: str
 
 
 class Usage(TypedDict):
@@ -108,6 +119,12 @@ class RerankResponse(TypedDict):
     model: str
     results: list[RerankResult]
     data: Annotated[list[RerankResult], Field(description="the results once more, where clients of Voyage read them")]
+    errors: NotRequired[
+        Annotated[
+            list[SkippedDocument],
+            Field(description="documents and pages that were skipped; present when `on_document_error: skip` was sent"),
+        ]
+    ]
     usage: Usage
     meta: Meta
     ziprerank: NotRequired[Annotated[Measurements, Field(description="present when `include_timings` was sent")]]
@@ -135,6 +152,8 @@ def write_answer(query: RerankQuery, answer: RerankAnswer) -> RerankResponse:
             warnings=[*query.warnings, *results.warnings],
         ),
     )
+    if query.skips_unusable:
+        body["errors"] = [_skipped(error, query) for error in answer.skipped]
     if query.wants_timings:
         body["ziprerank"] = _measurements(answer)
     return body
@@ -151,7 +170,7 @@ def _line(result: Result, query: RerankQuery) -> RerankResult:
     if page.degraded_reasons:
         line["degraded"] = True
         line["degraded_reasons"] = list(page.degraded_reasons)
-    if query.document_detail == "hash":
+    if query.document_detail == "hash" and page.document_sha256:
         line["sha256"] = page.document_sha256
     elif query.document_detail == "text":
         line["document"] = ResultDocument(
@@ -163,6 +182,12 @@ def _line(result: Result, query: RerankQuery) -> RerankResult:
         mask = base64.b64encode(page.kept.mask).decode()
         line["kept_tokens"] = KeptTokenMask(rows=page.kept.rows, columns=page.kept.columns, mask=mask)
     return line
+
+
+def _skipped(error: ServiceError, query: RerankQuery) -> SkippedDocument:
+    assert error.document_index is not None, "only errors about documents are skipped"
+    message, _ = message_and_param(error, query)
+    return SkippedDocument(index=error.document_index, page=error.page, code=error.code, message=message)
 
 
 def _measurements(answer: RerankAnswer) -> Measurements:

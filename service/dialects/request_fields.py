@@ -4,7 +4,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Annotated, Any, Literal, TypeVar
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
 from model import WindowStrategy
 from service.dialects.body import RequestBody
@@ -12,9 +12,19 @@ from service.dialects.dialect import RequestHead
 from service.dialects.document_fields import DocumentInput, ReadDocuments, ignored_in, read_documents
 from service.dialects.document_forms import Query
 from service.dialects.faults import shortened, to_service_error
-from service.records import MAX_PRIORITY, DocumentDetail, RankOptions, RerankQuery, ScoreKind
+from service.errors import InvalidRequestError
+from service.records import (
+    MAX_PRIORITY,
+    Blend,
+    BlendMethod,
+    DocumentDetail,
+    RankOptions,
+    RerankQuery,
+    ScoreKind,
+)
 
 _MAX_NAMED_FIELDS = 10
+_MAX_OPTIONS = 100
 _RERANK_PATH = "/rerank"
 """Clients of this path ask for documents and break on them (LiteLLM's infinity and hosted_vllm providers)."""
 
@@ -43,10 +53,39 @@ class ZipRerankOptions(BaseModel):
         description="one result for each page, or for each document (its best page). Absent: for each page of documents "
         "sent as objects, for each document sent as a string",
     )
+    on_document_error: Literal["fail", "skip"] = Field(
+        "fail",
+        description="an unusable document or page: fail: the request fails; skip: the rest is ranked, `errors` and the header "
+        "`X-ZipRerank-Skipped` name it, and where each document has one result it comes last with the lowest score",
+    )
+    blend: float = Field(
+        0,
+        ge=0,
+        le=1,
+        allow_inf_nan=False,
+        description="weight of the first stage in the order; 0: the model alone ranks",
+    )
+    blend_by: BlendMethod = Field(
+        "rank",
+        description="rank: reciprocal rank fusion of the model's places with those by first_stage_score, or by the order of "
+        "the documents where not all have one; score: weighted sum of normalised first_stage_scores and the model's scores",
+    )
     include_timings: bool = Field(False, description="add stage times and token counts to the answer")
     include_kept_tokens: bool = Field(
         False, description="add to each result the visual tokens of its page that were kept, as a mask"
     )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _has_few_names(cls, value: Any) -> Any:
+        """Counted first: 100,000 unknown names must not cost 100,000 faults."""
+        if not isinstance(value, dict | cls):
+            raise ValueError("send an object")
+        if isinstance(value, dict) and len(value) > _MAX_OPTIONS:
+            raise ValueError(
+                f"{len(value)} options were sent, and there are {len(cls.model_fields)}. Leave out the others"
+            )
+        return value
 
 
 def _query_text(value: Any) -> Any:
@@ -108,7 +147,9 @@ class RerankFields(QueryFields):
     return_documents: bool | None = Field(None, description="add a `document` without binary content to every result")
     return_text: bool | None = Field(None, description="the same by another name")
     priority: int | None = Field(
-        None, description="place in the queue: 0 (soonest) to 999, but not sooner than the API key allows"
+        None,
+        description="place among the caller's own requests: 0 (soonest) to 999, but not sooner than the API key allows; above "
+        "that the request yields to other callers too",
     )
 
     @property
@@ -178,6 +219,11 @@ def query_of(
     own = request.ziprerank
     by_dialect = defaults.score_of_strings if documents.are_strings else defaults.score
     score: ScoreKind = own.score or ("logit" if request.wants_logits else head.default_score or by_dialect)
+    blend, notes = _blend_of(own, documents)
+    if blend is not None:
+        if own.score is not None or request.wants_logits:
+            notes = (*notes, "scores are blended: ziprerank.score and raw_scores have no effect beside ziprerank.blend")
+        score = "log_odds" if by_dialect == "log_odds" else "blend"
     detail: DocumentDetail = "none"
     if request.wants_documents:
         detail = "hash" if head.path == _RERANK_PATH else "text"
@@ -194,12 +240,36 @@ def query_of(
         priority=min(max(request.queue_priority, 0), MAX_PRIORITY),
         score=score,
         document_detail=detail,
+        skips_unusable=own.on_document_error == "skip",
+        blend=blend,
         wants_timings=own.include_timings,
         wants_kept_tokens=own.include_kept_tokens,
         documents_field=documents.field,
         metadata=documents.metadata,
-        warnings=documents.notes,
+        warnings=(*documents.notes, *notes),
     )
+
+
+def _blend_of(own: ZipRerankOptions, documents: ReadDocuments) -> tuple[Blend | None, tuple[str, ...]]:
+    """The blend that the request asks for, and notes about it.
+
+    Raises: InvalidRequestError, where a document lacks a score that is needed.
+    """
+    if not own.blend:
+        return None, ()
+    scores = documents.first_stage_scores
+    lacking = next((index for index in range(len(documents.documents)) if index not in scores), None)
+    if lacking is None:
+        return Blend(weight=own.blend, by=own.blend_by, first_stage_scores=scores), ()
+    name = f"{documents.field}[{lacking}].first_stage_score"
+    if own.blend_by == "score":
+        message = (
+            f"{name}: it is missing, and ziprerank.blend_by score needs one for every document. Send each document as an "
+            "object with a first_stage_score, or blend by rank."
+        )
+        raise InvalidRequestError("invalid_request", message, param=name, document_index=lacking)
+    missing = f"{name} is missing: the first stage's places are those of the list"
+    return Blend(weight=own.blend), (missing,) if scores else ()
 
 
 def one_result_each(query: RerankQuery) -> RerankQuery:

@@ -17,22 +17,22 @@ _QUALITY = 85  # of JPEG: text keeps its edges
 
 
 class PageImages:
-    """Used on the event loop. `threads` read documents and encode pages; at most `at_once` documents are in memory."""
+    """Used on the event loop. At most `at_once` documents are in memory."""
 
-    def __init__(self, rasterizer: Rasterizer, threads: Executor, *, at_once: int) -> None:
+    def __init__(self, rasterizer: Rasterizer, *, at_once: int) -> None:
         self._rasterizer = rasterizer
-        self._threads = threads
         self._places = asyncio.Semaphore(at_once)
 
-    async def draw(self, source: Source, number: int, *, width: int) -> bytes:
+    async def draw(self, source: Source, number: int, *, width: int, threads: Executor, share_id: str = "") -> bytes:
         """Page `number` (1-based, one that exists) as a JPEG image, at most `width` pixels wide.
 
         A page is not enlarged: a small image, or a page whose height is `LONGEST_VIEW_EDGE` at a smaller width, stays narrower.
+        threads: the caller's, which read the document and encode the page. share_id: of the caller, see `Caller.share_id`.
         Raises: UnusableDocumentError; UnavailableError about the pool; the errors of the source's `read`.
         """
         loop = asyncio.get_running_loop()
         async with self._places:
-            content = await loop.run_in_executor(self._threads, source.read)
+            content = await loop.run_in_executor(threads, source.read)
             document = RasterDocument(
                 index=None,
                 data=content.data,
@@ -41,10 +41,10 @@ class PageImages:
                 outline=content.outline,
                 longest_edge=LONGEST_VIEW_EDGE,
             )
-            async with self._rasterizer.request([document], background=True) as request:
+            async with self._rasterizer.request([document], share_id=share_id, background=True) as request:
                 await request.opened()
                 [page] = await request.render_all([[number]])
-            return await loop.run_in_executor(self._threads, _encoded, page, width)
+            return await loop.run_in_executor(threads, _encoded, page, width)
 
 
 def _encoded(page: RasterPage, width: int) -> bytes:

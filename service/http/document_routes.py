@@ -3,7 +3,6 @@
 import asyncio
 import re
 from collections.abc import Mapping
-from concurrent.futures import Executor
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -15,6 +14,8 @@ from starlette.responses import Response
 
 from service.documents.page_image import PAGE_IMAGE_TYPE, PageImages
 from service.errors import InvalidRequestError, PageOutOfRangeError
+from service.fair_queue import Standing
+from service.fair_threads import FairThreads
 from service.http.body import check_body_headers, read_body
 from service.http.caching import cache_headers, is_known
 from service.http.deadline import until_disconnect, within
@@ -107,7 +108,7 @@ class DocumentRoutes:
     metrics: Metrics
     registry: DocumentRegistry
     page_images: PageImages
-    threads: Executor
+    threads: FairThreads
 
     def add_to(self, router: APIRouter) -> None:
         serve(router, PUT_DOCUMENT, self.put_document)
@@ -126,8 +127,9 @@ class DocumentRoutes:
         except ClientDisconnect:
             self.metrics.cancellations.labels("parse").inc()
             return Response(status_code=499)  # which no client reads, but the log line and the metrics have it
+        threads = self.threads.of(Standing(share_id=request.state.caller.share_id))
         data = await asyncio.get_running_loop().run_in_executor(
-            self.threads, parse_document_body, body, request.headers.get("content-type", ""), media_type == MULTIPART
+            threads, parse_document_body, body, request.headers.get("content-type", ""), media_type == MULTIPART
         )
         seconds = self.settings.request_seconds
         document = await within(seconds, self.registry.put(key, data, ttl_seconds=query.ttl_seconds), remedy=_REMEDY)
@@ -162,8 +164,10 @@ class DocumentRoutes:
             return Response(status_code=499)
 
     async def _page_image(self, request: Request, key: DocumentKey, number: int, width: int) -> Response:
+        share_id = request.state.caller.share_id
+        threads = self.threads.of(Standing(share_id=share_id))
         find = partial(self.registry.find_source, key.id, None, tenant=key.tenant)
-        source = await asyncio.get_running_loop().run_in_executor(self.threads, find)
+        source = await asyncio.get_running_loop().run_in_executor(threads, find)
         if number > source.outline.page_count:
             message = f"page {number} does not exist; the document has {source.outline.page_count} page(s)."
             raise PageOutOfRangeError("page_out_of_range", message, param="page")
@@ -171,7 +175,7 @@ class DocumentRoutes:
         headers = cache_headers(tag)
         if is_known(request.headers, tag):
             return Response(status_code=304, headers=headers)
-        image = await self.page_images.draw(source, number, width=width)
+        image = await self.page_images.draw(source, number, width=width, threads=threads, share_id=share_id)
         return Response(image, media_type=PAGE_IMAGE_TYPE, headers=headers)
 
 

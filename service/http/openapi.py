@@ -12,7 +12,9 @@ from pydantic import TypeAdapter
 from service.dialects.error_bodies import ErrorBody
 from service.errors import ServiceError
 from service.http.affinity import AFFINITY_PARAMETER, REPLICA_HEADER
+from service.http.rate_limits import RATE_LIMIT_HEADER, RATE_LIMIT_POLICY_HEADER
 from service.http.route_table import Door, Operation, Route, RouteTable
+from service.http.skipped import SKIPPED_HEADER, SKIPPED_HEADER_DESCRIPTION
 from service.records import DOCUMENT_ID
 
 _COMPONENTS = "#/components/"
@@ -102,11 +104,28 @@ _SECURITY_SCHEMES: Mapping[str, Any] = {
 _HEADERS: Mapping[str, Any] = {
     "X-Request-Id": {"description": "id of the request", "schema": {"type": "string"}},
     REPLICA_HEADER: {"description": "name of the process that answered", "schema": {"type": "string"}},
+    SKIPPED_HEADER: {"description": SKIPPED_HEADER_DESCRIPTION, "schema": {"type": "string"}},
     "Retry-After": {"description": "seconds", "schema": {"type": "integer", "minimum": 0}},
+    RATE_LIMIT_POLICY_HEADER: {
+        "description": "limits of the API key, where it has some: pages a minute, requests at once",
+        "schema": {"type": "string"},
+        "example": '"pages";q=600;w=60, "requests";q=8;qu="concurrent-requests"',
+    },
+    RATE_LIMIT_HEADER: {
+        "description": "what is left of them (r), and the seconds until all of it is there again (t)",
+        "schema": {"type": "string"},
+        "example": '"pages";r=400;t=20, "requests";r=7',
+    },
     "WWW-Authenticate": {"description": "how to send the key", "schema": {"type": "string"}},
 }
 _HEADERS_OF_ALL = ("X-Request-Id", REPLICA_HEADER)
-_HEADERS_OF_STATUSES = {401: ("WWW-Authenticate",), 429: ("Retry-After",), 503: ("Retry-After",)}
+_RATE_LIMITS = (RATE_LIMIT_POLICY_HEADER, RATE_LIMIT_HEADER)
+_HEADERS_OF_STATUSES = {
+    200: _RATE_LIMITS,
+    401: ("WWW-Authenticate",),
+    429: ("Retry-After", *_RATE_LIMITS),
+    503: ("Retry-After",),
+}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -120,6 +139,7 @@ class OperationDescription:
     answer_content: Mapping[str, Any] | None = None  # bodies of the answer that are not JSON, by media type
     error: Any = ErrorBody
     other_answers: Collection[int] = ()  # statuses of answers without a body that are no errors
+    answer_headers: Collection[str] = ()  # of the answer, beside those of all responses
     statuses: Collection[int] = ()  # of errors that the endpoint itself raises
     parameters: Sequence[Mapping[str, Any]] = ()
     requests: Sequence[Any] = ()  # types of a JSON body
@@ -174,6 +194,7 @@ def _describe_dialects(route: Route) -> OperationDescription:
         text="\n".join(_sentences(route.operations)),
         answer=_union(each.answer for each in described),
         error=_union(each.error for each in described),
+        answer_headers=[SKIPPED_HEADER],
         statuses=_RERANK_STATUSES,
         parameters=[AFFINITY_PARAMETER],
         requests=_distinct(each.request for each in described),
@@ -244,7 +265,8 @@ class _Writer:
         content = self._json_content(description.answer)
         if description.answer_content is not None:
             content = {"content": description.answer_content}
-        yield str(description.status), {**_response_head(description.status), **content}
+        head = _response_head(description.status, headers=description.answer_headers)
+        yield str(description.status), {**head, **content}
         for other in description.other_answers:
             yield str(other), _response_head(other)
         for status in sorted({*_STATUSES[route.door], *description.statuses}):
@@ -288,8 +310,8 @@ def _examples_of(routes: Iterable[Route]) -> dict[str, Any]:
     return examples
 
 
-def _response_head(status: int, *, more: str = "") -> dict[str, Any]:
-    names = (*_HEADERS_OF_ALL, *_HEADERS_OF_STATUSES.get(status, ()))
+def _response_head(status: int, *, more: str = "", headers: Collection[str] = ()) -> dict[str, Any]:
+    names = (*_HEADERS_OF_ALL, *_HEADERS_OF_STATUSES.get(status, ()), *headers)
     return {"description": _RESPONSES[status] + more, "headers": {name: _reference("headers", name) for name in names}}
 
 

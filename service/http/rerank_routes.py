@@ -1,9 +1,7 @@
 """The rerank routes of all dialects: read the query, have it answered, write the answer."""
 
 import asyncio
-from concurrent.futures import Executor
 from dataclasses import dataclass
-from typing import Any
 
 from fastapi import APIRouter, Request
 from starlette.requests import ClientDisconnect
@@ -11,11 +9,14 @@ from starlette.responses import Response
 
 from service.dialects.body import RequestBody
 from service.dialects.dialect import RequestHead
+from service.fair_queue import Standing
+from service.fair_threads import FairThreads
 from service.http.body import check_body_headers, read_body
 from service.http.deadline import until_disconnect, within
 from service.http.error_responses import JsonResponse
 from service.http.route_registration import serve
 from service.http.route_table import FoundRoute, RouteTable
+from service.http.skipped import skipped_headers
 from service.inference.request_record import RequestRecord
 from service.inference.rerank import RerankPipeline
 from service.metrics import Metrics
@@ -36,7 +37,7 @@ class RerankRoutes:
     model: ServedModel
     metrics: Metrics
     tracing: Tracing
-    threads: Executor
+    threads: FairThreads
 
     def add_to(self, router: APIRouter, table: RouteTable) -> None:
         for route in table.routes:
@@ -49,6 +50,7 @@ class RerankRoutes:
         with self.tracing.rerank(found.route.dialect.name) as trace:
             record = RequestRecord(trace)
             check_body_headers(request.headers, found.route.media_types)
+            self.pipeline.refuse_early(request.state.caller)
             try:
                 body = await read_body(request, self.settings)
                 self.metrics.request_body_bytes.observe(sum(map(len, body)))
@@ -57,7 +59,7 @@ class RerankRoutes:
                     self._rank(request, found, body, record),
                     remedy="Send fewer pages, or try again later.",
                 )
-                return JsonResponse(await until_disconnect(request, work))
+                return await until_disconnect(request, work)
             except ClientDisconnect:
                 self.metrics.cancellations.labels(record.stage).inc()
                 record.describe({"error.type": "client_disconnected", "ziprerank.stage": record.stage})
@@ -65,17 +67,20 @@ class RerankRoutes:
             finally:
                 request.state.facts.update(**record.sizes, **record.seconds)
 
-    async def _rank(self, request: Request, found: FoundRoute, body: list[bytes], record: RequestRecord) -> Any:
-        """The body of the answer."""
+    async def _rank(self, request: Request, found: FoundRoute, body: list[bytes], record: RequestRecord) -> Response:
+        """The answer in the request's dialect."""
         content = RequestBody(body, content_type=request.headers.get("content-type", ""))
         loop = asyncio.get_running_loop()
+        threads = self.threads.of(Standing(share_id=request.state.caller.share_id))
         with record.observe("parse"):
-            dialect = await loop.run_in_executor(self.threads, found.route.dialect_of, content)
+            dialect = await loop.run_in_executor(threads, found.route.dialect_of, content)
             request.state.dialect = dialect
             if record.trace is not None:
                 record.trace.choose_dialect(dialect.name)
-            query = await loop.run_in_executor(self.threads, dialect.read, content, self._head(found))
+            query = await loop.run_in_executor(threads, dialect.read, content, self._head(found))
         request.state.query = query  # which an error of any later stage is written with
+        body.clear()  # whose strings and files the query has
+        del content
         answer = await self.pipeline.answer(
             query,
             caller=request.state.caller,
@@ -85,7 +90,7 @@ class RerankRoutes:
         )
         own_stages = {stage: seconds for stage, seconds in record.seconds.items() if stage in _REQUEST_STAGES}
         self.metrics.observe_stages(own_stages, record.exemplar)
-        return dialect.write(query, answer)
+        return JsonResponse(dialect.write(query, answer), headers=skipped_headers(answer.skipped))
 
     def _head(self, found: FoundRoute) -> RequestHead:
         settings = self.settings

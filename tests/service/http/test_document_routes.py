@@ -16,7 +16,7 @@ import pytest
 from model import FakeRankingModel, PreparedPage, Reranker
 from service.http.document_schemas import RegisteredDocumentPages, RegisteredDocuments
 from service.registered.store import DocumentKey
-from tests.documents import make_encrypted_pdf, make_image, make_pdf, make_raw_pdf, make_tiff
+from tests.documents import make_encrypted_pdf, make_image, make_pdf, make_tiff, make_torn_pdf
 from tests.patience import PATIENCE_SECONDS, eventually
 from tests.servers import RunningService, fake_loader, running_service
 from tests.service.http.requests import ERROR_BODY, refused, rerank
@@ -152,6 +152,28 @@ def test_a_deleted_document_is_gone(service: RunningService) -> None:
     refused(rerank(service, [{"id": "gone#page=1"}]), 404, "document_not_found", "'gone'")
 
 
+@pytest.mark.parametrize("store", ["a folder", "an object store"])
+def test_a_document_that_another_replica_deletes_is_gone_at_once(
+    reranker: Reranker, tmp_path: Path, store: str
+) -> None:
+    url = str(tmp_path) if store == "a folder" else f"memory://{tmp_path}"
+    with (
+        running_service(fake_loader(reranker), document_store=url) as one,
+        running_service(fake_loader(reranker), document_store=url) as two,
+    ):
+        register(one, "report", THREE_PAGES)
+        assert len(ranked_ids(rerank(two, [{"id": "report"}]))) == 3  # which two's caches hold from now on
+        assert one.client.delete("/documents/report").status_code == 204
+        refused(two.client.get("/documents/report"), 404, "document_not_found")
+        assert two.client.get("/documents").json()["data"] == []
+        for reference in ({"id": "report"}, "ziprerank://report", "ziprerank://report#page=2"):
+            refused(rerank(two, [reference]), 404, "document_not_found")
+        refused(two.client.delete("/documents/report"), 404, "document_not_found")
+        register(one, "report", FIVE_PAGES)
+        assert get(two, "report")["page_count"] == 5
+        assert len(ranked_ids(rerank(two, [{"id": "report"}]))) == 5
+
+
 @pytest.mark.parametrize(
     ("data", "status", "code"),
     [
@@ -190,12 +212,7 @@ def test_another_content_type_is_refused(service: RunningService, headers: dict[
 
 
 def test_a_page_that_cannot_be_drawn_fails_the_document_and_not_its_other_pages(service: RunningService) -> None:
-    good, bad = b"[0 0 100 100]", b"[0 0 100000 1]"
-    torn = make_raw_pdf(media_box="[0 0 100 100]")
-    torn = torn.replace(b"/Kids[3 0 R]/Count 1", b"/Kids[3 0 R 5 0 R]/Count 2")
-    torn = torn.replace(b"trailer", b"5 0 obj\n<</Type/Page/Parent 2 0 R/MediaBox %s>>\nendobj\ntrailer" % bad)
-    assert good in torn
-    found = register(service, "torn", torn)
+    found = register(service, "torn", make_torn_pdf())
     assert found["state"] == "failed"
     assert (found["error"]["code"], found["error"]["page"]) == ("bad_page_box", 2)
     assert found["error"]["message"].startswith("page 2: ")

@@ -191,10 +191,10 @@ def test_pages_are_drawn_behind_all_rerank_requests(service: RunningService, mon
     original = Rasterizer.request
 
     def noting(
-        rasterizer: Rasterizer, documents: Sequence[RasterDocument], *, background: bool = False
+        rasterizer: Rasterizer, documents: Sequence[RasterDocument], *, share_id: str = "", background: bool = False
     ) -> PendingRaster:
         priorities.append(background)
-        return original(rasterizer, documents, background=background)
+        return original(rasterizer, documents, share_id=share_id, background=background)
 
     monkeypatch.setattr(Rasterizer, "request", noting)
     image_of(service.client.get("/documents/report/pages/1/image"))
