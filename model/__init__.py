@@ -14,16 +14,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from model.absent_cards import AbsentCardPlan, CheckpointSizes, local_sizes, plan_absent_cards
     from model.config import MAX_WINDOW_SIZE, RerankerConfig
-    from model.dataflow import (
-        KeptTokens,
-        Observe,
-        PageImage,
-        PageScores,
-        PreparedPage,
-        PreparedRequest,
-        Ranking,
-        no_observation,
-    )
+    from model.dataflow import Observe, PageImage, PageScores, PreparedPage, PreparedRequest, Ranking, no_observation
     from model.device import StageClock, StageInterval
     from model.diagnosis import (
         LARGE_CHECKPOINT,
@@ -61,6 +52,7 @@ if TYPE_CHECKING:
         WindowError,
     )
     from model.fake_ranking_model import FakeRankingModel, score_in_input_order
+    from model.kept_tokens import KeptTokens
     from model.loading import load_reranker
     from model.memory_plan import DEFAULT_BATCH_LIMITS, BatchLimits, MemoryPlan
     from model.pages.image import LONGEST_PAGE_EDGE
@@ -172,7 +164,7 @@ _HOMES = {
     "MemoryFacts": "model.diagnosis",
     "MemoryPlan": "model.memory_plan",
     "ModelInfo": "model.ranking_model",
-    "KeptTokens": "model.dataflow",
+    "KeptTokens": "model.kept_tokens",
     "Observe": "model.dataflow",
     "PageCountError": "model.errors",
     "PageImage": "model.dataflow",

@@ -12,6 +12,8 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
+from model.kept_tokens import KeptTokens
+
 Observe = Callable[[str], AbstractContextManager[None]]
 """Each stage runs inside `with observe(stage): …`, where the caller may measure it."""
 
@@ -132,15 +134,6 @@ class PackedSequences:
     read_slots: torch.Tensor  # int64 (R,): positions to read, the last ones of each prompt
     read_cu_seqlens: torch.Tensor  # int32 (B + 1,), on the host: boundaries of the prompts among the read positions
     max_read_len: int  # the largest number of positions read in one prompt
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class KeptTokens:
-    """The visual tokens of one page that the decoder read."""
-
-    rows: int  # of the page's visual tokens, from top to bottom
-    columns: int
-    mask: bytes  # rows x columns values, row by row: 1 for a kept token, 0 for a pruned one
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

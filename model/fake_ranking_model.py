@@ -6,8 +6,9 @@ A real model prepares pages and prompts, so token counts, errors and description
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
-from model.dataflow import KeptTokens, Observe, PageImage, PageScores, PreparedPage, PreparedRequest
+from model.dataflow import Observe, PageImage, PageScores, PreparedPage, PreparedRequest
 from model.device import StageClock
+from model.kept_tokens import KeptTokens
 from model.memory_plan import BatchLimits
 from model.pages.text_page_format import TextPageFormat
 from model.ranking_model import FeatureCacheCounts, ModelInfo, PendingBatch, RankingModel

@@ -18,7 +18,6 @@ from model.compilation import LayerRunner
 from model.compressor import Compressor, SimilarityCompressor
 from model.config import MAX_WINDOW_SIZE, ModelConfig, RerankerConfig, check_keep_ratio
 from model.dataflow import (
-    KeptTokens,
     Observe,
     PageImage,
     PageScores,
@@ -32,6 +31,7 @@ from model.errors import PageCountError, ScoreError
 from model.feature_cache import FeatureCache
 from model.forward_pass import ForwardPass, letter_logits
 from model.image_processor import prepare_page
+from model.kept_tokens import KeptTokens
 from model.memory_plan import BatchLimits, MemoryPlan
 from model.page_encoder import PageEncoder
 from model.pages.image import LONGEST_PAGE_EDGE
