@@ -290,9 +290,9 @@ def test_scores_that_are_read_before_they_have_arrived_are_a_fault(model_config:
         reranker = make_reranker(card, model_config)
         pending = reranker.start(make_requests(reranker))
         with pytest.raises(CardFault, match="pinned buffer is read before a copy is complete"):
-            pending.logits.tensor.tolist()
+            pending.values.tensor.tolist()
         pending.wait()
-        pending.logits.tensor.tolist()
+        pending.values.tensor.tolist()
 
 
 def mlp_in_float32(mlp: SwiGluMlp, hidden: torch.Tensor) -> torch.Tensor:

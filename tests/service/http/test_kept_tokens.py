@@ -17,7 +17,7 @@ from tests.servers import RunningService, fake_loader, running_service
 from tests.service.http.requests import rerank, rerank_file
 
 SIX_PAGES = make_pdf(6, width=300, height=400)
-ASKED = {"ziprerank": {"include_kept_tokens": True, "keep_ratio": 0.4}}
+ASKED: dict[str, Any] = {"ziprerank": {"include_kept_tokens": True, "keep_ratio": 0.4}}
 _ANSWER = TypeAdapter(RerankResponse)
 
 
