@@ -38,7 +38,7 @@ function python({ url, query, keepRatio, names, hasKey }) {
   ].join("\n");
 }
 
-function cohere({ url, query, names, hasKey }) {
+function cohere({ url, query, keepRatio, names, hasKey }) {
   return [
     "import base64",
     ...(hasKey ? ["import os"] : []),
@@ -57,9 +57,10 @@ function cohere({ url, query, names, hasKey }) {
     "answer = client.rerank(",
     '    model="ziprerank",',
     `    query=${literal(query)},`,
-    "    documents=[data_uri(name) for name in names],  # a result each: its best page",
+    "    documents=[data_uri(name) for name in names],",
+    `    request_options={"additional_body_parameters": {"ziprerank": {"keep_ratio": ${keepRatio}, "results": "pages"}}},`,
     ")",
     "for result in answer.results:",
-    "    print(names[result.index], result.relevance_score)",
+    "    print(names[result.index], result.page, result.relevance_score)",
   ].join("\n");
 }
