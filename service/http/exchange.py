@@ -46,7 +46,7 @@ class Exchange:
     def __init__(self, scope: Scope, receive: Receive, send: Send, *, route: FoundRoute | None, replica: str) -> None:
         self.headers = Headers(scope=scope)
         sent_id = self.headers.get("x-request-id", "")
-        self.address = client[0] if (client := scope.get("client")) else ""  # behind trusted proxies: what they saw
+        self.address = client[0] if (client := scope.get("client")) else ""  # behind trusted proxies: the one that they saw
         self.request_id = sent_id if _REQUEST_ID.fullmatch(sent_id) else f"rerank-{uuid.uuid4().hex}"
         self.facts: dict[str, object] = {}
         self.state = {
@@ -78,6 +78,8 @@ class Exchange:
             headers = MutableHeaders(scope=message)
             headers[REQUEST_ID_HEADER] = self.request_id
             headers[REPLICA_HEADER] = self._replica
+        elif not message.get("more_body", False) and (permit := self.state.get("permit")) is not None:
+            permit.release()  # the work is done, and how fast the client reads is its own affair
         await self._send(message)
 
     async def refuse(self, error: ServiceError) -> None:
