@@ -37,6 +37,7 @@ _ANNOTATION: _Reasons = frozenset({Reason.ANNOTATION})
 _MOST_OBJECTS = 5_000  # of one page; the rest of them is not looked at
 _MOST_DEPTH = 8  # of objects that name each other
 _MOST_CONTENT_BYTES = 128 << 10  # of a page's instructions that are searched for fonts
+_NOT_FOR_VIEWING = 2 | 32  # the flags Hidden and NoView of annotations
 _FONT_OPERATOR = re.compile(rb"/([^\s/\[\]()<>{}%]*)\s+[-+.\d]+\s+Tf\b")
 _PAINTING_OPERATOR = re.compile(rb"(?:^|[\s\])>])(?:f\*?|F|[bB]\*?|[sS]|sh|Do|EI|Tj|TJ|'|\")(?=[\s/\[(<]|$)")
 
@@ -255,6 +256,8 @@ class ResourceAudit:
     def _annotation(self, annotation: Any, depth: int) -> _Reasons:
         if not _is_dict(annotation):
             return _ANNOTATION
+        if mupdf.ll_pdf_to_int(_get(annotation, "F")) & _NOT_FOR_VIEWING:
+            return _NONE
         return self._layer_of(annotation, depth) | self._look(annotation, depth)
 
     def _look(self, annotation: Any, depth: int) -> _Reasons:
@@ -265,6 +268,10 @@ class ResourceAudit:
         if looks is None:  # MuPDF draws its own look, which for a stamp is another word
             return _ANNOTATION if subtype == "Stamp" else _NONE
         look = _get(looks, "N")
+        if subtype == "Popup":
+            return _NONE  # no viewer draws it
+        if subtype == "Link":  # MuPDF does not draw its look, which few have
+            return _ANNOTATION if _is_stream(look) and mupdf.ll_pdf_to_int(_get(look, "Length")) else _NONE
         if _is_stream(look):
             return self._once(look, "XObject", self._form, depth)
         states = mupdf.ll_pdf_dict_len(look)

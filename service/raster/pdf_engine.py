@@ -29,7 +29,8 @@ from service.raster.pdf_audit import PageContent, ResourceAudit
 from service.raster.pdf_boxes import repair_boxes
 from service.raster.pdf_layers import Layers
 from service.raster.pdf_placeholders import placeholder_of
-from service.raster.pdf_warnings import reasons_of
+from service.raster.pdf_streams import all_hold_what_is_needed
+from service.raster.pdf_warnings import depend_on_streams, reasons_of
 
 _MAGIC_WINDOW_BYTES = 1_024
 _MAX_PIXMAP_PIXELS = 1_060_000
@@ -91,16 +92,19 @@ class PdfDocument:
             pixmap = page.get_pixmap(matrix=pymupdf.Matrix(scale, scale), colorspace=pymupdf.csRGB, alpha=False)
             if pixmap.n != 3 or pixmap.stride != pixmap.width * 3 or pixmap.width * pixmap.height > _MAX_PIXMAP_PIXELS:
                 raise RasterFailure("bad_page_box", width=round(width), height=round(height))
-            reasons |= self._lost_content() | self._reasons
+            reasons |= self._lost_content(page_object) | self._reasons
             pixels = _fit(pixmap, degraded_reasons=tuple(sorted(reasons)))
             is_white = _WHITE.startswith(pixels.data)
             if is_white and (content.may_paint() or page.first_annot) and _paints_unseen(page, scale):
                 pixels = replace(pixels, degraded_reasons=tuple(sorted(reasons | {DegradedReason.BLANK})))
         return pixels
 
-    def _lost_content(self) -> frozenset[DegradedReason]:
+    def _lost_content(self, page_object: Any) -> frozenset[DegradedReason]:
         """By the warnings since the last reset. Raises: RasterFailure, code page_degraded, where memory was short."""
-        reasons = reasons_of(pymupdf.TOOLS.mupdf_warnings(reset=True))
+        warnings = pymupdf.TOOLS.mupdf_warnings(reset=True)
+        reasons = reasons_of(warnings)
+        if reasons and depend_on_streams(warnings) and DegradedReason.MEMORY not in reasons:
+            reasons = reasons_of(warnings, streams_are_whole=all_hold_what_is_needed(page_object))
         if reasons:
             # A damaged image is cached as decoded so far, and the next page that shows it would get no warning.
             pymupdf.TOOLS.store_shrink(100)
