@@ -39,6 +39,10 @@ _PLAIN_FILTERS = frozenset(
 }
 _FLATE = ("FlateDecode", "Fl")
 _JPEG = ("DCTDecode", "DCT")
+_CHECKED_FONTS = (
+    "Type1C",
+    "CIDFontType0C",
+)  # in which FreeType finds out that glyphs are missing, and MuPDF warns of it
 _END_OF_A_FLUSH = b"\0\0\xff\xff"
 _CHECKSUM_BYTES = 4
 
@@ -142,6 +146,10 @@ def _holds_what_is_needed(stream: Any, use: _Use, length: int, *, has_wrong_chec
         if not _PLAIN_FILTERS.issuperset(filters) or length < (1 - _MOST_MISSING) * _sample_bytes(stream):
             return False
         return not has_wrong_checksum or (filters[0] in _FLATE and _is_complete(raw))
+    if _name(_get(stream, "Subtype")) in _CHECKED_FONTS and not has_wrong_checksum:
+        return True
+    if _get(stream, "FunctionType") is not None and len(raw) == _table_bytes(stream):
+        return True
     if filters and filters[0] in _FLATE and _PLAIN_FILTERS.issuperset(filters):
         return _is_complete(raw) or (use is _Use.INSTRUCTIONS and not raw)
     # MuPDF passes data of an unknown filter on as they are; compressed ones are no text, and wrong text raises other warnings.
@@ -178,6 +186,15 @@ def _components(image: Any) -> int:
         raise
     except Exception:  # noqa: BLE001 (as above)
         return 4
+
+
+def _table_bytes(function: Any) -> int:
+    """The length of a sampled function's table."""
+    size = _get(function, "Size")
+    samples = mupdf.ll_pdf_array_len(_get(function, "Range")) // 2
+    for position in range(min(mupdf.ll_pdf_array_len(size), 32)):
+        samples *= mupdf.ll_pdf_to_int(mupdf.ll_pdf_array_get(size, position))
+    return int(-(-samples * mupdf.ll_pdf_to_int(_get(function, "BitsPerSample")) // 8))
 
 
 def _is_whole_jpeg(stream: Any, raw: bytes) -> bool:
