@@ -93,7 +93,7 @@ def test_damaged_profile_is_replaced_by_its_kind_of_colours(fault: bytes) -> Non
 
 @pytest.mark.parametrize("space", [b"7", b"/Nonsense"])
 def test_colour_space_that_no_picture_needs_is_harmless(space: bytes) -> None:
-    group = stream(b"/Type/XObject/Subtype/Form/BBox[0 0 300 300]/Group<</S/Transparency/CS %s>>" % space, MARK)
+    group = stream(b"/Type/XObject/Subtype/Form/BBox[0 0 300 300]/Group<</S/Transparency/I true/CS %s>>" % space, MARK)
     assert reasons(sheet(b"/X Do", b"/XObject<</X @form>>", form=group)) == ()
     assert reasons(sheet(b"/C cs 1 scn" + MARK, b"/ColorSpace<</C %s>>" % space)) == ("colour",)
 
