@@ -173,7 +173,7 @@ def _sample_bytes(image: Any) -> int:
     """The length of an image's rows, each of which is filled up to whole bytes."""
     bits = 1 if mupdf.ll_pdf_to_bool(_get(image, "ImageMask")) else mupdf.ll_pdf_to_int(_get(image, "BitsPerComponent"))
     width, height = (mupdf.ll_pdf_to_int(_get(image, key)) for key in ("Width", "Height"))
-    return -(-width * bits * _components(image) // 8) * height
+    return int(-(-width * bits * _components(image) // 8) * height)
 
 
 def _components(image: Any) -> int:
