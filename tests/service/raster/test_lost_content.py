@@ -15,7 +15,7 @@ from service.raster.page import PagePixels, RasterFailure
 from service.raster.pdf_engine import PdfDocument
 from service.raster.pdf_warnings import reasons_of
 from tests.broken_pdfs import broken_pdfs, intact_sheets, sheet, write_pdf
-from tests.documents import make_pdf, make_raw_pdf, stream
+from tests.documents import encode, make_pdf, make_raw_pdf, stream
 
 SAMPLES = Path(__file__).parents[3].parent / "shared" / "samples"
 EDGE = 150
@@ -138,6 +138,45 @@ def test_pages_of_real_documents_are_not_flagged(name: str) -> None:
     document = PdfDocument((SAMPLES / name).read_bytes())
     reasons = [document.render(number).degraded_reasons for number in range(1, document.page_count + 1)]
     assert reasons == [()] * document.page_count
+
+
+IMAGE_KEYS = b"/Type/XObject/Subtype/Image/Width 9/Height 9/BitsPerComponent 8"
+NAMELESS_FONT = b"<</Type/Font/Subtype/Type1/BaseFont/House/FirstChar 32/LastChar 33/Widths[500 500]>>"
+
+
+def with_image(keys: bytes, data: bytes) -> dict[str, bytes]:
+    image = stream(IMAGE_KEYS + keys, data)
+    return sheet(b"q 200 0 0 200 50 80 cm /X Do Q", b"/XObject<</X @image>>", image=image)
+
+
+@pytest.mark.parametrize(
+    ("objects", "reasons"),
+    [
+        pytest.param(with_image(b"/Filter/JPXDecode", b"no image"), {"image"}, id="failed JPX header"),
+        pytest.param(with_image(b"/ColorSpace/House", bytes(81)), {"colour"}, id="unknown colour space"),
+        pytest.param(with_image(b"/ColorSpace/DeviceGray/Height 0", bytes(81)), {"image"}, id="image height zero"),
+        pytest.param(sheet(b"/Gone Do"), {"content"}, id="missing XObject"),
+        pytest.param(
+            with_image(b"/ColorSpace/DeviceGray/Filter/FlateDecode", zlib.compress(bytes(range(81)))[:40]),
+            {"content", "image"},
+            id="premature end of flate data",
+        ),
+        pytest.param(
+            with_image(b"/ColorSpace/DeviceGray/Filter/DCTDecode", encode(Image.effect_noise((9, 9), 90), "JPEG", quality=95)[:-40]),
+            {"image"},
+            id="premature end of a JPEG",
+        ),
+        pytest.param({**sheet(b""), "content": b"<<>>"}, {"content"}, id="content that is no stream"),
+        pytest.param(
+            sheet(b"BT /F 60 Tf 50 200 Td (!) Tj ET", b"/Font<</F @font>>", font=NAMELESS_FONT),
+            {"font"},
+            id="font neither embedded nor encoded",
+        ),
+    ],
+)
+def test_each_known_kind_of_loss_is_flagged(objects: dict[str, bytes], reasons: set[str]) -> None:
+    found = PdfDocument(write_pdf(objects)).render(1).degraded_reasons
+    assert set(found) == reasons
 
 
 @pytest.mark.parametrize("fault", ["missing", "null", "a number", "an empty stream", "an empty array"])
