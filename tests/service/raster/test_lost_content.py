@@ -140,6 +140,7 @@ def test_pages_of_real_documents_are_not_flagged(name: str) -> None:
     assert reasons == [()] * document.page_count
 
 
+NOISE = Image.effect_noise((9, 9), 90)
 IMAGE_KEYS = b"/Type/XObject/Subtype/Image/Width 9/Height 9/BitsPerComponent 8"
 NAMELESS_FONT = b"<</Type/Font/Subtype/Type1/BaseFont/House/FirstChar 32/LastChar 33/Widths[500 500]>>"
 
@@ -162,7 +163,7 @@ def with_image(keys: bytes, data: bytes) -> dict[str, bytes]:
             id="premature end of flate data",
         ),
         pytest.param(
-            with_image(b"/ColorSpace/DeviceGray/Filter/DCTDecode", encode(Image.effect_noise((9, 9), 90), "JPEG", quality=95)[:-40]),
+            with_image(b"/ColorSpace/DeviceGray/Filter/DCTDecode", encode(NOISE, "JPEG", quality=95)[:-40]),
             {"image"},
             id="premature end of a JPEG",
         ),
