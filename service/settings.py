@@ -196,6 +196,10 @@ class Settings(BaseSettings):
     body_idle_seconds: SecondsLimit = Field(10.0, description="longest pause while a body is received, then 408")
     body_seconds: SecondsLimit = Field(120.0, description="longest time to receive a body, then 408")
     stall_seconds: SecondsLimit = Field(30.0, description="a batch that takes longer makes the service not ready")
+    stall_exit_seconds: SecondsLimit = Field(
+        90.0,
+        description="and one that takes longer than this ends the process with exit code 71, so that it is restarted",
+    )
     page_cache_bytes: int | None = Field(
         None,
         ge=0,
@@ -274,6 +278,11 @@ class Settings(BaseSettings):
             raise ValueError(f"stride is {self.stride} and window_size {self.window_size}: stride may not be larger")
         if self.max_file_bytes > self.max_in_flight_bytes or self.max_body_bytes > self.max_in_flight_bytes:
             raise ValueError("max_in_flight_bytes must be at least max_body_bytes and max_file_bytes")
+        if self.stall_exit_seconds < self.stall_seconds:
+            raise ValueError(
+                f"stall_exit_seconds is {self.stall_exit_seconds:g} and stall_seconds {self.stall_seconds:g}: the service must "
+                "be not ready before it ends, so stall_exit_seconds may not be smaller"
+            )
         if self.url_fetch_requests is not None and self.url_fetch_requests >= self.max_concurrent_requests:
             raise ValueError(
                 f"url_fetch_requests is {self.url_fetch_requests} and max_concurrent_requests {self.max_concurrent_requests}: "
