@@ -37,7 +37,8 @@ UNIT_TESTS := \
 	tests/service/raster/test_pdf_engine.py tests/service/raster/test_schedule.py \
 	tests/service/raster/test_text_file.py \
 	tests/service/registered/test_source.py tests/service/registered/test_store.py \
-	tests/service/test_errors.py tests/service/test_error_page.py tests/service/test_lifecycle.py tests/service/test_stall_watch.py \
+	tests/service/test_errors.py tests/service/test_error_page.py tests/service/test_lifecycle.py \
+	tests/service/test_limits_table.py tests/service/test_stall_watch.py \
 	tests/service/test_wire_names.py \
 	tests/service/urls
 NO_CACHES := --feature-cache-gpu-bytes 0 --feature-cache-host-bytes 0 --page-cache-bytes 0

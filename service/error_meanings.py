@@ -65,7 +65,7 @@ MEANINGS: Mapping[str, Meaning] = {
         retry="no",
     ),
     "too_many_pages": Meaning(
-        when="The request, or a document that is registered, has more pages than its limit (`MAX_PAGES`, `MAX_DOCUMENT_PAGES`), "
+        when="The request, or a document to register, has more pages than its limit (`MAX_PAGES`, `MAX_DOCUMENT_PAGES`), "
         "or one image or text fills too many.",
         retry="no",
     ),
