@@ -1,12 +1,13 @@
 """The service that is measured: one that runs already, or one started here as a process of its own."""
 
+import os
 import signal
 import socket
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -23,15 +24,22 @@ _POLL_SECONDS = 0.1
 @contextmanager
 def started_service(model: str, flags: Sequence[str]) -> Iterator[str]:
     """The address of a service that is stopped in the end. `flags` are those of `ziprerank serve`."""
+    with started_process(model, flags, {}) as (url, _):
+        yield url
+
+
+@contextmanager
+def started_process(model: str, flags: Sequence[str], variables: Mapping[str, str]) -> Iterator[tuple[str, int]]:
+    """As `started_service`, with variables added to the environment: the address and the process id."""
     port = _free_port()
     with tempfile.TemporaryDirectory() as documents:
         own = ["--model", model, "--port", str(port), "--document-store", documents, "--log-level", "warning"]
         command = [sys.executable, "-m", "service", *own, "--drain-delay-seconds", "0", *flags]
-        with subprocess.Popen(command) as service:
+        with subprocess.Popen(command, env={**os.environ, **variables}) as service:
             try:
                 url = f"http://127.0.0.1:{port}"
                 _wait_until_ready(service, url)
-                yield url
+                yield url, service.pid
             finally:
                 service.send_signal(signal.SIGTERM)
                 service.wait(_STOP_SECONDS)

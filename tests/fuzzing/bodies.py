@@ -1,6 +1,7 @@
 """Requests with mutated documents, mutated bodies and mutated JSON, in every dialect and as forms."""
 
 import base64
+import copy
 import json
 import re
 from collections.abc import Sequence
@@ -138,7 +139,7 @@ def _odd(body: Any, random: Random) -> Any:
         return body
     for _ in range(random.randint(1, 2)):
         holder, key = random.choice(_places(body))
-        holder[key] = random.choice(_ODD_VALUES)
+        holder[key] = copy.deepcopy(random.choice(_ODD_VALUES))
         if isinstance(holder, dict) and random.random() < 0.2:
             holder[random.choice(("documents", "texts", "query", "top_n", "ziprerank", "\ud800", "a" * 300))] = (
                 holder.pop(key)
