@@ -22,7 +22,9 @@ def limits_table() -> str:
     for name in LIMITS:
         field = Settings.model_fields[name]
         is_computed = field.default is PydanticUndefined or field.default is None
-        default = "" if is_computed else f"{field.default:,g}" if isinstance(field.default, float) else f"{field.default:,}"
+        default = (
+            "" if is_computed else f"{field.default:,g}" if isinstance(field.default, float) else f"{field.default:,}"
+        )
         rows.append(f"| `{PREFIX}{name.upper()}` | {default} | {field.description} |")
     return "\n".join(rows)
 
