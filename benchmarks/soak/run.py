@@ -70,7 +70,7 @@ class Soak:
         before = await self._rest()
         await self._load_for(self.plan.seconds * (1 - _WARM_UP_SHARE))
         after = await self._rest(before)
-        return self._results(before, after)
+        return self.results(before, after)
 
     async def _calibrate(self) -> float:
         """The rate of arrivals, by the time that one client alone needs for a request."""
@@ -180,7 +180,8 @@ class Soak:
     def _read(self) -> None:
         self.readings.append({"seconds": round(self.now(), 2), **asdict(self._state())})
 
-    def _results(self, before: ProcessState, after: ProcessState) -> dict[str, Any]:
+    def results(self, before: ProcessState, after: ProcessState) -> dict[str, Any]:
+        """Of the run, by the states of the process at rest after the warm-up and at the end."""
         growth = after.resident_mebibytes - before.resident_mebibytes
         counts = {name: {"before": before.counts[name], "after": after.counts[name]} for name in before.counts}
         server_errors = {end: count for end, count in self.hostile.items() if end.split()[-1].startswith("5")}

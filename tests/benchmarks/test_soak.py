@@ -5,7 +5,8 @@ import json
 import os
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from random import Random
 
@@ -13,7 +14,8 @@ import httpx
 import pytest
 
 from benchmarks.soak.__main__ import measure
-from benchmarks.soak.process_state import read_state
+from benchmarks.soak.process_state import COUNTS, ProcessState, read_state
+from benchmarks.soak.run import Plan, Soak
 from benchmarks.soak.traffic import (
     HOSTILE,
     MAX_BODY_BYTES,
@@ -67,6 +69,42 @@ def test_a_service_that_keeps_everything_as_it_was_has_no_failures() -> None:
     assert results["failures"] == {}, json.dumps({**results, "readings": [], "latencies_ms": []})
     assert results["good"].keys() == {"200"} and results["canaries"] >= 2
     assert results["readings"] and results["latency_ms"]["p50"] > 0
+
+
+def finished_run() -> Soak:
+    """A run without a fault: two canaries, one request of each sort."""
+    plan = Plan(url="http://a:1", pid=1, temporary_folder=Path(), seconds=1, canary_seconds=1, seed=0)
+    run = Soak(plan=plan, client=httpx.AsyncClient(), service=Service(host="a", port=1), advance=id, corpus=CORPUS)
+    run.good["200"] += 1
+    run.hostile["huge_head 431"] += 1
+    run.canaries += [(0.1, 0.2), (0.1, 0.2)]
+    run.latencies.append((0.5, 0.01))
+    return run
+
+
+START = ProcessState(resident_mebibytes=400, handles=12, threads=14, memfds=2, workers=2, temporary_files=0)
+
+
+def test_a_run_without_a_fault_has_no_failures() -> None:
+    results = finished_run().results(START, replace(START, resident_mebibytes=460, handles=11))
+    assert results["failures"] == {} and results["growth_mebibytes"] == 60
+
+
+@pytest.mark.parametrize(
+    ("spoil", "end", "failure"),
+    [
+        (lambda run: run.good.update(["503"]), START, "good requests that were not answered with 200"),
+        (lambda run: run.hostile.update(["too_large 500"]), START, "server errors for hostile requests"),
+        (lambda run: run.hostile.update(["slow_sender never"]), START, "hostile requests without an end"),
+        (lambda run: run.canaries.append((0.1, 0.2000001)), START, "canaries with other scores"),
+        (id, replace(START, resident_mebibytes=465), "growth over 64 MiB"),
+        *((id, replace(START, **{name: 20}), "resources that have grown") for name in COUNTS),
+    ],
+)
+def test_a_run_with_a_fault_names_it(spoil: Callable[[Soak], object], end: ProcessState, failure: str) -> None:
+    run = finished_run()
+    spoil(run)
+    assert run.results(START, end)["failures"] == {failure: 1}
 
 
 def test_the_state_of_a_process_counts_what_it_holds() -> None:
