@@ -112,6 +112,7 @@ bench: $(INSTALLED) ## measure this machine (minutes): stage by stage, under loa
 	$(BIN)/python -m benchmarks.event_loop
 	$(BIN)/python -m benchmarks.host_path
 	$(BIN)/python -m benchmarks.ranking_agreement
+	$(BIN)/python -m benchmarks.attacks
 	$(BIN)/python -m benchmarks.report
 
 bench-smoke: $(INSTALLED) ## a short form of every benchmark: do they run, and do the arms agree?
@@ -119,6 +120,7 @@ bench-smoke: $(INSTALLED) ## a short form of every benchmark: do they run, and d
 	$(BIN)/python -m benchmarks.stage_latency --smoke
 	$(BIN)/python -m benchmarks.http_load --smoke
 	$(BIN)/python -m benchmarks.ranking_agreement --smoke
+	$(BIN)/python -m benchmarks.attacks --smoke --only dripped_bodies
 
 fuzz: $(INSTALLED) ## damaged documents and requests against the raster pool and a live service; FUZZ_SECONDS=300 for each of the two
 	FUZZ_SECONDS=$(FUZZ_SECONDS) FUZZ_SEED=$(FUZZ_SEED) $(BIN)/python -m pytest -rP tests/fuzzing

@@ -33,6 +33,7 @@ from service.http.operation_routes import OPERATION_DESCRIPTIONS, OperationRoute
 from service.http.rerank_routes import RerankRoutes
 from service.http.route_table import RouteTable
 from service.http.router import build_router
+from service.http.skipped import SKIPPED_HEADER
 from service.inference.micro_batcher import MicroBatcher
 from service.inference.rerank import RerankPipeline
 from service.inference.worker import InferenceWorker
@@ -173,7 +174,7 @@ def _add_middleware(app: FastAPI, service: Service, table: RouteTable) -> None:
             allow_origins=settings.cors_origins.split(","),
             allow_methods=("GET", "POST", "PUT", "DELETE"),
             allow_headers=("*",),
-            expose_headers=(REQUEST_ID_HEADER, REPLICA_HEADER, "Retry-After"),
+            expose_headers=(REQUEST_ID_HEADER, REPLICA_HEADER, SKIPPED_HEADER, "Retry-After"),
         )
 
 

@@ -10,6 +10,8 @@ from prometheus_client.gc_collector import GCCollector
 from prometheus_client.platform_collector import PlatformCollector
 from prometheus_client.process_collector import ProcessCollector
 
+from service.errors import DOCUMENT_CODES
+
 STAGES = (
     "parse", "fetch", "render", "decode", "prepare", "queue", "upload", "vision", "compress", "pack", "language", "respond"
 )  # fmt: skip
@@ -123,6 +125,9 @@ class Metrics:
         self.batch_tokens = self._histogram("batch_tokens", "Language tokens in a batch", _TOKENS)
         self.visual_tokens = self._counter("visual_tokens", "Visual tokens before and after pruning", "state")
         self.url_fetches = self._counter("url_fetches", "Fetches of documents from URLs that ended", "outcome")
+        self.skipped = self._counter(
+            "skipped_documents", "Unusable documents and pages left out of rankings, as their requests asked", "code"
+        )
         self.rejections = self._counter("rejections", "Requests refused to shed load or for safety", "reason")
         self.cancellations = self._counter("cancellations", "Requests whose client went away", "stage")
         self.raster_worker_deaths = self._counter("raster_worker_deaths", "Raster workers that died", "cause")
@@ -177,6 +182,9 @@ class Metrics:
     def count_url_fetch(self, outcome: str) -> None:
         self.url_fetches.labels(outcome).inc()
 
+    def count_skipped(self, code: str) -> None:
+        self.skipped.labels(code).inc()
+
     def count_key_request(self, key_id: str, status: int) -> None:
         self.key_requests.labels(key_id, str(status)).inc()
 
@@ -202,6 +210,8 @@ class Metrics:
             self.rejections.labels(reason)
         for outcome in FETCH_OUTCOMES:
             self.url_fetches.labels(outcome)
+        for code in DOCUMENT_CODES:
+            self.skipped.labels(code)
         for state in ("input", "kept"):
             self.visual_tokens.labels(state)
 

@@ -7,8 +7,9 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from types import MappingProxyType
 from typing import Any
 
 import httpx
@@ -22,20 +23,31 @@ _POLL_SECONDS = 0.1
 
 
 @contextmanager
-def started_service(model: str, flags: Sequence[str]) -> Iterator[str]:
-    """The address of a service that is stopped in the end. `flags` are those of `ziprerank serve`."""
-    with started_process(model, flags, {}) as (url, _):
+def started_service(
+    model: str, flags: Sequence[str], *, before_exec: Callable[[], None] | None = None
+) -> Iterator[str]:
+    """The address of a service that is stopped in the end. `flags` are those of `ziprerank serve`.
+
+    before_exec: is called in the new process, before the service's program replaces this one's.
+    """
+    with started_process(model, flags, before_exec=before_exec) as (url, _):
         yield url
 
 
 @contextmanager
-def started_process(model: str, flags: Sequence[str], variables: Mapping[str, str]) -> Iterator[tuple[str, int]]:
+def started_process(
+    model: str,
+    flags: Sequence[str],
+    *,
+    variables: Mapping[str, str] = MappingProxyType({}),
+    before_exec: Callable[[], None] | None = None,
+) -> Iterator[tuple[str, int]]:
     """As `started_service`, with variables added to the environment: the address and the process id."""
     port = _free_port()
     with tempfile.TemporaryDirectory() as documents:
         own = ["--model", model, "--port", str(port), "--document-store", documents, "--log-level", "warning"]
         command = [sys.executable, "-m", "service", *own, "--drain-delay-seconds", "0", *flags]
-        with subprocess.Popen(command, env={**os.environ, **variables}) as service:
+        with subprocess.Popen(command, env={**os.environ, **variables}, preexec_fn=before_exec) as service:
             try:
                 url = f"http://127.0.0.1:{port}"
                 _wait_until_ready(service, url)

@@ -51,7 +51,7 @@ def measure(seconds: float, *, canary_seconds: float, seed: int) -> dict[str, An
     with tempfile.TemporaryDirectory() as folder:
         temporary_folder = Path(folder)
         with (
-            started_process("demo", FLAGS, {"TMPDIR": folder, **_VARIABLES}) as (url, pid),
+            started_process("demo", FLAGS, variables={"TMPDIR": folder, **_VARIABLES}) as (url, pid),
             tqdm(total=seconds, bar_format="{l_bar}{bar}") as progress,
         ):
             plan = Plan(

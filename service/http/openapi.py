@@ -13,6 +13,7 @@ from service.dialects.error_bodies import ErrorBody
 from service.errors import ServiceError
 from service.http.affinity import AFFINITY_PARAMETER, REPLICA_HEADER
 from service.http.route_table import Door, Operation, Route, RouteTable
+from service.http.skipped import SKIPPED_HEADER, SKIPPED_HEADER_DESCRIPTION
 from service.records import DOCUMENT_ID
 
 _COMPONENTS = "#/components/"
@@ -85,6 +86,7 @@ _SECURITY_SCHEMES: Mapping[str, Any] = {
 _HEADERS: Mapping[str, Any] = {
     "X-Request-Id": {"description": "id of the request", "schema": {"type": "string"}},
     REPLICA_HEADER: {"description": "name of the process that answered", "schema": {"type": "string"}},
+    SKIPPED_HEADER: {"description": SKIPPED_HEADER_DESCRIPTION, "schema": {"type": "string"}},
     "Retry-After": {"description": "seconds", "schema": {"type": "integer", "minimum": 0}},
     "WWW-Authenticate": {"description": "how to send the key", "schema": {"type": "string"}},
 }
@@ -102,6 +104,7 @@ class OperationDescription:
     answer: Any = None
     answer_content: Mapping[str, Any] | None = None  # bodies of the answer that are not JSON, by media type
     error: Any = ErrorBody
+    answer_headers: Collection[str] = ()  # of the answer, beside those of all responses
     statuses: Collection[int] = ()  # of errors that the endpoint itself raises
     parameters: Sequence[Mapping[str, Any]] = ()
     requests: Sequence[Any] = ()  # types of a JSON body
@@ -156,6 +159,7 @@ def _describe_dialects(route: Route) -> OperationDescription:
         text="\n".join(_sentences(route.operations)),
         answer=_union(each.answer for each in described),
         error=_union(each.error for each in described),
+        answer_headers=[SKIPPED_HEADER],
         statuses=_RERANK_STATUSES,
         parameters=[AFFINITY_PARAMETER],
         requests=_distinct(each.request for each in described),
@@ -226,7 +230,8 @@ class _Writer:
         content = self._json_content(description.answer)
         if description.answer_content is not None:
             content = {"content": description.answer_content}
-        yield str(description.status), {**_response_head(description.status), **content}
+        head = _response_head(description.status, headers=description.answer_headers)
+        yield str(description.status), {**head, **content}
         for status in sorted({*_STATUSES[route.door], *description.statuses}):
             codes = ", ".join(f"`{code}`" for code in _codes_of(status))
             head = _response_head(status, more=f" `code`: {codes}.")
@@ -268,8 +273,8 @@ def _examples_of(routes: Iterable[Route]) -> dict[str, Any]:
     return examples
 
 
-def _response_head(status: int, *, more: str = "") -> dict[str, Any]:
-    names = (*_HEADERS_OF_ALL, *_HEADERS_OF_STATUSES.get(status, ()))
+def _response_head(status: int, *, more: str = "", headers: Collection[str] = ()) -> dict[str, Any]:
+    names = (*_HEADERS_OF_ALL, *_HEADERS_OF_STATUSES.get(status, ()), *headers)
     return {"description": _RESPONSES[status] + more, "headers": {name: _reference("headers", name) for name in names}}
 
 

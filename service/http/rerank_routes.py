@@ -3,7 +3,6 @@
 import asyncio
 from concurrent.futures import Executor
 from dataclasses import dataclass
-from typing import Any
 
 from fastapi import APIRouter, Request
 from starlette.requests import ClientDisconnect
@@ -16,6 +15,7 @@ from service.http.deadline import until_disconnect, within
 from service.http.error_responses import JsonResponse
 from service.http.route_registration import serve
 from service.http.route_table import FoundRoute, RouteTable
+from service.http.skipped import skipped_headers
 from service.inference.request_record import RequestRecord
 from service.inference.rerank import RerankPipeline
 from service.metrics import Metrics
@@ -57,7 +57,7 @@ class RerankRoutes:
                     self._rank(request, found, body, record),
                     remedy="Send fewer pages, or try again later.",
                 )
-                return JsonResponse(await until_disconnect(request, work))
+                return await until_disconnect(request, work)
             except ClientDisconnect:
                 self.metrics.cancellations.labels(record.stage).inc()
                 record.describe({"error.type": "client_disconnected", "ziprerank.stage": record.stage})
@@ -65,8 +65,8 @@ class RerankRoutes:
             finally:
                 request.state.facts.update(**record.sizes, **record.seconds)
 
-    async def _rank(self, request: Request, found: FoundRoute, body: list[bytes], record: RequestRecord) -> Any:
-        """The body of the answer."""
+    async def _rank(self, request: Request, found: FoundRoute, body: list[bytes], record: RequestRecord) -> Response:
+        """The answer in the request's dialect."""
         content = RequestBody(body, content_type=request.headers.get("content-type", ""))
         loop = asyncio.get_running_loop()
         with record.observe("parse"):
@@ -85,7 +85,7 @@ class RerankRoutes:
         )
         own_stages = {stage: seconds for stage, seconds in record.seconds.items() if stage in _REQUEST_STAGES}
         self.metrics.observe_stages(own_stages, record.exemplar)
-        return dialect.write(query, answer)
+        return JsonResponse(dialect.write(query, answer), headers=skipped_headers(answer.skipped))
 
     def _head(self, found: FoundRoute) -> RequestHead:
         settings = self.settings

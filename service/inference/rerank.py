@@ -5,10 +5,11 @@ Only awaits and moves small objects on the event loop; decoding, resizing and sc
 
 import asyncio
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from concurrent.futures import Executor
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
+from typing import Literal
 
 from model import (
     PageCountError,
@@ -22,11 +23,12 @@ from model import (
     combine_windows,
 )
 from service.dialects.results import results_of
-from service.documents.gather import gather
-from service.documents.loader import LoadedPage, PageLoader
-from service.documents.sources import loading_stage
-from service.errors import InvalidRequestError
+from service.documents.gather import gather, gather_usable
+from service.documents.loader import Loaded, LoadedPage, PageLoader
+from service.documents.sources import Source, loading_stage
+from service.errors import InvalidRequestError, ServiceError
 from service.fetching.fetcher import UrlFetcher
+from service.inference.blending import blended
 from service.inference.micro_batcher import MicroBatcher
 from service.inference.options import RankSettings, check_query_text, choose_rank_settings
 from service.inference.page_rates import PageRates
@@ -88,9 +90,14 @@ class RerankPipeline:
         settings = choose_rank_settings(query.options, self._settings)
         check_query_text(query.text, self._settings.max_query_characters)
         self._batcher.refuse_when_full()
-        pages = await self._load_pages(query, caller, model, record, request_id)
+        loaded = await self._load_pages(query, caller, model, record, request_id)
+        pages = loaded.pages
         self._page_rates.spend(caller, len(pages))
         record.sizes.update(documents=len(query.documents), pages=len(pages))
+        if loaded.skipped:
+            record.sizes.update(skipped=len(loaded.skipped))
+            for error in loaded.skipped:
+                self._metrics.count_skipped(error.code)
         priority = max(query.priority, caller.limits.priority)  # a request may yield, but not overtake
         context = RequestContext(text=query.text, settings=settings, model=model, record=record, priority=priority)
         ranking = await self._rank(context, [page.prepared for page in pages])
@@ -99,6 +106,9 @@ class RerankPipeline:
         with record.observe("respond"):
             tokens = count_tokens(ranking)
             ranked = rank_pages(pages, ranking)
+            score_kind: Literal["softmax", "rank", "blend"] = "rank" if ranking.logits is None else "softmax"
+            if query.blend is not None:
+                ranked, score_kind = blended(ranked, query.blend), "blend"
         record.sizes.update(
             window_pages=tokens.window_pages,
             cached_pages=tokens.cached_pages,
@@ -111,11 +121,12 @@ class RerankPipeline:
             created=int(time.time()),
             model=model.name,
             pages=ranked,
-            score_kind="rank" if ranking.logits is None else "softmax",
+            score_kind=score_kind,
             windows=len(ranking.windows),
             tokens=tokens,
             stage_seconds=dict(record.seconds),
             total_seconds=time.perf_counter() - record.started,
+            skipped=loaded.skipped,
         )
         if record.trace is not None:
             _describe(record.trace, query, context, pages, answer)
@@ -123,16 +134,20 @@ class RerankPipeline:
 
     async def _load_pages(
         self, query: RerankQuery, caller: Caller, model: RankingModel, record: RequestRecord, request_id: str
-    ) -> Sequence[LoadedPage]:
+    ) -> Loaded:
         """Every page on the model's grid, in the order of the documents."""
         urls = {index: given.url for index, given in enumerate(query.documents) if isinstance(given, UrlDocument)}
         async with AsyncExitStack() as stack:
-            fetched: Mapping[int, bytearray] = {}
+            fetched: Mapping[int, bytearray | ServiceError] = {}
             if urls:
                 with record.observe("fetch"):
-                    fetched = await stack.enter_async_context(self._fetcher.fetched(urls, request_id=request_id))
+                    fetched = await stack.enter_async_context(
+                        self._fetcher.fetched(urls, request_id=request_id, skips_unusable=query.skips_unusable)
+                    )
+            find_sources: Callable[..., Awaitable[Sequence[Source | ServiceError]]]
+            find_sources = gather_usable if query.skips_unusable else gather
             with record.observe("parse"):
-                sources = await gather(
+                sources = await find_sources(
                     query.documents,
                     tenant=caller.tenant,
                     registered=self._registry,
@@ -141,9 +156,11 @@ class RerankPipeline:
                     fetched=fetched,
                 )
             record.stage = loading_stage(sources)
-            loaded = await self._loader.load(sources, model, tenant=caller.tenant, trace=record.trace)
+            loaded = await self._loader.load(
+                sources, model, tenant=caller.tenant, skips_unusable=query.skips_unusable, trace=record.trace
+            )
         record.add(loaded.stage_seconds)
-        return loaded.pages
+        return loaded
 
     async def _rank(self, context: RequestContext, pages: Sequence[PreparedPage]) -> Ranking:
         """Turn by turn; each window is a queue entry of its own, so that windows of several requests share batches."""
