@@ -4,9 +4,10 @@ import asyncio
 import base64
 import io
 import json
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable, Coroutine
 from dataclasses import dataclass
 from random import Random
+from typing import Any
 
 from PIL import Image, ImageDraw
 
@@ -176,7 +177,7 @@ async def disconnect(service: Service, corpus: Corpus, random: Random) -> str:
     return _NO_STATUS
 
 
-Hostile = Callable[[Service, Corpus, Random], Awaitable[str]]
+Hostile = Callable[[Service, Corpus, Random], Coroutine[Any, Any, str]]
 HOSTILE: tuple[Hostile, ...] = (
     broken_document,
     broken_document,

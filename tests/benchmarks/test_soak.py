@@ -48,8 +48,8 @@ CORPUS = make_corpus()
 
 @pytest.fixture(scope="module")
 def service(reranker: Reranker) -> Iterator[RunningService]:
-    limits = {"max_pages": MAX_PAGES, "max_body_bytes": MAX_BODY_BYTES, "body_idle_seconds": 0.5}
-    with running_service(fake_loader(reranker), **limits) as running:
+    load = fake_loader(reranker)
+    with running_service(load, max_pages=MAX_PAGES, max_body_bytes=MAX_BODY_BYTES, body_idle_seconds=0.5) as running:
         yield running
 
 

@@ -54,11 +54,10 @@ def test_sigterm_with_50_requests_in_flight_loses_none() -> None:
         headers = {"Content-Type": "application/json"}
         with httpx.Client(base_url=url, timeout=PATIENCE_SECONDS, limits=limits, headers=headers) as client:
             wait_until_ready(client)
-            bodies = [
-                body_of(GATE),
-                *(body_of(1, number) for number in range(1, WAITING)),
-            ]  # the first holds the device
-            answers = [threads.submit(client.post, "/rerank", content=body) for body in bodies]
+            answers = [threads.submit(client.post, "/rerank", content=body_of(GATE))]
+            eventually(lambda: "ziprerank_requests_running 1.0" in client.get("/metrics").text, "it holds the device")
+            bodies = [body_of(1, number) for number in range(1, WAITING)]
+            answers += [threads.submit(client.post, "/rerank", content=body) for body in bodies]
             rest = body_of(1, WAITING)
             connections = [begin(url, rest) for _ in range(SENDING)]
             in_flight = f"ziprerank_requests_in_flight {WAITING + SENDING:.1f}"
