@@ -5,6 +5,7 @@ import io
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+import pymupdf
 from PIL import Image
 
 from service.raster.page import Kind
@@ -24,6 +25,7 @@ def samples() -> tuple[Sample, ...]:
     """The same ones in each run: a PDF for each kind of content, and images in their variants."""
     pdfs = {
         "pdf": make_pdf(3),
+        "pdf with object streams": _with_object_streams(make_pdf(4)),
         "pdf encrypted": make_encrypted_pdf(password="secret"),
         **{f"pdf {name}": write_pdf(objects) for name, objects in intact_sheets().items()},
     }
@@ -31,6 +33,12 @@ def samples() -> tuple[Sample, ...]:
         *(Sample(name=name, kind=Kind.PDF, data=data) for name, data in pdfs.items()),
         *(Sample(name=name, kind=Kind.IMAGE, data=data) for name, data in _images().items()),
     )
+
+
+def _with_object_streams(pdf: bytes) -> bytes:
+    """As newer programs write it: objects and the cross-reference table in compressed streams."""
+    with pymupdf.open(stream=pdf) as document:
+        return bytes(document.tobytes(use_objstms=1, deflate=True))
 
 
 def _images() -> Mapping[str, bytes]:
