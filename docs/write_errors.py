@@ -68,6 +68,8 @@ The body below is the one of the service's own format. It has the members that c
 read; other formats have their own bodies with the same status and message. `Retry-After` comes with 429 and 503: send the
 request again after so many seconds. "no" under *again?* means that the same request will fail again: change it first.
 
+With `"ziprerank": {"on_document_error": "skip"}` the errors of single documents are in `errors` of an answer with status 200.
+
 A client that disconnects before its answer gets none. Such requests are counted and logged with the status 499.
 """
 

@@ -49,8 +49,12 @@ MEANINGS: Mapping[str, Meaning] = {
     ),
     "method_not_allowed": Meaning(when="The route does not take this method.", retry="no"),
     "request_timeout": Meaning(
-        when="The body did not arrive in time: a long pause, or too slow as a whole. The connection is closed.",
+        when="The head or the body did not arrive in time: a long pause, or too slow as a whole. The connection is closed.",
         retry="same",
+    ),
+    "head_too_large": Meaning(
+        when="The request's target and headers have more bytes than `MAX_HEADER_BYTES`, or there are more than `MAX_HEADERS`.",
+        retry="no",
     ),
     "body_too_large": Meaning(
         when="The request is larger than `MAX_BODY_BYTES`.",
@@ -165,6 +169,10 @@ MEANINGS: Mapping[str, Meaning] = {
         when="The model is still loading, raster workers do not start, or a batch has been on the device for longer than "
         "`STALL_SECONDS`.",
         retry="other",
+    ),
+    "too_many_connections": Meaning(
+        when="`MAX_CONNECTIONS` are open, and none of them is idle. The connection is closed.",
+        retry="same",
     ),
     "draining": Meaning(
         when="The process was told to stop: requests in flight are finished, new ones are refused. The connection is closed.",

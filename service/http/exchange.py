@@ -76,6 +76,8 @@ class Exchange:
             headers = MutableHeaders(scope=message)
             headers[REQUEST_ID_HEADER] = self.request_id
             headers[REPLICA_HEADER] = self._replica
+        elif not message.get("more_body", False) and (permit := self.state.get("permit")) is not None:
+            permit.release()  # the work is done, and how fast the client reads is its own affair
         await self._send(message)
 
     async def refuse(self, error: ServiceError) -> None:
