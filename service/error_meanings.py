@@ -31,8 +31,8 @@ MEANINGS: Mapping[str, Meaning] = {
         retry="no",
     ),
     "invalid_request": Meaning(
-        when="A field is missing, has the wrong type or is out of its range, an option in the group `ziprerank` is unknown, or the "
-        "request is not HTTP/1.1.",
+        when="A field is missing, has the wrong type or is out of its range, an option in the group `ziprerank` is unknown, or "
+        "the request is not HTTP/1.1.",
         retry="no",
     ),
     "page_out_of_range": Meaning(
