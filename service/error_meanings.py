@@ -50,7 +50,8 @@ MEANINGS: Mapping[str, Meaning] = {
     ),
     "method_not_allowed": Meaning(when="The route does not take this method.", retry="no"),
     "request_timeout": Meaning(
-        when="The head or the body did not arrive in time: a long pause, or too slow as a whole. The connection is closed.",
+        when="The head or the body did not arrive in time: a long pause, too slow, or the slowest of many. The "
+        "connection is closed.",
         retry="same",
     ),
     "head_too_large": Meaning(
@@ -72,6 +73,10 @@ MEANINGS: Mapping[str, Meaning] = {
     "too_many_pages": Meaning(
         when="The request, or a document to register, has more pages than its limit (`MAX_PAGES`, `MAX_DOCUMENT_PAGES`), "
         "or one image or text fills too many.",
+        retry="no",
+    ),
+    "too_many_values": Meaning(
+        when="A JSON body has more values than are read, or too much text that is not ASCII.",
         retry="no",
     ),
     "image_too_many_pixels": Meaning(

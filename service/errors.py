@@ -103,7 +103,16 @@ class RequestTimeoutError(ServiceError):
 
 class TooLargeError(ServiceError):
     status = 413
-    codes = frozenset({"body_too_large", "file_too_large", "too_many_files", "too_many_pages", "image_too_many_pixels"})
+    codes = frozenset(
+        {
+            "body_too_large",
+            "file_too_large",
+            "too_many_files",
+            "too_many_pages",
+            "too_many_values",
+            "image_too_many_pixels",
+        }
+    )
 
 
 class UnsupportedMediaTypeError(ServiceError):

@@ -192,7 +192,18 @@ class Settings(BaseSettings):
         "that lack memory, forms that are XFA only and covers of portfolios, and marks others",
     )
     max_concurrent_requests: CountLimit = Field(64, description="requests worked on at once; more are refused with 429")
-    max_in_flight_bytes: CountLimit = Field(512 * MEBIBYTE, description="bytes of all bodies worked on at once")
+    max_receiving_requests: CountLimit = Field(
+        256,
+        description="requests whose body is received at once; above it the slowest sender gets 408, or the new one 429",
+    )
+    max_in_flight_bytes: CountLimit = Field(
+        512 * MEBIBYTE,
+        description="bytes of all bodies, as far as they were received; a quarter more, as of the two settings above, for "
+        "callers that hold no more than an equal share",
+    )
+    min_body_rate: CountLimit = Field(
+        32 * 1024, description="bytes a second that a body brings in each body_idle_seconds, else 408"
+    )
 
     max_batch_tokens: OptionalCountLimit = Field(
         None, description="language tokens after pruning in one batch; absent: 40,960, fewer on a small card"
@@ -200,8 +211,13 @@ class Settings(BaseSettings):
     max_batch_patches: OptionalCountLimit = Field(
         None, description="vision patches in one batch; absent: 131,072, fewer on a small card"
     )
-    queue_limit_tokens: CountLimit = Field(262_144, description="language tokens waiting; more are refused with 429")
-    queue_seconds: SecondsLimit = Field(10.0, description="longest wait for a batch, then 503")
+    queue_limit_tokens: CountLimit = Field(
+        262_144,
+        description="language tokens waiting; more are refused with 429, but for callers with less than an equal share of them",
+    )
+    queue_seconds: SecondsLimit = Field(
+        10.0, description="longest wait for a batch, then 503; 429 at once where it would be longer"
+    )
     request_seconds: SecondsLimit = Field(60.0, description="longest time for one request, then 504")
     header_seconds: SecondsLimit = Field(10.0, description="longest time from a head's first byte to its end, then 408")
     body_idle_seconds: SecondsLimit = Field(10.0, description="longest pause while a body is received, then 408")
