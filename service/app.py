@@ -24,6 +24,7 @@ from service.fetching.fetcher import FetchLimits, UrlFetcher
 from service.http.admission import Admission
 from service.http.affinity import REPLICA_HEADER
 from service.http.callers import Callers
+from service.http.deadline import DEGRADED_HEADER
 from service.http.docs_page import add_docs_page
 from service.http.document_routes import DOCUMENT_DESCRIPTIONS, DocumentRoutes
 from service.http.error_responses import http_error_response
@@ -33,7 +34,9 @@ from service.http.operation_routes import OPERATION_DESCRIPTIONS, OperationRoute
 from service.http.rerank_routes import RerankRoutes
 from service.http.route_table import RouteTable
 from service.http.router import build_router
+from service.inference.measured_times import MeasuredTimes
 from service.inference.micro_batcher import MicroBatcher
+from service.inference.request_timing import Timekeeper
 from service.inference.rerank import RerankPipeline
 from service.inference.worker import InferenceWorker
 from service.lifecycle import Lifecycle
@@ -173,7 +176,7 @@ def _add_middleware(app: FastAPI, service: Service, table: RouteTable) -> None:
             allow_origins=settings.cors_origins.split(","),
             allow_methods=("GET", "POST", "PUT", "DELETE"),
             allow_headers=("*",),
-            expose_headers=(REQUEST_ID_HEADER, REPLICA_HEADER, "Retry-After"),
+            expose_headers=(REQUEST_ID_HEADER, REPLICA_HEADER, DEGRADED_HEADER, "Retry-After"),
         )
 
 
@@ -186,7 +189,8 @@ def _build_service(settings: Settings, lifecycle: Lifecycle, metrics: Metrics, t
         batch_budget(settings, DEFAULT_BATCH_LIMITS),
         on_cancelled=metrics.cancellations.labels("queue").inc,
     )
-    worker = InferenceWorker(batcher, metrics, on_lost=lose_device)
+    times = MeasuredTimes(lanes=settings.rasterizer_processes)
+    worker = InferenceWorker(batcher, metrics, times=times, on_lost=lose_device)
     rasterizer = Rasterizer(
         raster_limits(settings),
         observe=metrics.observe_raster_page,
@@ -223,6 +227,7 @@ def _build_service(settings: Settings, lifecycle: Lifecycle, metrics: Metrics, t
             loader=loader,
             batcher=batcher,
             metrics=metrics,
+            timekeeper=Timekeeper(times, queue_wait=lambda: batcher.estimated_wait_seconds),
             threads=threads,
         ),
         threads=threads,

@@ -7,6 +7,7 @@ from typing import Any, Literal
 
 from model import WindowStrategy
 from service.degraded_reason import DegradedReason
+from service.time_limits import Degradation, OnDeadline
 
 DOCUMENT_ID = re.compile(r"[A-Za-z0-9._-]{1,128}")
 """Ids of registered documents."""
@@ -96,6 +97,7 @@ class RankOptions:
     """Options of the ranking; None stands for the configured value."""
 
     keep_ratio: float | None = None  # share of each page's visual tokens that is kept
+    min_keep_ratio: float | None = None  # the same where the time is short, at most keep_ratio
     window_size: int | None = None  # pages in one forward pass
     stride: int | None = None  # pages by which the window moves
     window_strategy: WindowStrategy | None = None
@@ -112,6 +114,8 @@ class RerankQuery:
     score: ScoreKind = "softmax"  # of the answer, where its logits compare
     document_detail: DocumentDetail = "none"
     priority: int = 0  # in the queue, 0 to MAX_PRIORITY; a lower number is sooner
+    timeout_ms: int | None = None  # from the arrival of the request's head; None: not sent
+    on_deadline: OnDeadline = "degrade"
     wants_timings: bool = False
     documents_field: str = "documents"  # the list's name in the client's format, for messages
     metadata: Mapping[int, Any] = field(default_factory=dict)  # by document, for the answer
@@ -155,3 +159,4 @@ class RerankAnswer:
     tokens: TokenCounts
     stage_seconds: Mapping[str, float]
     total_seconds: float
+    degradation: Degradation | None = None  # None: nothing was given up

@@ -12,8 +12,10 @@ from pydantic import TypeAdapter
 from service.dialects.error_bodies import ErrorBody
 from service.errors import ServiceError
 from service.http.affinity import AFFINITY_PARAMETER, REPLICA_HEADER
+from service.http.deadline import DEGRADED_HEADER, TIMEOUT_HEADER
 from service.http.route_table import Door, Operation, Route, RouteTable
 from service.records import DOCUMENT_ID
+from service.time_limits import MAX_TIMEOUT_MS
 
 _COMPONENTS = "#/components/"
 _JSON, _MULTIPART = "application/json", "multipart/form-data"
@@ -76,6 +78,15 @@ _REQUEST_ID_PARAMETER: Mapping[str, Any] = {
     "schema": {"type": "string", "pattern": "^[A-Za-z0-9._-]{1,128}$"},
 }
 
+_TIMEOUT_PARAMETER: Mapping[str, Any] = {
+    "name": TIMEOUT_HEADER,
+    "in": "header",
+    "required": False,
+    "description": "milliseconds from the arrival of the request until the answer; the smaller of this and "
+    "`ziprerank.timeout_ms` holds",
+    "schema": {"type": "integer", "minimum": 1, "maximum": MAX_TIMEOUT_MS},
+}
+
 _SECURITY_SCHEMES: Mapping[str, Any] = {
     "bearer": {"type": "http", "scheme": "bearer", "description": "`Authorization: Bearer KEY`, or the key alone"},
     "x_api_key": {"type": "apiKey", "in": "header", "name": "X-API-Key"},
@@ -85,6 +96,11 @@ _SECURITY_SCHEMES: Mapping[str, Any] = {
 _HEADERS: Mapping[str, Any] = {
     "X-Request-Id": {"description": "id of the request", "schema": {"type": "string"}},
     REPLICA_HEADER: {"description": "name of the process that answered", "schema": {"type": "string"}},
+    DEGRADED_HEADER: {
+        "description": "present where the time was too short: the parts of the ranking that were given up, such as "
+        "`keep_ratio=0.31, ranked_pages=20/60`",
+        "schema": {"type": "string"},
+    },
     "Retry-After": {"description": "seconds", "schema": {"type": "integer", "minimum": 0}},
     "WWW-Authenticate": {"description": "how to send the key", "schema": {"type": "string"}},
 }
@@ -100,6 +116,7 @@ class OperationDescription:
     text: str
     status: int = 200  # of the answer
     answer: Any = None
+    answer_headers: Collection[str] = ()  # beside those of all answers
     answer_content: Mapping[str, Any] | None = None  # bodies of the answer that are not JSON, by media type
     error: Any = ErrorBody
     statuses: Collection[int] = ()  # of errors that the endpoint itself raises
@@ -157,7 +174,8 @@ def _describe_dialects(route: Route) -> OperationDescription:
         answer=_union(each.answer for each in described),
         error=_union(each.error for each in described),
         statuses=_RERANK_STATUSES,
-        parameters=[AFFINITY_PARAMETER],
+        parameters=[AFFINITY_PARAMETER, _TIMEOUT_PARAMETER],
+        answer_headers=(DEGRADED_HEADER,),
         requests=_distinct(each.request for each in described),
         request_content={_MULTIPART: {"schema": dict(forms[0])}} if forms else {},
         examples=[name for each in described for name in each.examples or ()],
@@ -226,7 +244,8 @@ class _Writer:
         content = self._json_content(description.answer)
         if description.answer_content is not None:
             content = {"content": description.answer_content}
-        yield str(description.status), {**_response_head(description.status), **content}
+        head = _response_head(description.status, headers=description.answer_headers)
+        yield str(description.status), {**head, **content}
         for status in sorted({*_STATUSES[route.door], *description.statuses}):
             codes = ", ".join(f"`{code}`" for code in _codes_of(status))
             head = _response_head(status, more=f" `code`: {codes}.")
@@ -268,8 +287,8 @@ def _examples_of(routes: Iterable[Route]) -> dict[str, Any]:
     return examples
 
 
-def _response_head(status: int, *, more: str = "") -> dict[str, Any]:
-    names = (*_HEADERS_OF_ALL, *_HEADERS_OF_STATUSES.get(status, ()))
+def _response_head(status: int, *, more: str = "", headers: Collection[str] = ()) -> dict[str, Any]:
+    names = (*_HEADERS_OF_ALL, *_HEADERS_OF_STATUSES.get(status, ()), *headers)
     return {"description": _RESPONSES[status] + more, "headers": {name: _reference("headers", name) for name in names}}
 
 

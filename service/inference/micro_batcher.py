@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from threading import Condition
 
 from model import PageScores, PreparedPage, PreparedRequest
-from service.errors import OverloadedError, UnavailableError
+from service.errors import DeadlineExceededError, OverloadedError, UnavailableError
 from service.tracing import Trace
 
 _RATE_MEMORY = 0.8  # weight of the past in the measured rate of tokens per second
@@ -39,6 +39,7 @@ class QueuedWindow:
     future: "Future[WindowResult]" = field(default_factory=Future)
     queued_at: float
     expires_at: float
+    is_due: bool = False  # it expires by the deadline of its request, and not by the longest wait for a batch
     priority: int = 0  # a lower number leaves the queue sooner
     trace: Trace | None = None  # of the request that the window is of
 
@@ -96,11 +97,18 @@ class MicroBatcher:
             raise self._overloaded()
 
     def submit(
-        self, request: PreparedRequest, *, priority: int = 0, admitted: bool = False, trace: Trace | None = None
+        self,
+        request: PreparedRequest,
+        *,
+        priority: int = 0,
+        admitted: bool = False,
+        expires_at: float = math.inf,
+        trace: Trace | None = None,
     ) -> "Future[WindowResult]":
         """Queue one window. An empty queue takes any.
 
         priority: it leaves before all windows of a higher number, and after the older ones of its own.
+        expires_at: by the clock; the window is worth nothing later, and fails with DeadlineExceededError.
         admitted: an earlier window of the request was queued, so that this one is not refused for the length of the queue.
 
         Raises: OverloadedError, UnavailableError once closed.
@@ -115,7 +123,8 @@ class MicroBatcher:
             window = QueuedWindow(
                 request=request,
                 queued_at=now,
-                expires_at=now + self.budget.queue_seconds,
+                expires_at=min(now + self.budget.queue_seconds, expires_at),
+                is_due=expires_at <= now + self.budget.queue_seconds,
                 priority=priority,
                 trace=trace,
             )
@@ -203,7 +212,13 @@ class MicroBatcher:
                 break
             window = self._pop()
             if not window.future.set_running_or_notify_cancel():
-                self._on_cancelled()
+                if not (
+                    window.is_due and self._clock() > window.expires_at
+                ):  # else its request was answered without it
+                    self._on_cancelled()
+            elif self._clock() > window.expires_at and window.is_due:
+                message = "The time of the request ended while it waited for the device."
+                window.future.set_exception(DeadlineExceededError("deadline_exceeded", message))
             elif self._clock() > window.expires_at:
                 message = f"The request waited over {self.budget.queue_seconds:g} s for the device. Try again later."
                 window.future.set_exception(
