@@ -15,11 +15,12 @@ class Claim:
     """The device time of one request, in seconds."""
 
     left: float
+    window_seconds: float  # of one of its windows
     goes_on: bool = False  # it runs on although its request was answered without it
 
 
 class DeviceClaims:
-    """The device divides its time evenly among the requests, window by window."""
+    """The device takes the windows of all requests in turn, and never interrupts one."""
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
@@ -27,10 +28,10 @@ class DeviceClaims:
         self._advanced_at = clock()
 
     @contextmanager
-    def claimed(self, seconds: float) -> Iterator[Claim]:
+    def claimed(self, seconds: float, *, windows: int) -> Iterator[Claim]:
         """Claim time while the block runs. The caller corrects `left` as its work goes on."""
         self._advance()
-        claim = Claim(left=seconds)
+        claim = Claim(left=seconds, window_seconds=seconds / max(1, windows))
         self._claims.append(claim)
         try:
             yield claim
@@ -38,10 +39,10 @@ class DeviceClaims:
             self._advance()
             self._claims = [each for each in self._claims if each.goes_on or each is not claim]
 
-    def wait_seconds(self, own_seconds: float, *, besides: Claim | None = None) -> float:
-        """How long work of so many seconds is held up: by each other request for as long as that has work, or it itself."""
+    def wait_seconds(self, windows: int, *, besides: Claim | None = None) -> float:
+        """How long others hold up so many windows, one after the other: each by as many windows, or by all that it has left."""
         self._advance()
-        return sum(min(each.left, own_seconds) for each in self._claims if each is not besides)
+        return sum(min(each.left, windows * each.window_seconds) for each in self._claims if each is not besides)
 
     def _advance(self) -> None:
         """Take off the time that has passed."""

@@ -1,25 +1,26 @@
 """Learns from finished work how long work takes: batches, the loading of pages, and the last steps of an answer. Thread-safe.
 
-Averages are exponentially weighted, so that the last dozen measurements count. The first values are those of the warm-up, which
-the first real batch replaces.
+Each time is the median of the last measurements, which a slow moment of the machine does not move. The first values are those
+of the warm-up, which the first real batch replaces.
 """
 
 import math
 from collections import deque
 from collections.abc import Mapping, Sequence
+from statistics import median
 from threading import Lock
 from typing import Literal
 
 from model import PageScores
-from service.inference.time_plan import Rates
+from service.inference.time_plan import Rates, size_class
 from service.raster.page import Kind
 
-_WEIGHT = 0.2  # of a new measurement
-_RELAXED = 0.9  # of every average, after work was left out because of it
+_MEASUREMENTS_KEPT = 15
+_RELAXED = 0.9  # of every time, after work was left out because of it
 _ENCODING = ("upload", "vision")
 _LANGUAGE = ("pack", "language")
 
-_RATIOS_KEPT, _RATIO_SHARE = 64, 0.9
+_RATIOS_KEPT, _RATIO_SHARE = 32, 0.9
 _FIRST_RATIO, _LARGEST_RATIO = 1.1, 3.0
 _LEAVINGS_KEPT, _LEAVING_SHARE = 256, 0.99
 _FIRST_LEAVING_SECONDS, _LEAST_LEAVING_SECONDS = 0.02, 0.002
@@ -30,30 +31,58 @@ _CHARACTERS_PER_TOKEN = 3
 Part = Literal["load", "rank"]
 
 
-class _Average:
+class _Typical:
+    """A time, or a number, as it usually is."""
+
     def __init__(self, first: float = 0.0) -> None:
         self.value = first
-        self._is_measured = False
+        self._measured: deque[float] = deque(maxlen=_MEASUREMENTS_KEPT)
 
     def add(self, value: float, *, is_provisional: bool = False) -> None:
         """is_provisional: the next value replaces it."""
-        self.value = (1 - _WEIGHT) * self.value + _WEIGHT * value if self._is_measured else value
-        self._is_measured = not is_provisional
+        if is_provisional:
+            self.value = value
+        else:
+            self._measured.append(value)
+            self.value = median(self._measured)
 
     def relax(self) -> None:
+        self._measured = deque((_RELAXED * value for value in self._measured), maxlen=_MEASUREMENTS_KEPT)
         self.value *= _RELAXED
 
 
+class _TypicalBySize:
+    """The time of a token by the size class of its batch."""
+
+    def __init__(self) -> None:
+        self._by_class: dict[int, _Typical] = {}
+        self._is_provisional = True
+
+    def add(self, value: float, *, size: float, is_provisional: bool) -> None:
+        """is_provisional: the next value of any size replaces it."""
+        if self._is_provisional and not is_provisional:
+            self._by_class.clear()
+        self._is_provisional = is_provisional
+        self._by_class.setdefault(size_class(size), _Typical()).add(value)
+
+    def values(self) -> dict[int, float]:
+        return {size: typical.value for size, typical in self._by_class.items()}
+
+    def relax(self) -> None:
+        for typical in self._by_class.values():
+            typical.relax()
+
+
 class MeasuredTimes:
-    """The averages of one service. lanes: pages that are drawn side by side."""
+    """The times that are usual for one service. lanes: pages that are drawn side by side."""
 
     def __init__(self, *, lanes: int) -> None:
         self._lanes = lanes
         self._lock = Lock()
-        self._visual_token, self._language_token, self._batch = _Average(), _Average(), _Average()
-        self._page_tokens, self._text_tokens = _Average(_FIRST_PAGE_TOKENS), _Average(_FIRST_TEXT_TOKENS)
-        self._opening = _Average()
-        self._drawing = {kind: _Average() for kind in Kind}
+        self._visual_token, self._language_token, self._batch = _TypicalBySize(), _TypicalBySize(), _Typical()
+        self._page_tokens, self._text_tokens = _Typical(_FIRST_PAGE_TOKENS), _Typical(_FIRST_TEXT_TOKENS)
+        self._opening = _Typical()
+        self._drawing = {kind: _Typical() for kind in Kind}
         self._ratios: dict[Part, deque[float]] = {
             part: deque([_FIRST_RATIO], maxlen=_RATIOS_KEPT) for part in ("load", "rank")
         }
@@ -83,9 +112,9 @@ class MeasuredTimes:
         )
         with self._lock:
             if encoded > 0 and encoding_seconds > 0:
-                self._visual_token.add(encoding_seconds / encoded, is_provisional=is_provisional)
+                self._visual_token.add(encoding_seconds / encoded, size=encoded, is_provisional=is_provisional)
             if language > 0 and language_seconds > 0:
-                self._language_token.add(language_seconds / language, is_provisional=is_provisional)
+                self._language_token.add(language_seconds / language, size=language, is_provisional=is_provisional)
             if seconds is not None:
                 rest = max(0.0, seconds - encoding_seconds - language_seconds)
                 self._batch.add(rest, is_provisional=is_provisional)
@@ -96,8 +125,8 @@ class MeasuredTimes:
     def rates(self) -> Rates:
         with self._lock:
             return Rates(
-                visual_token=self._visual_token.value,
-                language_token=self._language_token.value,
+                visual_token=self._visual_token.values(),
+                language_token=self._language_token.values(),
                 batch=self._batch.value,
             )
 
@@ -129,8 +158,8 @@ class MeasuredTimes:
             per_page = seconds * min(self._lanes, total) / total
             expected = sum(count * (self._drawing[kind].value or per_page) for kind, count in pages.items()) / total
             for kind in pages:
-                average = self._drawing[kind]
-                average.add((average.value or per_page) * per_page / expected if expected > 0 else per_page)
+                typical = self._drawing[kind]
+                typical.add((typical.value or per_page) * per_page / expected if expected > 0 else per_page)
 
     def drawing_seconds(self, kind: Kind, *, pages_of_request: int) -> float:
         """Expected wall time for one page among so many that a request has drawn."""
@@ -162,9 +191,14 @@ class MeasuredTimes:
         """Expect a little less after work was left out for lack of time: without this, work that was measured in a slow
         moment might never be tried, and so never be measured, again."""
         with self._lock:
-            averages = (self._visual_token, self._language_token, self._batch, self._opening, *self._drawing.values())
-            for average in averages:
-                average.relax()
+            for typical in (
+                self._visual_token,
+                self._language_token,
+                self._batch,
+                self._opening,
+                *self._drawing.values(),
+            ):
+                typical.relax()
             for ratios in self._ratios.values():
                 ratios.append(1.0)
 

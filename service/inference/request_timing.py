@@ -166,8 +166,7 @@ class RequestTiming:
             return None
         if self._limit.on_deadline == "fail":
             return max(0.0, self.seconds_left)
-        device_seconds = self._loading.device_seconds
-        return max(0.0, self.seconds_left - device_seconds - self._wait(device_seconds))
+        return max(0.0, self.seconds_left - self._loading.device_seconds - self._wait(self._loading))
 
     def after_drawing(self, pages: Mapping[Kind, int], seconds: float) -> None:
         self._times.record_drawing(pages, seconds)
@@ -198,9 +197,9 @@ class RequestTiming:
             chosen = full_work(rest, self._scaled_rates())
         else:
             chosen = choose_keep_ratio(
-                rest, self._scaled_rates(), self.seconds_left, wait=lambda own: self._wait(own, claim)
+                rest, self._scaled_rates(), self.seconds_left, wait=lambda choice: self._wait(choice, claim)
             )
-            if chosen.seconds + self._wait(chosen.device_seconds, claim) > self.seconds_left:
+            if chosen.seconds + self._wait(chosen, claim) > self.seconds_left:
                 plan.skip_to_last_turn()
         claim.left = chosen.device_seconds / self._times.ratio("rank")
         return chosen
@@ -208,12 +207,14 @@ class RequestTiming:
     @contextmanager
     def claimed(self, work: Work) -> Iterator[Claim]:
         """The device time of the work is claimed while the block runs."""
-        with self._keeper.claims.claimed(work.device_seconds / self._times.ratio("rank")) as claim:
+        with self._keeper.claims.claimed(
+            work.device_seconds / self._times.ratio("rank"), windows=work.windows
+        ) as claim:
             yield claim
 
     def expected_seconds(self, work: Work) -> float:
-        """Of the work on the device and the wait for it, as the averages have it. Ask before the time is claimed."""
-        return (work.device_seconds + self._wait(work.device_seconds)) / self._times.ratio("rank")
+        """Of the work on the device and the wait for it, as it usually is. Ask before the time is claimed."""
+        return (work.device_seconds + self._wait(work)) / self._times.ratio("rank")
 
     def ranked(self, done: Done, *, expected: float, seconds: float) -> None:
         """The ranking has ended. expected: of its chosen work. seconds: that it took."""
@@ -247,22 +248,23 @@ class RequestTiming:
             return full
         if self._limit.on_deadline == "degrade":
             return choose_work(job, rates, self.seconds_left, wait=self._wait)
-        self.require_time(full.seconds + self._wait(full.device_seconds))
+        self.require_time(full.seconds + self._wait(full))
         return full
 
-    def _wait(self, own_seconds: float, claim: Claim | None = None) -> float:
-        ratio = self._times.ratio("rank")
-        return ratio * max(
-            self._keeper.claims.wait_seconds(own_seconds / ratio, besides=claim),
-            self._keeper.queue_wait() if claim is None and own_seconds else 0.0,
-        )
+    def _wait(self, work: Work, claim: Claim | None = None) -> float:
+        """claim: that of the work, where it has one."""
+        if not work.windows:
+            return 0.0
+        claimed = self._keeper.claims.wait_seconds(work.windows, besides=claim)
+        queued = self._keeper.queue_wait() if claim is None else 0.0
+        return self._times.ratio("rank") * max(claimed, queued)
 
     def _scaled_rates(self) -> Rates:
-        """The averages, times the longest that work usually takes against them."""
+        """The usual rates, times the longest that work takes against them, but for one in ten."""
         rates, ratio = self._times.rates(), self._times.ratio("rank")
         return Rates(
-            visual_token=ratio * rates.visual_token,
-            language_token=ratio * rates.language_token,
+            visual_token={size: ratio * seconds for size, seconds in rates.visual_token.items()},
+            language_token={size: ratio * seconds for size, seconds in rates.language_token.items()},
             batch=ratio * rates.batch,
         )
 

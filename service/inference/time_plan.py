@@ -4,8 +4,9 @@ The first of these that fits is taken: the work as it was asked for; a lower kee
 windows; both; fewer pages, the first of the given order; the given order without any ranking.
 """
 
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 
 from model import WindowStrategy
 
@@ -15,11 +16,16 @@ _FEWEST_PAGES = 2  # one page alone has no order
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Rates:
-    """Seconds, as they were measured; 0 where nothing was measured yet."""
+    """Seconds, as they were measured: of a token by the size class of its batch, whose larger ones may be slower or faster."""
 
-    visual_token: float = 0.0  # of a page, that is encoded
-    language_token: float = 0.0  # of a window, after pruning
+    visual_token: Mapping[int, float] = field(default_factory=dict)  # of a page, that is encoded
+    language_token: Mapping[int, float] = field(default_factory=dict)  # of a window, after pruning
     batch: float = 0.0  # of each batch, beside those
+
+
+def size_class(tokens: float) -> int:
+    """Sizes of one class differ at most by a factor of two."""
+    return round(math.log2(max(tokens, 1.0)))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -52,6 +58,7 @@ class Work:
     keep_ratio: float
     window_strategy: WindowStrategy
     ranked_pages: int  # the first ones of the given order; 0: the given order is the answer
+    windows: int
     load_seconds: float  # expected, until these pages are loaded
     device_seconds: float  # expected, for all windows together
 
@@ -61,8 +68,8 @@ class Work:
         return self.load_seconds + self.device_seconds
 
 
-Wait = Callable[[float], float]
-"""The seconds that work of so many seconds waits for the work of others on the device."""
+Wait = Callable[[Work], float]
+"""The seconds for which the work of others on the device holds up the given work."""
 
 
 def full_work(job: RankingJob, rates: Rates) -> Work:
@@ -75,7 +82,7 @@ def choose_work(job: RankingJob, rates: Rates, seconds_left: float, *, wait: Wai
     costs = _Costs(job, rates)
 
     def fits(work: Work) -> bool:
-        return work.seconds + wait(work.device_seconds) <= seconds_left
+        return work.seconds + wait(work) <= seconds_left
 
     choice = next((work for work in _over_all_pages(job, costs) if fits(work)), None)
     return choice or _over_fewer_pages(job, costs, fits)
@@ -87,7 +94,7 @@ def choose_keep_ratio(job: RankingJob, rates: Rates, seconds_left: float, *, wai
     work = costs.work(job.min_keep_ratio, job.window_strategy, len(job.pages))
     for keep_ratio in _keep_ratios(job):
         work = costs.work(keep_ratio, job.window_strategy, len(job.pages))
-        if work.seconds + wait(work.device_seconds) <= seconds_left:
+        if work.seconds + wait(work) <= seconds_left:
             break
     return work
 
@@ -109,6 +116,12 @@ def window_sizes(strategy: WindowStrategy, page_count: int, *, window_size: int,
         places = max(1, window_size // groups)
         finalists = sum(min(size, places) for size in group_sizes)
     return [*sizes, finalists]
+
+
+def _rate(rates: Mapping[int, float], tokens: float) -> float:
+    """That of the nearest size class that was measured, the larger one of two; 0 where none was."""
+    wanted = size_class(tokens)
+    return min(rates.items(), key=lambda item: (abs(item[0] - wanted), -item[0]), default=(0, 0.0))[1]
 
 
 def _over_all_pages(job: RankingJob, costs: "_Costs") -> Iterator[Work]:
@@ -164,6 +177,7 @@ class _Costs:
             keep_ratio=keep_ratio,
             window_strategy=strategy,
             ranked_pages=count,
+            windows=len(self._window_sizes(strategy, count)) if count else 0,
             load_seconds=self._load[count],
             device_seconds=self._device_seconds(keep_ratio, strategy, count) if count else 0.0,
         )
@@ -175,11 +189,12 @@ class _Costs:
     def _device_seconds(self, keep_ratio: float, strategy: WindowStrategy, count: int) -> float:
         sizes = self._window_sizes(strategy, count)
         times_encoded = 1.0 if self._job.keeps_features else sum(sizes) / count
-        kept = keep_ratio * sum(sizes) * self._visual[count] / count
+        visual = times_encoded * self._unknown[count]
+        language = keep_ratio * sum(sizes) * self._visual[count] / count + len(sizes) * self._job.text_tokens
         return (
             len(sizes) * self._rates.batch
-            + (kept + len(sizes) * self._job.text_tokens) * self._rates.language_token
-            + times_encoded * self._unknown[count] * self._rates.visual_token
+            + visual * _rate(self._rates.visual_token, visual / len(sizes))
+            + language * _rate(self._rates.language_token, language / len(sizes))
         )
 
     def _window_sizes(self, strategy: WindowStrategy, count: int) -> list[int]:
