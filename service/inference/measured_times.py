@@ -21,7 +21,7 @@ _ENCODING = ("upload", "vision")
 _LANGUAGE = ("pack", "language")
 
 _RATIOS_KEPT, _RATIO_SHARE = 32, 0.9
-_FIRST_RATIO, _LARGEST_RATIO = 1.1, 3.0
+_FIRST_RATIO, _LARGEST_RATIO = 1.1, 2.0
 _LEAVINGS_KEPT, _LEAVING_SHARE = 256, 0.99
 _FIRST_LEAVING_SECONDS, _LEAST_LEAVING_SECONDS = 0.02, 0.002
 
@@ -191,13 +191,9 @@ class MeasuredTimes:
         """Expect a little less after work was left out for lack of time: without this, work that was measured in a slow
         moment might never be tried, and so never be measured, again."""
         with self._lock:
-            for typical in (
-                self._visual_token,
-                self._language_token,
-                self._batch,
-                self._opening,
-                *self._drawing.values(),
-            ):
+            for token in (self._visual_token, self._language_token):
+                token.relax()
+            for typical in (self._batch, self._opening, *self._drawing.values()):
                 typical.relax()
             for ratios in self._ratios.values():
                 ratios.append(1.0)

@@ -208,7 +208,7 @@ class MicroBatcher:
         while self._windows:
             request = self._windows[0].request
             tokens, patches = request.token_count, patches_of(request)
-            if batch and (tokens > tokens_left or patches > patches_left):
+            if batch and (tokens > tokens_left or patches > patches_left or self._delays(batch, self._windows[0])):
                 break
             window = self._pop()
             if not window.future.set_running_or_notify_cancel():
@@ -228,6 +228,14 @@ class MicroBatcher:
                 batch.append(window)
                 tokens_left, patches_left = tokens_left - tokens, patches_left - patches
         return batch
+
+    def _delays(self, batch: Sequence[QueuedWindow], more: QueuedWindow) -> bool:
+        """Whether a window of the batch would be late for its request if one more were in it."""
+        due_at = min((window.expires_at for window in batch if window.is_due), default=math.inf)
+        if not self._tokens_per_second or due_at == math.inf:
+            return False
+        tokens = more.request.token_count + sum(window.request.token_count for window in batch)
+        return self._clock() + tokens / self._tokens_per_second > due_at
 
     def _pop(self) -> QueuedWindow:
         window = self._windows.pop(0)
