@@ -107,6 +107,7 @@ bench: $(INSTALLED) ## measure this machine (minutes): stage by stage, under loa
 	$(BIN)/python -m benchmarks.event_loop
 	$(BIN)/python -m benchmarks.host_path
 	$(BIN)/python -m benchmarks.ranking_agreement
+	$(BIN)/python -m benchmarks.attacks
 	$(BIN)/python -m benchmarks.report
 
 bench-smoke: $(INSTALLED) ## a short form of every benchmark: do they run, and do the arms agree?
@@ -114,6 +115,7 @@ bench-smoke: $(INSTALLED) ## a short form of every benchmark: do they run, and d
 	$(BIN)/python -m benchmarks.stage_latency --smoke
 	$(BIN)/python -m benchmarks.http_load --smoke
 	$(BIN)/python -m benchmarks.ranking_agreement --smoke
+	$(BIN)/python -m benchmarks.attacks --smoke --only dripped_bodies
 
 image: ## build the image with Docker; VARIANT=cpu (with CPU_TORCH_INDEX=…) for the small one, VARIANT=ray for deploy/ray
 	docker build --build-arg VARIANT=$(VARIANT) --build-arg CPU_TORCH_INDEX=$(CPU_TORCH_INDEX) --tag ziprerank:$(VERSION)-$(if $(filter cuda,$(VARIANT)),cu130,$(VARIANT)) .

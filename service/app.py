@@ -34,6 +34,7 @@ from service.http.operation_routes import OPERATION_DESCRIPTIONS, OperationRoute
 from service.http.rerank_routes import RerankRoutes
 from service.http.route_table import RouteTable
 from service.http.router import build_router
+from service.http.skipped import SKIPPED_HEADER
 from service.inference.measured_times import MeasuredTimes
 from service.inference.micro_batcher import MicroBatcher
 from service.inference.request_timing import Timekeeper
@@ -176,7 +177,7 @@ def _add_middleware(app: FastAPI, service: Service, table: RouteTable) -> None:
             allow_origins=settings.cors_origins.split(","),
             allow_methods=("GET", "POST", "PUT", "DELETE"),
             allow_headers=("*",),
-            expose_headers=(REQUEST_ID_HEADER, REPLICA_HEADER, DEGRADED_HEADER, "Retry-After"),
+            expose_headers=(REQUEST_ID_HEADER, REPLICA_HEADER, DEGRADED_HEADER, SKIPPED_HEADER, "Retry-After"),
         )
 
 

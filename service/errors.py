@@ -57,14 +57,14 @@ class ServiceError(Exception):
         self.param = param
         self.retry_after_seconds = retry_after_seconds
 
-    def at(self, *, document_index: int | None = None, field: Field | None = None) -> Self:
+    def at(self, *, document_index: int | None = None, page: int | None = None, field: Field | None = None) -> Self:
         """The same error with a place that its source could not know. The original is left as it is."""
         return type(self)(
             self.code,
             self.message,
             field=self.field if field is None else field,
             document_index=self.document_index if document_index is None else document_index,
-            page=self.page,
+            page=self.page if page is None else page,
             param=self.param,
             retry_after_seconds=self.retry_after_seconds,
         )
@@ -155,3 +155,23 @@ class UnavailableError(ServiceError):
 class DeadlineExceededError(ServiceError):
     status = 504
     codes = frozenset({"deadline_exceeded"})
+
+
+DOCUMENT_CODES = frozenset(
+    {
+        *UnusableDocumentError.codes,
+        *PageOutOfRangeError.codes,
+        *DocumentNotFoundError.codes,
+        *UnsupportedMediaTypeError.codes,
+        "file_too_large",
+        "too_many_pages",
+        "image_too_many_pixels",
+        "document_damaged",
+    }
+)
+"""Codes of errors that can be about one document, without which the query's others can be ranked."""
+
+
+def is_of_document(error: ServiceError) -> bool:
+    """Whether the error is about one document of a query or a page of it, and not about the query or the service."""
+    return error.document_index is not None and error.code in DOCUMENT_CODES

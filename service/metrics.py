@@ -10,6 +10,7 @@ from prometheus_client.gc_collector import GCCollector
 from prometheus_client.platform_collector import PlatformCollector
 from prometheus_client.process_collector import ProcessCollector
 
+from service.errors import DOCUMENT_CODES
 from service.time_limits import Degradation, DegradationReason, GivenUpName
 
 STAGES = (
@@ -125,6 +126,9 @@ class Metrics:
         self.batch_tokens = self._histogram("batch_tokens", "Language tokens in a batch", _TOKENS)
         self.visual_tokens = self._counter("visual_tokens", "Visual tokens before and after pruning", "state")
         self.url_fetches = self._counter("url_fetches", "Fetches of documents from URLs that ended", "outcome")
+        self.skipped = self._counter(
+            "skipped_documents", "Unusable documents and pages left out of rankings, as their requests asked", "code"
+        )
         self.rejections = self._counter("rejections", "Requests refused to shed load or for safety", "reason")
         self.cancellations = self._counter("cancellations", "Requests whose client went away", "stage")
         self.given_up = self._counter("given_up", "Parts of rankings given up for lack of time", "part")
@@ -181,6 +185,9 @@ class Metrics:
     def count_url_fetch(self, outcome: str) -> None:
         self.url_fetches.labels(outcome).inc()
 
+    def count_skipped(self, code: str) -> None:
+        self.skipped.labels(code).inc()
+
     def count_key_request(self, key_id: str, status: int) -> None:
         self.key_requests.labels(key_id, str(status)).inc()
 
@@ -215,6 +222,8 @@ class Metrics:
             self.given_up.labels(part)
         for reason in get_args(DegradationReason):
             self.degraded_requests.labels(reason)
+        for code in DOCUMENT_CODES:
+            self.skipped.labels(code)
         for state in ("input", "kept"):
             self.visual_tokens.labels(state)
 

@@ -7,6 +7,7 @@ from typing import Any, Literal
 
 from model import WindowStrategy
 from service.degraded_reason import DegradedReason
+from service.errors import ServiceError
 from service.time_limits import Degradation, OnDeadline
 
 DOCUMENT_ID = re.compile(r"[A-Za-z0-9._-]{1,128}")
@@ -84,9 +85,10 @@ class UrlDocument:
 
 QueryDocument = Upload | DocumentReference | TextDocument | UrlDocument
 
-ScoreKind = Literal["softmax", "relative", "logit", "rank", "log_odds"]
+ScoreKind = Literal["softmax", "relative", "logit", "rank", "log_odds", "blend"]
 """softmax: of the letter logits of all pages, which sums to 1; relative: exp(logit - best logit); logit: of the page's letter;
-rank: (n - place) / n, places from 0; log_odds: ln(p / (1 - p)) of relative, clipped, from which a sigmoid makes p again."""
+rank: (n - place) / n, places from 0; blend: of the first stage and the model together, in [0, 1]; log_odds: ln(p / (1 - p)) of
+relative or blend, clipped, from which a sigmoid makes p again."""
 
 DocumentDetail = Literal["none", "hash", "text"]
 """Added to each result: nothing; the hash of the document; or a text that stands for the page, with the hash."""
@@ -103,6 +105,21 @@ class RankOptions:
     window_strategy: WindowStrategy | None = None
 
 
+BlendMethod = Literal["rank", "score"]
+"""rank: weighted reciprocal rank fusion; score: weighted sum of the first stage's scores and the model's, both in [0, 1]."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Blend:
+    """The share of the first stage, which found the documents, in their order."""
+
+    weight: float  # of the first stage, above 0 and at most 1; the rest is the model's
+    by: BlendMethod = "rank"
+    first_stage_scores: Mapping[int, float] = field(
+        default_factory=dict
+    )  # of all documents; empty: they are in its order
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RerankQuery:
     """A request, as a dialect has read it."""
@@ -113,6 +130,8 @@ class RerankQuery:
     max_results: int | None = None  # None: all
     score: ScoreKind = "softmax"  # of the answer, where its logits compare
     document_detail: DocumentDetail = "none"
+    skips_unusable: bool = False  # an unusable document or page is left out; False: it fails the request
+    blend: Blend | None = None  # None: the model alone ranks
     priority: int = 0  # in the queue, 0 to MAX_PRIORITY; a lower number is sooner
     timeout_ms: int | None = None  # from the arrival of the request's head; None: not sent
     on_deadline: OnDeadline = "degrade"
@@ -130,7 +149,7 @@ class RankedPage:
     label: str  # the document's, with #page=N where the document has pages
     number: int | None  # 1-based; None for a single image
     score: float  # in [0, 1]; comparable within this answer alone
-    logit: float | None  # of the page's letter; None after several windows, whose logits do not compare
+    logit: float | None  # of the page's letter; None after several windows, whose logits do not compare, and of a blend
     degraded_reasons: tuple[DegradedReason, ...]  # kinds of content that are missing from the page
     document_sha256: str  # of the document's bytes, hex
 
@@ -154,9 +173,10 @@ class RerankAnswer:
     created: int  # seconds since 1970
     model: str
     pages: tuple[RankedPage, ...]
-    score_kind: Literal["softmax", "rank"]  # softmax of the logits of one window, or the place among pages of several
+    score_kind: Literal["softmax", "rank", "blend"]  # of one window's logits; by place among pages of several; blended
     windows: int
     tokens: TokenCounts
     stage_seconds: Mapping[str, float]
     total_seconds: float
     degradation: Degradation | None = None  # None: nothing was given up
+    skipped: tuple[ServiceError, ...] = ()  # about the documents and pages that were left out, in their order

@@ -42,6 +42,14 @@ def make_raw_pdf(*, media_box: str, content: bytes = b"", more: Sequence[bytes] 
     return b"%PDF-1.7\n" + body + b"trailer\n<</Root 1 0 R/Size %d>>\n" % (len(objects) + 1)
 
 
+def make_torn_pdf() -> bytes:
+    """Two pages, of which the second one cannot be drawn (`bad_page_box`)."""
+    data = make_raw_pdf(media_box="[0 0 100 100]")
+    data = data.replace(b"/Kids[3 0 R]/Count 1", b"/Kids[3 0 R 5 0 R]/Count 2")
+    sliver = b"5 0 obj\n<</Type/Page/Parent 2 0 R/MediaBox [0 0 100000 1]>>\nendobj\ntrailer"
+    return data.replace(b"trailer", sliver)
+
+
 def stream(keys: bytes, data: bytes) -> bytes:
     return b"<<%s/Length %d>>\nstream\n%s\nendstream" % (keys, len(data), data)
 

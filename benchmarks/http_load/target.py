@@ -6,7 +6,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -21,13 +21,18 @@ _POLL_SECONDS = 0.1
 
 
 @contextmanager
-def started_service(model: str, flags: Sequence[str]) -> Iterator[str]:
-    """The address of a service that is stopped in the end. `flags` are those of `ziprerank serve`."""
+def started_service(
+    model: str, flags: Sequence[str], *, before_exec: Callable[[], None] | None = None
+) -> Iterator[str]:
+    """The address of a service that is stopped in the end. `flags` are those of `ziprerank serve`.
+
+    before_exec: is called in the new process, before the service's program replaces this one's.
+    """
     port = _free_port()
     with tempfile.TemporaryDirectory() as documents:
         own = ["--model", model, "--port", str(port), "--document-store", documents, "--log-level", "warning"]
         command = [sys.executable, "-m", "service", *own, "--drain-delay-seconds", "0", *flags]
-        with subprocess.Popen(command) as service:
+        with subprocess.Popen(command, preexec_fn=before_exec) as service:
             try:
                 url = f"http://127.0.0.1:{port}"
                 _wait_until_ready(service, url)

@@ -6,7 +6,9 @@ from pydantic import Field
 from typing_extensions import TypedDict
 
 from service.degraded_reason import DegradedReason
+from service.dialects.error_bodies import message_and_param
 from service.dialects.results import Result, results_of, shown_text
+from service.errors import ServiceError
 from service.records import RerankAnswer, RerankQuery, ScoreKind
 from service.time_limits import Degradation, DegradationReason, GivenUpName
 
@@ -17,7 +19,7 @@ class ResultDocument(TypedDict):
     text: Annotated[str, Field(description="the text of a text document; of others the reference or the label")]
     id: str
     page: int | None
-    sha256: Annotated[str, Field(description="SHA-256 of the document's bytes")]
+    sha256: Annotated[str, Field(description="SHA-256 of the document's bytes; empty where the document was skipped")]
 
 
 class RerankResult(TypedDict):
@@ -36,6 +38,15 @@ class RerankResult(TypedDict):
         Annotated[str, Field(description="of the document's bytes; by `return_documents` on `/rerank`")]
     ]
     metadata: NotRequired[Annotated[Any, Field(description="as it was sent with the document")]]
+
+
+class SkippedDocument(TypedDict):
+    """A document, or a page of one, that was left out because it is unusable."""
+
+    index: Annotated[int, Field(description="position in `documents`")]
+    page: Annotated[int | None, Field(description="1-based page number; null: the document, or its only page")]
+    code: Annotated[str, Field(description="as of the error that fails a request without `on_document_error: skip`")]
+    message: str
 
 
 class Usage(TypedDict):
@@ -117,6 +128,12 @@ class RerankResponse(TypedDict):
     model: str
     results: list[RerankResult]
     data: Annotated[list[RerankResult], Field(description="the results once more, where clients of Voyage read them")]
+    errors: NotRequired[
+        Annotated[
+            list[SkippedDocument],
+            Field(description="documents and pages that were skipped; present when `on_document_error: skip` was sent"),
+        ]
+    ]
     usage: Usage
     meta: Meta
     ziprerank: NotRequired[Annotated[Measurements, Field(description="present when `include_timings` was sent")]]
@@ -146,6 +163,8 @@ def write_answer(query: RerankQuery, answer: RerankAnswer) -> RerankResponse:
     )
     if answer.degradation is not None:
         body["meta"]["degraded"] = _degraded(answer.degradation)
+    if query.skips_unusable:
+        body["errors"] = [_skipped(error, query) for error in answer.skipped]
     if query.wants_timings:
         body["ziprerank"] = _measurements(answer)
     return body
@@ -170,7 +189,7 @@ def _line(result: Result, query: RerankQuery) -> RerankResult:
     if page.degraded_reasons:
         line["degraded"] = True
         line["degraded_reasons"] = list(page.degraded_reasons)
-    if query.document_detail == "hash":
+    if query.document_detail == "hash" and page.document_sha256:
         line["sha256"] = page.document_sha256
     elif query.document_detail == "text":
         line["document"] = ResultDocument(
@@ -179,6 +198,12 @@ def _line(result: Result, query: RerankQuery) -> RerankResult:
     if page.document_index in query.metadata:
         line["metadata"] = query.metadata[page.document_index]
     return line
+
+
+def _skipped(error: ServiceError, query: RerankQuery) -> SkippedDocument:
+    assert error.document_index is not None, "only errors about documents are skipped"
+    message, _ = message_and_param(error, query)
+    return SkippedDocument(index=error.document_index, page=error.page, code=error.code, message=message)
 
 
 def _measurements(answer: RerankAnswer) -> Measurements:

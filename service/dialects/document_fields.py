@@ -1,7 +1,7 @@
 """Lists of documents in JSON bodies, to records. Every dialect reads its list with these types, whatever its name there."""
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import PurePosixPath
 from typing import Annotated, Any, Self
@@ -57,6 +57,11 @@ class DocumentInput(BaseModel):
         max_length=MAX_LABEL_LENGTH,
         description="with a source: label in the answer, default `document-<index>`; alone: a registered document "
         "such as `annual-report`, or one page of it such as `annual-report#page=3`",
+    )
+    first_stage_score: float | None = Field(
+        None,
+        allow_inf_nan=False,
+        description="of the search that found the document, higher is better; for `ziprerank.blend`",
     )
     metadata: Any = Field(None, description="returned with each result of the document")
 
@@ -155,6 +160,7 @@ class ReadDocuments:
     notes: tuple[str, ...] = ()  # for the answer's warnings
     metadata: dict[int, Any]  # by document
     are_strings: bool  # all of them
+    first_stage_scores: Mapping[int, float]  # by document; of those that have one
 
 
 def read_documents(
@@ -180,6 +186,9 @@ def read_documents(
         notes=tuple(notes[:_MAX_NOTES]),
         metadata={index: given.metadata for index, given in enumerate(inputs) if given.metadata is not None},
         are_strings=all(given.is_string for given in inputs),
+        first_stage_scores={
+            index: given.first_stage_score for index, given in enumerate(inputs) if given.first_stage_score is not None
+        },
     )
 
 

@@ -19,6 +19,9 @@ String = Annotated[
 ]
 Address = Annotated[str, Field(min_length=1, description="a data URI, base64, `ziprerank://ID#page=N`, or a URL")]
 Label = Annotated[str, Field(max_length=512, description="names the document in the answer")]
+FirstStageScore = Annotated[
+    float | None, Field(description="of the search that found the document, higher is better; for `ziprerank.blend`")
+]
 Echoed = Annotated[Any, Field(description="returned with each result of the document")]
 
 
@@ -37,6 +40,7 @@ class ImageUrlPart(TypedDict):
     type: NotRequired[Literal["image_url"]]
     image_url: Address | AddressObject
     id: NotRequired[Label]
+    first_stage_score: NotRequired[FirstStageScore]
     metadata: NotRequired[Echoed]
 
 
@@ -50,6 +54,7 @@ class FilePart(TypedDict):
     type: NotRequired[Literal["file"]]
     file: Address | FileObject
     id: NotRequired[Label]
+    first_stage_score: NotRequired[FirstStageScore]
     metadata: NotRequired[Echoed]
 
 
@@ -66,6 +71,7 @@ class ContentDocument(TypedDict):
 
     content: NotBlank | Annotated[list[ContentPart], Field(min_length=1)]
     id: NotRequired[Label]
+    first_stage_score: NotRequired[FirstStageScore]
     metadata: NotRequired[Echoed]
 
 
@@ -75,6 +81,7 @@ class ElasticDocument(TypedDict):
     type: Literal["text", "image"]
     format: NotRequired[Literal["text", "base64"]]
     value: NotBlank
+    first_stage_score: NotRequired[FirstStageScore]
 
 
 class FreeDocument(TypedDict):

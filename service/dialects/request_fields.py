@@ -12,7 +12,16 @@ from service.dialects.dialect import RequestHead
 from service.dialects.document_fields import DocumentInput, ReadDocuments, ignored_in, read_documents
 from service.dialects.document_forms import Query
 from service.dialects.faults import shortened, to_service_error
-from service.records import MAX_PRIORITY, DocumentDetail, RankOptions, RerankQuery, ScoreKind
+from service.errors import InvalidRequestError
+from service.records import (
+    MAX_PRIORITY,
+    Blend,
+    BlendMethod,
+    DocumentDetail,
+    RankOptions,
+    RerankQuery,
+    ScoreKind,
+)
 from service.time_limits import MAX_TIMEOUT_MS, OnDeadline
 
 _MAX_NAMED_FIELDS = 10
@@ -62,6 +71,23 @@ class ZipRerankOptions(BaseModel):
         "degrade",
         description="where the time is too short: degrade ranks less (see meta.degraded and X-ZipRerank-Degraded); fail "
         "answers with 504",
+    )
+    on_document_error: Literal["fail", "skip"] = Field(
+        "fail",
+        description="an unusable document or page: fail: the request fails; skip: the rest is ranked, `errors` and the header "
+        "`X-ZipRerank-Skipped` name it, and where each document has one result it comes last with the lowest score",
+    )
+    blend: float = Field(
+        0,
+        ge=0,
+        le=1,
+        allow_inf_nan=False,
+        description="weight of the first stage in the order; 0: the model alone ranks",
+    )
+    blend_by: BlendMethod = Field(
+        "rank",
+        description="rank: reciprocal rank fusion of the model's places with those by first_stage_score, or by the order of "
+        "the documents where not all have one; score: weighted sum of normalised first_stage_scores and the model's scores",
     )
     include_timings: bool = Field(False, description="add stage times and token counts to the answer")
 
@@ -195,6 +221,11 @@ def query_of(
     own = request.ziprerank
     by_dialect = defaults.score_of_strings if documents.are_strings else defaults.score
     score: ScoreKind = own.score or ("logit" if request.wants_logits else head.default_score or by_dialect)
+    blend, notes = _blend_of(own, documents)
+    if blend is not None:
+        if own.score is not None or request.wants_logits:
+            notes = (*notes, "scores are blended: ziprerank.score and raw_scores have no effect beside ziprerank.blend")
+        score = "log_odds" if by_dialect == "log_odds" else "blend"
     detail: DocumentDetail = "none"
     if request.wants_documents:
         detail = "hash" if head.path == _RERANK_PATH else "text"
@@ -214,11 +245,35 @@ def query_of(
         document_detail=detail,
         timeout_ms=own.timeout_ms,
         on_deadline=own.on_deadline,
+        skips_unusable=own.on_document_error == "skip",
+        blend=blend,
         wants_timings=own.include_timings,
         documents_field=documents.field,
         metadata=documents.metadata,
-        warnings=documents.notes,
+        warnings=(*documents.notes, *notes),
     )
+
+
+def _blend_of(own: ZipRerankOptions, documents: ReadDocuments) -> tuple[Blend | None, tuple[str, ...]]:
+    """The blend that the request asks for, and notes about it.
+
+    Raises: InvalidRequestError, where a document lacks a score that is needed.
+    """
+    if not own.blend:
+        return None, ()
+    scores = documents.first_stage_scores
+    lacking = next((index for index in range(len(documents.documents)) if index not in scores), None)
+    if lacking is None:
+        return Blend(weight=own.blend, by=own.blend_by, first_stage_scores=scores), ()
+    name = f"{documents.field}[{lacking}].first_stage_score"
+    if own.blend_by == "score":
+        message = (
+            f"{name}: it is missing, and ziprerank.blend_by score needs one for every document. Send each document as an "
+            "object with a first_stage_score, or blend by rank."
+        )
+        raise InvalidRequestError("invalid_request", message, param=name, document_index=lacking)
+    missing = f"{name} is missing: the first stage's places are those of the list"
+    return Blend(weight=own.blend), (missing,) if scores else ()
 
 
 def one_result_each(query: RerankQuery) -> RerankQuery:

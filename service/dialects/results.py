@@ -1,6 +1,7 @@
 """The results of an answer, with the kind of score that was chosen: all pages, or for some documents their best page alone."""
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from service.records import (
@@ -13,6 +14,9 @@ from service.records import (
 )
 
 _CLIP = 0.001  # of log odds: a sigmoid gives scores in [0.001, 0.999]
+_LOGITS_BELOW = 10.0
+"""Of a skipped document: so far below the lowest of the others."""
+
 _LONGEST_SCORE = 18
 """In characters. Of a longer number OpenSearch's JSON parser makes a BigDecimal, which its code cannot cast."""
 
@@ -35,7 +39,10 @@ class Results:
 
 
 def results_of(query: RerankQuery, answer: RerankAnswer) -> Results:
-    """At most `max_results`. Of a document that yields one result, the best page stands for it."""
+    """At most `max_results`. Of a document that yields one result, the best page stands for it.
+
+    Such a document that was skipped comes behind all others, in the order of the query, with the lowest score of the kind.
+    """
     kind, warnings = _kind_of(query, answer)
     best = answer.pages[0].logit if answer.pages else None
     items: list[Result] = []
@@ -45,10 +52,15 @@ def results_of(query: RerankQuery, answer: RerankAnswer) -> Results:
             break
         yields_one = query.documents[page.document_index].yields_one
         if not yields_one or page.document_index not in seen:
-            share = (len(answer.pages) - place) / len(answer.pages)
+            share = page.score if answer.score_kind == "blend" else (len(answer.pages) - place) / len(answer.pages)
             score = _score_of(page, kind, share=share, best=best)
             items.append(Result(page=page, score=_shortened(score) if yields_one else score))
             seen.add(page.document_index)
+    lowest = _shortened(_lowest(kind, items))
+    for index in dict.fromkeys(error.document_index for error in answer.skipped):
+        has_room = query.max_results is None or len(items) < query.max_results
+        if has_room and index is not None and index not in seen and query.documents[index].yields_one:
+            items.append(Result(page=_skipped_page(query, index), score=lowest))
     return Results(items=tuple(items), kind=kind, warnings=warnings)
 
 
@@ -64,7 +76,7 @@ def shown_text(query: RerankQuery, page: RankedPage) -> str:
 
 
 def _kind_of(query: RerankQuery, answer: RerankAnswer) -> tuple[ScoreKind, tuple[str, ...]]:
-    if answer.score_kind == "softmax" or query.score == "rank":
+    if answer.score_kind in ("softmax", "blend") or query.score == "rank":
         return query.score, ()
     subject = "raw_scores has no effect: " if query.score == "logit" else ""
     cause = f"logits of {answer.windows} windows do not compare"
@@ -75,7 +87,10 @@ def _kind_of(query: RerankQuery, answer: RerankAnswer) -> tuple[ScoreKind, tuple
 
 
 def _score_of(page: RankedPage, kind: ScoreKind, *, share: float, best: float | None) -> float:
-    """share: of the pages that are not better. best: the logit of the best page; None where logits do not compare."""
+    """share: of the pages that are not better, or the blended score.
+
+    best: the logit of the best page; None where logits do not compare.
+    """
     relative = share if page.logit is None or best is None else math.exp(page.logit - best)
     match kind:
         case "softmax":
@@ -84,11 +99,36 @@ def _score_of(page: RankedPage, kind: ScoreKind, *, share: float, best: float | 
             return relative
         case "logit":
             return share if page.logit is None else page.logit
-        case "rank":
+        case "rank" | "blend":
             return share
         case "log_odds":
-            clipped = min(max(relative, _CLIP), 1 - _CLIP)
-            return math.log(clipped / (1 - clipped))
+            return _log_odds(relative)
+
+
+def _log_odds(share: float) -> float:
+    clipped = min(max(share, _CLIP), 1 - _CLIP)
+    return math.log(clipped / (1 - clipped))
+
+
+def _lowest(kind: ScoreKind, results: Sequence[Result]) -> float:
+    """The score of a skipped document. Logits have no lowest value: it is below those of the results."""
+    if kind == "logit":
+        return min((result.score for result in results), default=0.0) - _LOGITS_BELOW
+    return _log_odds(0.0) if kind == "log_odds" else 0.0
+
+
+def _skipped_page(query: RerankQuery, index: int) -> RankedPage:
+    """Stands for a document of which no page could be ranked."""
+    document = query.documents[index]
+    return RankedPage(
+        document_index=index,
+        label=document.id if isinstance(document, DocumentReference) else document.label,
+        number=None,
+        score=0.0,
+        logit=None,
+        degraded_reasons=(),
+        document_sha256="",
+    )
 
 
 def _shortened(score: float) -> float:

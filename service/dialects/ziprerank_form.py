@@ -1,5 +1,6 @@
 """Bodies of the service's own format as multipart/form-data to queries: files, and the fields of its JSON."""
 
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import PurePosixPath
 from typing import Any
@@ -16,7 +17,7 @@ from service.dialects.ziprerank_request import DEFAULTS, only_document, path_ref
 from service.errors import InvalidRequestError, MalformedBodyError
 from service.records import DocumentReference, RerankQuery, Upload
 
-_REPEATED_FIELDS = ("id", "pages")
+_REPEATED_FIELDS = ("id", "pages", "first_stage_score")
 
 FORM: Mapping[str, Any] = {
     "type": "object",
@@ -25,6 +26,11 @@ FORM: Mapping[str, Any] = {
         "file": {"type": "array", "minItems": 1, "items": {"type": "string", "format": "binary"}},
         "id": {"type": "array", "items": {"type": "string"}, "description": "labels, in the order of the files"},
         "pages": {"type": "array", "items": {"type": "string"}, "description": "such as 1-3,7; one a file"},
+        "first_stage_score": {
+            "type": "array",
+            "items": {"type": "string"},
+            "description": "numbers of the search that found the files, one a file, for ziprerank.blend; empty: none",
+        },
         "top_n": {"type": "integer"},
         "raw_scores": {"type": "boolean"},
         "return_documents": {"type": "boolean"},
@@ -55,7 +61,14 @@ def read_form(body: RequestBody, head: RequestHead) -> RerankQuery:
         reference = _only_reference(head.path_id, repeated, yields_one=yields_one)
         return query_of(fields, only_document(reference, notes=notes), head, defaults=DEFAULTS)
     uploads = _file_documents(files, repeated, yields_one=yields_one)
-    documents = ReadDocuments(field="documents", documents=uploads, notes=notes, metadata={}, are_strings=False)
+    documents = ReadDocuments(
+        field="documents",
+        documents=uploads,
+        notes=notes,
+        metadata={},
+        are_strings=False,
+        first_stage_scores=_first_stage_scores(repeated["first_stage_score"]),
+    )
     return query_of(fields, documents, head, defaults=DEFAULTS)
 
 
@@ -67,7 +80,9 @@ def _form_fields(parts: Sequence[Part]) -> tuple[dict[str, list[str]], RerankFie
         if part.name in repeated:
             repeated[part.name].append(part.text)
         elif part.name in single:
-            raise MalformedBodyError("malformed_multipart", "A form field other than id and pages is sent twice.")
+            raise MalformedBodyError(
+                "malformed_multipart", "A form field other than id, pages and first_stage_score is sent twice."
+            )
         else:
             single[part.name] = _options(part.text) if part.name == "ziprerank" else part.text
     # An empty number or switch in a form is a field left blank.
@@ -114,13 +129,31 @@ def _file_document(index: int, part: Part, label: str, pages: str, *, yields_one
     )
 
 
+def _first_stage_scores(values: Sequence[str]) -> Mapping[int, float]:
+    """By file. Raises: InvalidRequestError."""
+    scores: dict[int, float] = {}
+    for index, value in enumerate(values):
+        if not value:
+            continue
+        try:
+            scores[index] = float(value)
+        except ValueError:
+            scores[index] = math.nan
+        if not math.isfinite(scores[index]):
+            message = f"first_stage_score: the field of file {index} is not a finite number. Send one such as 0.5."
+            raise InvalidRequestError("invalid_request", message, param="first_stage_score", document_index=index)
+    return scores
+
+
 def _only_reference(
     path_id: str | None, repeated: Mapping[str, Sequence[str]], *, yields_one: bool
 ) -> DocumentReference:
-    if repeated["id"] or len(repeated["pages"]) > 1:
-        name = "id" if repeated["id"] else "pages"
+    name = next((name for name in ("id", "first_stage_score") if repeated[name]), None)
+    if name is not None or len(repeated["pages"]) > 1:
+        name = name or "pages"
         message = (
-            f"{name}: without file parts the document of the path is ranked; send one pages field at most, and no id."
+            f"{name}: without file parts the document of the path is ranked; send one pages field at most, and no id or "
+            "first_stage_score."
         )
         raise InvalidRequestError("invalid_request", message, param=name)
     return path_reference(path_id, _nth(repeated["pages"], 0) or None, yields_one=yields_one)

@@ -84,7 +84,14 @@ def read_json(body: RequestBody, head: RequestHead) -> RerankQuery:
 
 def only_document(reference: DocumentReference, *, notes: tuple[str, ...]) -> ReadDocuments:
     """The registered document of the path as the one document."""
-    return ReadDocuments(field="documents", documents=(reference,), notes=notes, metadata={}, are_strings=False)
+    return ReadDocuments(
+        field="documents",
+        documents=(reference,),
+        notes=notes,
+        metadata={},
+        are_strings=False,
+        first_stage_scores={},
+    )
 
 
 def path_reference(path_id: str | None, pages: str | None, *, yields_one: bool) -> DocumentReference:

@@ -9,13 +9,20 @@ import hashlib
 import re
 from collections.abc import Mapping, Sequence
 from concurrent.futures import Executor
+from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Protocol
 
 from service.documents.inline_data import decode_inline
 from service.documents.selection import PageSelection, parse_page_selection
 from service.documents.sources import Content, MemorySource, Source, is_single_image, require_kind
-from service.errors import ServiceError, TooLargeError, UnsupportedMediaTypeError, UnusableDocumentError
+from service.errors import (
+    ServiceError,
+    TooLargeError,
+    UnsupportedMediaTypeError,
+    UnusableDocumentError,
+    is_of_document,
+)
 from service.raster.page import SINGLE_PAGE_OUTLINE, Kind
 from service.raster.text_file import outline_of_text
 from service.records import DocumentReference, QueryDocument, TextDocument, Upload, UrlDocument
@@ -39,49 +46,87 @@ async def gather(
     registered: RegisteredDocuments,
     max_file_bytes: int,
     threads: Executor,
-    fetched: Mapping[int, bytearray] = MappingProxyType({}),
+    fetched: Mapping[int, bytearray | ServiceError] = MappingProxyType({}),
 ) -> list[Source]:
     """One source per document, in their order. `threads` decode, hash and look up.
 
-    fetched: the bytes of those documents that are URLs, by their indices.
+    fetched: the bytes of those documents that are URLs, by their indices, or the error of the fetch.
     Raises: UnusableDocumentError, UnsupportedMediaTypeError, TooLargeError, InvalidRequestError, PageOutOfRangeError about
     the first document at fault; the errors of `registered`.
     """
-    return await asyncio.get_running_loop().run_in_executor(
-        threads, _find_sources, documents, tenant, registered, max_file_bytes, fetched
-    )
+    find = _SourceFinder(tenant=tenant, registered=registered, max_file_bytes=max_file_bytes, fetched=fetched)
+    return await asyncio.get_running_loop().run_in_executor(threads, find.sources, documents)
 
 
-def _find_sources(
+async def gather_usable(
     documents: Sequence[QueryDocument],
+    *,
     tenant: bytes,
     registered: RegisteredDocuments,
     max_file_bytes: int,
-    fetched: Mapping[int, bytearray],
-) -> list[Source]:
-    sources: list[Source] = []
-    for index, document in enumerate(documents):
+    threads: Executor,
+    fetched: Mapping[int, bytearray | ServiceError] = MappingProxyType({}),
+) -> list[Source | ServiceError]:
+    """As `gather`, but an unusable document has its error in the place of its source.
+
+    Raises: InvalidRequestError; InternalError, UnavailableError of `registered`.
+    """
+    find = _SourceFinder(tenant=tenant, registered=registered, max_file_bytes=max_file_bytes, fetched=fetched)
+    return await asyncio.get_running_loop().run_in_executor(threads, find.usable_sources, documents)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _SourceFinder:
+    """Blocks, so it is called in a thread."""
+
+    tenant: bytes
+    registered: RegisteredDocuments
+    max_file_bytes: int
+    fetched: Mapping[int, bytearray | ServiceError]
+
+    def sources(self, documents: Sequence[QueryDocument]) -> list[Source]:
+        return [self._source(index, document) for index, document in enumerate(documents)]
+
+    def usable_sources(self, documents: Sequence[QueryDocument]) -> list[Source | ServiceError]:
+        found: list[Source | ServiceError] = []
+        for index, document in enumerate(documents):
+            try:
+                found.append(self._source(index, document))
+            except ServiceError as error:
+                if not is_of_document(error):
+                    raise
+                found.append(error)
+        return found
+
+    def _source(self, index: int, document: QueryDocument) -> Source:
+        """Raises: ServiceError with the document's index."""
         try:
             match document:
                 case DocumentReference():
                     pages = _selection(document.pages)
-                    sources.append(registered.find_source(document.id, pages, tenant=tenant))
+                    return self.registered.find_source(document.id, pages, tenant=self.tenant)
                 case Upload():
                     pages = _selection(document.pages)
-                    content = _read_upload(document, max_file_bytes)
-                    sources.append(MemorySource(label=document.label, pages=pages, content=content))
+                    content = _read_upload(document, self.max_file_bytes)
+                    return MemorySource(label=document.label, pages=pages, content=content)
                 case TextDocument():
-                    content = _read_text(document.text, max_file_bytes)
-                    sources.append(MemorySource(label=document.label, pages=None, content=content))
+                    content = _read_text(document.text, self.max_file_bytes)
+                    return MemorySource(label=document.label, pages=None, content=content)
                 case UrlDocument():
-                    if index not in fetched:
-                        raise _url_refused()
                     pages = _selection(document.pages)
-                    content = _read_bytes(fetched[index], None)
-                    sources.append(MemorySource(label=document.label, pages=pages, content=content))
+                    content = _read_bytes(self._fetched_bytes(index), None)
+                    return MemorySource(label=document.label, pages=pages, content=content)
         except ServiceError as error:
             raise error.at(document_index=index) from error
-    return sources
+
+    def _fetched_bytes(self, index: int) -> bytearray:
+        """Raises: ServiceError."""
+        found = self.fetched.get(index)
+        if found is None:
+            raise _url_refused()
+        if isinstance(found, ServiceError):
+            raise found
+        return found
 
 
 def _selection(pages: str | None) -> PageSelection | None:

@@ -15,7 +15,7 @@ from model import PageImage, PageImageError, PreparedPage, RankingModel, TextPag
 from service.degraded_reason import DegradedReason
 from service.documents.page_cache import CachedPage, ContentKey, PageCache
 from service.documents.sources import Content, Source
-from service.errors import PageOutOfRangeError, ServiceError, TooLargeError, UnusableDocumentError
+from service.errors import PageOutOfRangeError, ServiceError, TooLargeError, UnusableDocumentError, is_of_document
 from service.raster.page import DocumentOutline, Kind
 from service.raster.pool import PendingRaster, RasterDocument, Rasterizer, RasterPage
 from service.tracing import Trace
@@ -53,6 +53,7 @@ class Loaded:
     pages: tuple[LoadedPage, ...]  # in document order, then in the order of the selection
     stage_seconds: Mapping[str, float]  # wall time of fetch, render, decode, prepare; only stages with work
     unloaded: tuple[ListedPage, ...] = ()  # those that follow, for which there was no time
+    skipped: tuple[ServiceError, ...] = ()  # errors of the documents and pages that were left out, in their order
 
 
 class Pace(Protocol):
@@ -88,18 +89,21 @@ class PageLoader:
 
     async def load(
         self,
-        sources: Sequence[Source],
+        sources: Sequence[Source | ServiceError],
         model: RankingModel,
         *,
         tenant: bytes,
         background: bool = False,
         pace: Pace | None = None,
+        skips_unusable: bool = False,
         trace: Trace | None = None,
     ) -> Loaded:
         """The selected pages. Each is prepared as soon as it is rendered. Cancelling drops the work that has not begun.
 
+        sources: with the error in the place of a document that is known to be unusable, where those are skipped.
         tenant: tenants share nothing in the cache. background: yields to all other requests. pace: None: all pages are
         loaded, however long it takes.
+        skips_unusable: a document or page that is unusable is left out; the first error is raised where no page is left.
         trace: gets a span for each stage of each document or page.
         Raises: UnusableDocumentError, PageOutOfRangeError, TooLargeError about the first document or page at fault;
         OverloadedError, UnavailableError about the pool; the errors of a source's `read`.
@@ -111,11 +115,12 @@ class PageLoader:
             threads=self._threads,
             tenant=tenant,
             max_pages=self._max_pages,
+            skips_unusable=skips_unusable,
             trace=trace,
         )
         await asyncio.get_running_loop().run_in_executor(self._threads, loading.read_documents)
         documents = loading.raster_documents()
-        async with self._rasterizer.request(documents, background=background) as request:
+        async with self._rasterizer.request(documents, background=background, skips_unusable=skips_unusable) as request:
             loading.select_pages(await _opened(request, documents, pace))
             if pace is not None:
                 loading.keep_first(pace.pages_to_load(loading.listed()))
@@ -137,13 +142,13 @@ class PageLoader:
 
 async def _opened(
     request: PendingRaster, documents: Sequence[RasterDocument], pace: Pace | None
-) -> Sequence[DocumentOutline]:
+) -> Sequence[DocumentOutline | ServiceError]:
     unknown = sum(document.outline is None for document in documents)
     if pace is None or not unknown:
-        return await request.opened()
+        return await request.opened_or_skipped()
     pace.before_opening(unknown)
     started = time.perf_counter()
-    outlines = await request.opened()
+    outlines = await request.opened_or_skipped()
     pace.after_opening(unknown, time.perf_counter() - started)
     return outlines
 
@@ -151,7 +156,16 @@ async def _opened(
 class _Document:
     """One source of a request, and the facts and pages of it that are known so far."""
 
-    def __init__(self, source: Source, *, index: int, tenant: bytes, cache: PageCache, max_pages: int) -> None:
+    def __init__(
+        self,
+        source: Source,
+        *,
+        index: int,
+        tenant: bytes,
+        cache: PageCache,
+        max_pages: int,
+        skips_missing_pages: bool,
+    ) -> None:
         self.source = source
         self.index = index
         self.pages: dict[int, CachedPage] = {}  # the selected pages that are available, by number
@@ -159,6 +173,7 @@ class _Document:
         self._tenant = tenant
         self._cache = cache
         self._max_pages = max_pages
+        self._skips_missing_pages = skips_missing_pages
         self._key: ContentKey | None = None
         self._outline: DocumentOutline | None = None
         self._numbers: tuple[int, ...] = ()  # of the selected pages that are to be loaded
@@ -201,13 +216,32 @@ class _Document:
             self._find_pages(outline)
 
     def selected_spans(self) -> tuple[range, ...]:
-        """Raises: PageOutOfRangeError."""
+        """Raises: PageOutOfRangeError; where missing pages are skipped, only if none of the selected ones exists."""
         assert self._outline is not None, "pages are selected once their number is known"
         selection, page_count = self.source.pages, self._outline.page_count
+        if selection is None:
+            return (range(1, page_count + 1),)
         try:
-            return (range(1, page_count + 1),) if selection is None else selection.spans(page_count)
+            return selection.spans(page_count)
         except PageOutOfRangeError as error:
+            if self._skips_missing_pages and (existing := selection.existing_spans(page_count)):
+                return existing
             raise error.at(document_index=self.index) from error
+
+    def missing_page_error(self) -> PageOutOfRangeError | None:
+        """About the first selected page that the document does not have; None: it has all of them."""
+        assert self._outline is not None, "pages are selected once their number is known"
+        selection, page_count = self.source.pages, self._outline.page_count
+        if selection is not None:
+            try:
+                selection.spans(page_count)
+            except PageOutOfRangeError as error:
+                return error.at(document_index=self.index, page=selection.first_missing(page_count))
+        return None
+
+    def leave_out(self, number: int) -> None:
+        """The page is none of the selected ones any longer."""
+        self._numbers = tuple(other for other in self._numbers if other != number)
 
     def put_page(self, number: int, page: CachedPage) -> None:
         assert self._key is not None, "documents have a hash once they are read"
@@ -318,13 +352,14 @@ class _Loading:
 
     def __init__(
         self,
-        sources: Sequence[Source],
+        sources: Sequence[Source | ServiceError],
         model: RankingModel,
         *,
         cache: PageCache,
         threads: Executor,
         tenant: bytes,
         max_pages: int,
+        skips_unusable: bool,
         trace: Trace | None,
     ) -> None:
         self._started = time.perf_counter()
@@ -334,39 +369,62 @@ class _Loading:
         self._threads = threads
         self._tenant = tenant
         self._max_pages = max_pages
+        self._skips_unusable = skips_unusable
         self._trace = trace
         self._sources = sources
         self._cache = cache
         self._documents: list[_Document] = []
         self._incomplete: list[_Document] = []
+        self._skipped: list[ServiceError] = []
 
     def read_documents(self) -> None:
         """Look all documents up in the cache, and read those with pages missing from it. Blocks. Raises: ServiceError."""
-        self._documents = [
-            _Document(source, index=index, tenant=self._tenant, cache=self._cache, max_pages=self._max_pages)
-            for index, source in enumerate(self._sources)
-        ]
+        for index, source in enumerate(self._sources):
+            if isinstance(source, ServiceError):
+                self._skip(source)
+            else:
+                self._documents.append(self._document(index, source))
         incomplete = [document for document in self._documents if document.is_incomplete]
         for document in incomplete:
             started = time.perf_counter()
-            document.read()
+            try:
+                document.read()
+            except ServiceError as error:
+                self._skip_document(document, error)
+                continue
             if not document.source.is_in_memory:
                 seconds = time.perf_counter() - started
                 self._work_seconds["fetch"] += seconds
                 if self._trace is not None:
                     self._trace.stage_ended("fetch", seconds, {"ziprerank.document": document.index})
         # A document that was replaced meanwhile, or had no hash before, may be complete in the cache.
-        self._incomplete = [document for document in incomplete if document.is_incomplete]
+        self._incomplete = [
+            document for document in incomplete if document.content is not None and document.is_incomplete
+        ]
 
     def raster_documents(self) -> list[RasterDocument]:
         text_page = self._model.text_page
         return [document.raster_document(text_page) for document in self._incomplete]
 
-    def select_pages(self, outlines: Sequence[DocumentOutline]) -> None:
-        """outlines: of the raster documents. Raises: PageOutOfRangeError, TooLargeError, over all documents."""
+    def select_pages(self, outlines: Sequence[DocumentOutline | ServiceError]) -> None:
+        """outlines: of the raster documents, or the errors for which they are skipped.
+
+        Raises: PageOutOfRangeError, TooLargeError, over all documents.
+        """
         for document, outline in zip(self._incomplete, outlines, strict=True):
-            document.take_outline(outline)
-        total = sum(len(span) for document in self._documents for span in document.selected_spans())
+            if isinstance(outline, ServiceError):
+                self._skip_document(document, outline)
+            else:
+                document.take_outline(outline)
+        total = 0
+        for document in list(self._documents):
+            try:
+                total += sum(len(span) for span in document.selected_spans())
+            except PageOutOfRangeError as error:
+                self._skip_document(document, error)
+                continue
+            if (missing := document.missing_page_error()) is not None:
+                self._skip(missing)
         if total > self._max_pages:
             raise TooLargeError(
                 "too_many_pages",
@@ -386,7 +444,9 @@ class _Loading:
             count -= document.page_count
 
     async def make_pages(self, request: PendingRaster, pace: Pace | None) -> None:
-        """Render and prepare the missing pages, as many as there is time for. Raises: ServiceError, of the first page at fault.
+        """Render and prepare the missing pages, as many as there is time for.
+
+        Raises: ServiceError, of the first page at fault that is not skipped.
 
         A rendered page goes straight from the raster pool to a job in the prepare threads; the event loop waits for the end.
         """
@@ -406,21 +466,29 @@ class _Loading:
                     await preparation.ended
         finally:
             preparation.is_wanted = False
-        if preparation.errors:
-            raise preparation.errors[min(preparation.errors)]
+        for position, failure in sorted(preparation.errors.items()):
+            if not isinstance(failure, ServiceError):
+                raise failure
+            self._skip(failure)
+            document, number = wanted[position]
+            document.leave_out(number)
         if pace is not None:
             drawn = Counter(_kind(document) for document, number in wanted if number in document.pages)
             pace.after_drawing(drawn, time.perf_counter() - started)
             self._keep_ready_pages()
 
     def loaded(self) -> Loaded:
+        """Raises: ServiceError, the first one, where all pages were skipped."""
         pages = tuple(page for document in self._documents for page in document.loaded_pages())
+        unloaded = tuple(page for document in self._documents for page in document.unloaded_pages())
+        skipped = sorted(self._skipped, key=lambda error: (error.document_index or 0, error.page or 0))
+        if skipped and not pages and not unloaded:
+            raise skipped[0]
         # Stages run side by side, so each gets a share of the wall time in proportion to its work.
         wall_seconds = time.perf_counter() - self._started
         work = sum(self._work_seconds.values())
         shares = {stage: wall_seconds * seconds / work for stage, seconds in self._work_seconds.items()}
-        unloaded = tuple(page for document in self._documents for page in document.unloaded_pages())
-        return Loaded(pages=pages, stage_seconds=shares, unloaded=unloaded)
+        return Loaded(pages=pages, stage_seconds=shares, unloaded=unloaded, skipped=tuple(skipped))
 
     def _keep_ready_pages(self) -> None:
         """Keep the first pages, up to one that is not ready."""
@@ -430,6 +498,27 @@ class _Loading:
             if document.ready_count < document.page_count:
                 self.keep_first(ready)
                 return
+
+    def _document(self, index: int, source: Source) -> _Document:
+        return _Document(
+            source,
+            index=index,
+            tenant=self._tenant,
+            cache=self._cache,
+            max_pages=self._max_pages,
+            skips_missing_pages=self._skips_unusable,
+        )
+
+    def _skip_document(self, document: _Document, error: ServiceError) -> None:
+        """Raises: see `_skip`."""
+        self._skip(error)
+        self._documents.remove(document)
+
+    def _skip(self, error: ServiceError) -> None:
+        """Note the error. Raises: the error itself, where nothing is skipped or it is not about a document alone."""
+        if not self._skips_unusable or not is_of_document(error):
+            raise error
+        self._skipped.append(error.at())  # without the traceback, whose frames hold the documents
 
     def _prepare(
         self,

@@ -24,12 +24,24 @@ class PageSelection:
         They are not expanded, so that their lengths can be checked against a limit first.
         Raises: PageOutOfRangeError, a number above `page_count`.
         """
+        if (missing := self.first_missing(page_count)) is not None:
+            message = f"page {missing} does not exist; the document has {page_count} page(s)."
+            raise PageOutOfRangeError("page_out_of_range", message, field="pages")
+        return self.existing_spans(page_count)
+
+    def existing_spans(self, page_count: int) -> tuple[range, ...]:
+        """As `spans`, without the numbers above `page_count`."""
         spans: list[range] = []
         for first, last in self.ranges:
-            _require_existing(first if last is None else last, page_count=page_count)
-            _require_existing(first, page_count=page_count)
-            spans += _uncovered(range(first, (page_count if last is None else last) + 1), covered=spans)
+            end = page_count if last is None else min(last, page_count)
+            if first <= end:
+                spans += _uncovered(range(first, end + 1), covered=spans)
         return tuple(spans)
+
+    def first_missing(self, page_count: int) -> int | None:
+        """The first written number above `page_count`, of a range its end; None: all pages exist."""
+        written = (first if last is None else last for first, last in self.ranges)
+        return next((number for number in written if number > page_count), None)
 
 
 def parse_page_selection(text: str) -> PageSelection:
@@ -65,12 +77,6 @@ def _parse_item(item: str, *, position: int) -> tuple[int, int | None]:
         message = f"{first}-{last} runs backwards; write {last}-{first}, or the pages one by one."
         raise PageOutOfRangeError("page_out_of_range", message, field="pages")
     return first, last
-
-
-def _require_existing(number: int, *, page_count: int) -> None:
-    if number > page_count:
-        message = f"page {number} does not exist; the document has {page_count} page(s)."
-        raise PageOutOfRangeError("page_out_of_range", message, field="pages")
 
 
 def _uncovered(span: range, *, covered: list[range]) -> list[range]:

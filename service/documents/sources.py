@@ -6,7 +6,7 @@ from typing import Protocol
 
 from service.documents.other_formats import other_format
 from service.documents.selection import PageSelection
-from service.errors import UnsupportedMediaTypeError
+from service.errors import ServiceError, UnsupportedMediaTypeError
 from service.raster.page import DocumentOutline, Kind
 
 _PDF_MAGIC_WITHIN = 1024
@@ -85,9 +85,9 @@ class MemorySource:
         return self.content
 
 
-def loading_stage(sources: Sequence[Source]) -> str:
+def loading_stage(sources: Sequence[Source | ServiceError]) -> str:
     """The stage that a request is in while these sources are loaded: decode where all are images, render otherwise."""
-    kinds = {source.kind for source in sources}
+    kinds = {source.kind for source in sources if not isinstance(source, ServiceError)}
     return Kind.IMAGE.stage if kinds == {Kind.IMAGE} else Kind.PDF.stage
 
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 import httpcore2
 
-from service.errors import ServiceError, UnusableDocumentError
+from service.errors import ServiceError, UnusableDocumentError, is_of_document
 from service.fetching.connection import Answer, Connector
 from service.fetching.failures import FetchFailure, no_public_address, refused_redirect, too_slow, unreachable
 from service.fetching.places import CONNECTIONS_OF_REQUEST, FetchMemory, FetchPlaces, MemoryShare
@@ -85,17 +85,29 @@ class UrlFetcher:
         return self._memory.bytes
 
     @asynccontextmanager
-    async def fetched(self, urls: Mapping[int, str], *, request_id: str) -> AsyncIterator[Mapping[int, bytearray]]:
+    async def fetched(
+        self, urls: Mapping[int, str], *, request_id: str, skips_unusable: bool = False
+    ) -> AsyncIterator[Mapping[int, bytearray | ServiceError]]:
         """The documents of one request. Several with one URL are fetched once. Cancelling closes the connections.
 
         urls: by the document's index. request_id: for the log. The bytes count as in memory until the context ends.
-        Raises: UnusableDocumentError, TooLargeError, UnsupportedMediaTypeError about a document; OverloadedError.
+        skips_unusable: a document that cannot be fetched has its error in its place, and the others are fetched.
+        Raises: UnusableDocumentError, TooLargeError, UnsupportedMediaTypeError about a document, unless it is skipped;
+        OverloadedError.
         """
-        checked = {index: self._check(index, url) for index, url in urls.items()}
+        found: dict[int, bytearray | ServiceError] = {}
+        checked: dict[int, Url] = {}
+        for index, url in urls.items():
+            try:
+                checked[index] = self._check(index, url)
+            except UnusableDocumentError as error:
+                if not skips_unusable:
+                    raise
+                found[index] = error
         with self._memory.share() as share:
             with self._places.request({url.host for url in checked.values()}):
-                documents = await self._fetch_all(checked, share, request_id)
-            yield documents
+                found |= await self._fetch_all(checked, share, request_id, skips_unusable=skips_unusable)
+            yield found
 
     def close(self) -> None:
         """No further fetch is possible."""
@@ -121,35 +133,58 @@ class UrlFetcher:
             raise error.at(document_index=index) from error
         return url
 
-    async def _fetch_all(self, urls: Mapping[int, Url], share: MemoryShare, request_id: str) -> Mapping[int, bytearray]:
+    async def _fetch_all(
+        self, urls: Mapping[int, Url], share: MemoryShare, request_id: str, *, skips_unusable: bool
+    ) -> dict[int, bytearray | ServiceError]:
         indices = {url: index for index, url in reversed(list(urls.items()))}  # the first document of each URL
         places = asyncio.Semaphore(CONNECTIONS_OF_REQUEST)
         tasks = {
-            url: asyncio.create_task(self._fetch(url, indices[url], places, share, request_id))
+            url: asyncio.create_task(
+                self._fetch(url, indices[url], places, share, request_id, skips_unusable=skips_unusable)
+            )
             for url in dict.fromkeys(urls.values())
         }
+        found: dict[Url, bytearray | ServiceError] = {}
         try:
             async with asyncio.timeout(self._limits.seconds):
                 await asyncio.gather(*tasks.values())
         except TimeoutError:
-            slow = next((url for url, task in tasks.items() if task.cancelled()), None)
-            if slow is not None:  # otherwise the last one has ended at the same moment
-                raise self._failed(too_slow(self._limits.seconds), slow, indices[slow], request_id) from None
+            for url in [url for url, task in tasks.items() if task.cancelled()]:
+                error = self._failed(too_slow(self._limits.seconds), url, indices[url], request_id)
+                if not skips_unusable:
+                    raise error from None
+                found[url] = error
         finally:
             for task in tasks.values():
                 task.cancel()
             await asyncio.gather(*tasks.values(), return_exceptions=True)
-        return {index: tasks[url].result() for index, url in urls.items()}
+        for url, task in tasks.items():
+            if url not in found:
+                found[url] = task.result()
+        return {index: found[url] for index, url in urls.items()}
 
     async def _fetch(
-        self, url: Url, index: int, places: asyncio.Semaphore, share: MemoryShare, request_id: str
-    ) -> bytearray:
-        """Raises: ServiceError with the document's index."""
+        self,
+        url: Url,
+        index: int,
+        places: asyncio.Semaphore,
+        share: MemoryShare,
+        request_id: str,
+        *,
+        skips_unusable: bool,
+    ) -> bytearray | ServiceError:
+        """The document; or the error, where it is about the document and skipped.
+
+        Raises: ServiceError with the document's index.
+        """
         try:
             async with places:
                 document = await self._follow_redirects(url, share)
         except FetchFailure as failure:
-            raise self._failed(failure, url, index, request_id) from failure
+            error = self._failed(failure, url, index, request_id)
+            if skips_unusable and is_of_document(error):
+                return error
+            raise error from failure
         except asyncio.CancelledError:
             self._on_fetched("cancelled")
             raise

@@ -14,6 +14,7 @@ from service.errors import ServiceError
 from service.http.affinity import AFFINITY_PARAMETER, REPLICA_HEADER
 from service.http.deadline import DEGRADED_HEADER, TIMEOUT_HEADER
 from service.http.route_table import Door, Operation, Route, RouteTable
+from service.http.skipped import SKIPPED_HEADER, SKIPPED_HEADER_DESCRIPTION
 from service.records import DOCUMENT_ID
 from service.time_limits import MAX_TIMEOUT_MS
 
@@ -101,6 +102,7 @@ _HEADERS: Mapping[str, Any] = {
         "`keep_ratio=0.31, ranked_pages=20/60`",
         "schema": {"type": "string"},
     },
+    SKIPPED_HEADER: {"description": SKIPPED_HEADER_DESCRIPTION, "schema": {"type": "string"}},
     "Retry-After": {"description": "seconds", "schema": {"type": "integer", "minimum": 0}},
     "WWW-Authenticate": {"description": "how to send the key", "schema": {"type": "string"}},
 }
@@ -116,9 +118,9 @@ class OperationDescription:
     text: str
     status: int = 200  # of the answer
     answer: Any = None
-    answer_headers: Collection[str] = ()  # beside those of all answers
     answer_content: Mapping[str, Any] | None = None  # bodies of the answer that are not JSON, by media type
     error: Any = ErrorBody
+    answer_headers: Collection[str] = ()  # of the answer, beside those of all responses
     statuses: Collection[int] = ()  # of errors that the endpoint itself raises
     parameters: Sequence[Mapping[str, Any]] = ()
     requests: Sequence[Any] = ()  # types of a JSON body
@@ -173,9 +175,9 @@ def _describe_dialects(route: Route) -> OperationDescription:
         text="\n".join(_sentences(route.operations)),
         answer=_union(each.answer for each in described),
         error=_union(each.error for each in described),
+        answer_headers=[SKIPPED_HEADER, DEGRADED_HEADER],
         statuses=_RERANK_STATUSES,
         parameters=[AFFINITY_PARAMETER, _TIMEOUT_PARAMETER],
-        answer_headers=(DEGRADED_HEADER,),
         requests=_distinct(each.request for each in described),
         request_content={_MULTIPART: {"schema": dict(forms[0])}} if forms else {},
         examples=[name for each in described for name in each.examples or ()],

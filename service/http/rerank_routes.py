@@ -26,6 +26,7 @@ from service.http.deadline import (
 from service.http.error_responses import JsonResponse
 from service.http.route_registration import serve
 from service.http.route_table import FoundRoute, RouteTable
+from service.http.skipped import skipped_headers
 from service.inference.request_record import RequestRecord
 from service.inference.request_timing import TimeLimit
 from service.inference.rerank import RerankPipeline
@@ -100,7 +101,7 @@ class RerankRoutes:
         )
         own_stages = {stage: seconds for stage, seconds in record.seconds.items() if stage in _REQUEST_STAGES}
         self.metrics.observe_stages(own_stages, record.exemplar)
-        headers: dict[str, str] = {}
+        headers = dict(skipped_headers(answer.skipped))
         if answer.degradation is not None:
             headers[DEGRADED_HEADER] = degraded_header(answer.degradation)
             request.state.facts["degraded"] = headers[DEGRADED_HEADER].replace(", ", ",")

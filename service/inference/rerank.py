@@ -5,10 +5,11 @@ Only awaits and moves small objects on the event loop; decoding, resizing and sc
 
 import asyncio
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from concurrent.futures import Executor, Future
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, field
+from typing import Literal
 
 from model import (
     PageCountError,
@@ -22,11 +23,12 @@ from model import (
     combine_windows,
 )
 from service.dialects.results import results_of
-from service.documents.gather import gather
+from service.documents.gather import gather, gather_usable
 from service.documents.loader import ListedPage, Loaded, LoadedPage, PageLoader
-from service.documents.sources import loading_stage
-from service.errors import DeadlineExceededError, InvalidRequestError
+from service.documents.sources import Source, loading_stage
+from service.errors import DeadlineExceededError, InvalidRequestError, ServiceError
 from service.fetching.fetcher import UrlFetcher
+from service.inference.blending import blended
 from service.inference.micro_batcher import MicroBatcher, WindowResult
 from service.inference.options import RankSettings, check_query_text, choose_rank_settings
 from service.inference.page_rates import PageRates
@@ -115,6 +117,10 @@ class RerankPipeline:
         pages: tuple[LoadedPage | ListedPage, ...] = (*loaded.pages, *loaded.unloaded)
         self._page_rates.spend(caller, len(loaded.pages))
         record.sizes.update(documents=len(query.documents), pages=len(pages))
+        if loaded.skipped:
+            record.sizes.update(skipped=len(loaded.skipped))
+            for error in loaded.skipped:
+                self._metrics.count_skipped(error.code)
         priority = max(query.priority, caller.limits.priority)  # a request may yield, but not overtake
         context = RequestContext(
             text=query.text, settings=settings, model=model, record=record, timing=timing, priority=priority
@@ -126,6 +132,9 @@ class RerankPipeline:
         with record.observe("respond"):
             tokens = count_tokens(ranking)
             ranked = rank_pages(pages, ranking)
+            score_kind: Literal["softmax", "rank", "blend"] = "rank" if ranking.logits is None else "softmax"
+            if query.blend is not None:
+                ranked, score_kind = blended(ranked, query.blend), "blend"
         record.sizes.update(
             window_pages=tokens.window_pages,
             cached_pages=tokens.cached_pages,
@@ -138,12 +147,13 @@ class RerankPipeline:
             created=int(time.time()),
             model=model.name,
             pages=ranked,
-            score_kind="rank" if ranking.logits is None else "softmax",
+            score_kind=score_kind,
             windows=len(ranking.windows),
             tokens=tokens,
             stage_seconds=dict(record.seconds),
             total_seconds=time.perf_counter() - record.started,
             degradation=timing.degradation(timed.done),
+            skipped=loaded.skipped,
         )
         record.answer_due_at = timing.due_at
         if answer.degradation is not None:
@@ -164,12 +174,16 @@ class RerankPipeline:
         """Every page on the model's grid, or as many as there is time for, in the order of the documents."""
         urls = {index: given.url for index, given in enumerate(query.documents) if isinstance(given, UrlDocument)}
         async with AsyncExitStack() as stack:
-            fetched: Mapping[int, bytearray] = {}
+            fetched: Mapping[int, bytearray | ServiceError] = {}
             if urls:
                 with record.observe("fetch"):
-                    fetched = await stack.enter_async_context(self._fetcher.fetched(urls, request_id=request_id))
+                    fetched = await stack.enter_async_context(
+                        self._fetcher.fetched(urls, request_id=request_id, skips_unusable=query.skips_unusable)
+                    )
+            find_sources: Callable[..., Awaitable[Sequence[Source | ServiceError]]]
+            find_sources = gather_usable if query.skips_unusable else gather
             with record.observe("parse"):
-                sources = await gather(
+                sources = await find_sources(
                     query.documents,
                     tenant=caller.tenant,
                     registered=self._registry,
@@ -178,7 +192,14 @@ class RerankPipeline:
                     fetched=fetched,
                 )
             record.stage = loading_stage(sources)
-            loaded = await self._loader.load(sources, model, tenant=caller.tenant, pace=timing, trace=record.trace)
+            loaded = await self._loader.load(
+                sources,
+                model,
+                tenant=caller.tenant,
+                skips_unusable=query.skips_unusable,
+                pace=timing,
+                trace=record.trace,
+            )
         record.add(loaded.stage_seconds)
         return loaded
 

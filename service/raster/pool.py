@@ -81,12 +81,14 @@ class Rasterizer:
         for supervisor in self._supervisors:
             supervisor.has_tried_to_start.wait()
 
-    def request(self, documents: Sequence[RasterDocument], *, background: bool = False) -> "PendingRaster":
+    def request(
+        self, documents: Sequence[RasterDocument], *, background: bool = False, skips_unusable: bool = False
+    ) -> "PendingRaster":
         """A request for pages of these documents. It enters the pool when there is something to open or to render.
 
-        background: it yields to all others.
+        background: it yields to all others. skips_unusable: it goes on without a document or page that is unusable.
         """
-        return PendingRaster(self, RasterRequest(documents, is_background=background))
+        return PendingRaster(self, RasterRequest(documents, is_background=background, skips_unusable=skips_unusable))
 
     @property
     def is_alive(self) -> bool:
@@ -148,18 +150,36 @@ class PendingRaster:
         Raises: UnusableDocumentError, TooLargeError about the first document at fault, whichever fails first;
         OverloadedError, UnavailableError about the pool.
         """
+        outcomes = await self.opened_or_skipped()
+        for outcome in outcomes:
+            if isinstance(outcome, ServiceError):
+                raise outcome
+        return [outcome for outcome in outcomes if isinstance(outcome, DocumentOutline)]
+
+    async def opened_or_skipped(self) -> list[DocumentOutline | ServiceError]:
+        """As `opened`; where the request skips, an unusable document has its error in the place of its outline.
+
+        Raises: see `opened`, of a request that skips only OverloadedError and UnavailableError.
+        """
         if self._request.openings:
             self._expiry = self._rasterizer._admit(self._request)
-        for opening in self._request.openings:
-            await asyncio.wrap_future(opening)
-        return [state.outline for state in self._request.states if state.outline is not None]
+        to_open = [state for state in self._request.states if state.document.outline is None]
+        for state, opening in zip(to_open, self._request.openings, strict=True):
+            try:
+                await asyncio.wrap_future(opening)
+            except ServiceError:
+                if state.error is None:
+                    raise
+        outcomes = [state.outline or state.error for state in self._request.states]
+        return [outcome for outcome in outcomes if outcome is not None]
 
     def render(self, numbers_by_document: Sequence[Sequence[int]]) -> list[Future[RasterPage]]:
         """Begin to render the pages of these numbers (1-based), document by document. Called once, after `opened`.
 
         One future a number, in their order. Each is done in a supervising thread, as soon as its page is rendered or fails:
         UnusableDocumentError, TooLargeError, or UnavailableError about the pool. After a failure the pages that have not begun
-        are cancelled; their positions are higher, so of several errors the one with the lowest position is always the same.
+        are cancelled; their positions are higher, so of several errors the one with the lowest position is always the same. A
+        request that skips goes on after an unusable page.
         Dropping a future frees the pixels of its page. Without any number the request does not enter the pool.
 
         Raises: OverloadedError, UnavailableError.

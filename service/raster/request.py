@@ -2,7 +2,7 @@
 
 Pure bookkeeping, called under the schedule's lock. Each task has a future of its own, and tasks begin in the order of their
 documents and pages. After a failure no further task begins, so the failure with the lowest position is always among those
-that began, whichever worker was faster.
+that began, whichever worker was faster. A request that skips unusable documents goes on without the document or the page.
 """
 
 import itertools
@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from model.pages.text_page_format import TextPageFormat
-from service.errors import ServiceError
+from service.errors import ServiceError, is_of_document
 from service.raster.page import DocumentOutline, Kind
 from service.raster.process import RasterPage
 
@@ -39,6 +39,7 @@ class DocumentState:
     def __init__(self, document: RasterDocument) -> None:
         self.document = document
         self.outline = document.outline
+        self.error: ServiceError | None = None  # for which the document is skipped
         self.key = next(self._keys)
         self.pages_left = 0
         self.seconds_used = 0.0
@@ -67,9 +68,12 @@ class RasterTask:
 class RasterRequest:
     """The tasks of one request. It is over when all of them have ended, after a failure or not, or when it is abandoned."""
 
-    def __init__(self, documents: Sequence[RasterDocument], *, is_background: bool = False) -> None:
+    def __init__(
+        self, documents: Sequence[RasterDocument], *, is_background: bool = False, skips_unusable: bool = False
+    ) -> None:
         self.states = [DocumentState(document) for document in documents]
         self.is_background = is_background
+        self._skips_unusable = skips_unusable
         # Its share of the bounds of the queue.
         self.byte_count = 0 if is_background else sum(len(document.data) for document in documents)
         self.running = 0
@@ -117,15 +121,20 @@ class RasterRequest:
         self._settle()
 
     def failed(self, task: RasterTask, error: ServiceError) -> None:
-        """Drop the tasks that have not begun; those that have begun go on, so that the same request gets the same error."""
+        """Drop the tasks that have not begun; those that have begun go on, so that the same request gets the same error.
+
+        A request that skips drops nothing for an error about the document or the page alone.
+        """
         self.running -= 1
+        is_skipped = self._skips_unusable and is_of_document(error)
+        if is_skipped and task.number is None:
+            task.state.error = error
+        elif is_skipped:
+            task.state.pages_left -= 1
         if self._resolves(task):
             task.result.set_exception(error)
-        for dropped in self._tasks:
-            self._unresolved.pop(dropped.result)
-            dropped.result.cancel()
-        self._tasks.clear()
-        self._is_complete = True
+        if not is_skipped:
+            self._drop_tasks()
         self._settle()
 
     def abandon(self, reason: ServiceError | None = None) -> None:
@@ -142,6 +151,13 @@ class RasterRequest:
                 result.set_exception(reason)
                 reason = None  # the others are cancelled
         self._unresolved.clear()
+
+    def _drop_tasks(self) -> None:
+        for dropped in self._tasks:
+            self._unresolved.pop(dropped.result)
+            dropped.result.cancel()
+        self._tasks.clear()
+        self._is_complete = True
 
     def _add_task(self, state: DocumentState, number: int | None) -> "Future[Any]":
         task = RasterTask(request=self, state=state, number=number, result=Future())

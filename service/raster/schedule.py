@@ -89,14 +89,12 @@ class RasterSchedule:
     def finished(self, task: RasterTask, result: DocumentOutline | RasterPage) -> None:
         with self._changed:
             task.request.finished(task, result)
-            if task.number is not None and not task.state.pages_left:
-                self._keys.discard(task.state.key)
-            self._settle(task.request)
+            self._end(task)
 
     def failed(self, task: RasterTask, error: ServiceError) -> None:
         with self._changed:
             task.request.failed(task, error)
-            self._settle(task.request)
+            self._end(task)
 
     def withdraw(self, request: RasterRequest) -> None:
         """Drop the rest of a request that no one awaits any longer. Nothing happens to one that is over."""
@@ -148,6 +146,11 @@ class RasterSchedule:
         if sum(request.running for request in self._background) < max(1, self._workers - 1):
             return _rotate_to_task(self._background, share)
         return None
+
+    def _end(self, task: RasterTask) -> None:
+        if task.number is not None and not task.state.pages_left:
+            self._keys.discard(task.state.key)
+        self._settle(task.request)
 
     def _settle(self, request: RasterRequest) -> None:
         requests = self._background if request.is_background else self._live

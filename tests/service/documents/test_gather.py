@@ -10,7 +10,7 @@ from concurrent.futures import Executor, ThreadPoolExecutor
 
 import pytest
 
-from service.documents.gather import gather
+from service.documents.gather import gather, gather_usable
 from service.documents.selection import PageSelection, parse_page_selection
 from service.documents.sources import Content, MemorySource, Source, loading_stage
 from service.errors import (
@@ -247,3 +247,41 @@ def test_a_fetched_document_can_be_at_fault(
     with pytest.raises(ServiceError) as caught:
         gathered(threads, upload(PNG), document, fetched={1: bytearray(data)})
     assert (caught.value.code, caught.value.field, caught.value.document_index) == (code, field, 1)
+
+
+def test_unusable_documents_are_errors_in_their_places_where_they_are_skipped(threads: Executor) -> None:
+    refusal = UnusableDocumentError("url_refused", "not from there", document_index=7)
+    documents: list[QueryDocument] = [
+        upload(PDF),
+        upload("%"),
+        reference("gone"),
+        text(" "),
+        upload(b"GIF"),
+        url_document(),
+        upload(b"1" * 99),
+    ]
+
+    def found(*documents: QueryDocument) -> list[Source | ServiceError]:
+        return asyncio.run(
+            gather_usable(
+                documents,
+                tenant=b"us",
+                registered=Shelf(),
+                max_file_bytes=max(len(PDF), 90),
+                threads=threads,
+                fetched={5: refusal},
+            )
+        )
+
+    source, *errors = found(*documents)
+    assert isinstance(source, MemorySource) and source.content.data == PDF
+    assert [(error.code, error.document_index) for error in errors if isinstance(error, ServiceError)] == [
+        ("invalid_base64", 1),
+        ("document_not_found", 2),
+        ("empty_text", 3),
+        ("unsupported_media_type", 4),
+        ("url_refused", 5),
+        ("unsupported_media_type", 6),
+    ]
+    with pytest.raises(InvalidRequestError):
+        found(upload(PDF, pages="first"))  # a fault of the request

@@ -21,14 +21,23 @@ from service.documents.selection import PageSelection, parse_page_selection
 from service.documents.sources import Content, MemorySource, Source
 from service.errors import (
     DocumentNotFoundError,
+    InternalError,
     PageOutOfRangeError,
     ServiceError,
     TooLargeError,
+    UnavailableError,
     UnusableDocumentError,
 )
 from service.raster.page import SINGLE_PAGE_OUTLINE, DocumentOutline, Kind
 from service.raster.text_file import outline_of_text
-from tests.documents import make_encrypted_pdf, make_image, make_pdf, make_pdf_with_truncated_image, make_tiff
+from tests.documents import (
+    make_encrypted_pdf,
+    make_image,
+    make_pdf,
+    make_pdf_with_truncated_image,
+    make_tiff,
+    make_torn_pdf,
+)
 from tests.patience import PATIENCE_SECONDS, TICK_SECONDS, until
 from tests.service.raster.pools import Pool, running_pool
 
@@ -75,11 +84,11 @@ class Loading:
         self.loader = loader
         self.cache = cache
 
-    def load(self, *sources: Source, **options: Any) -> tuple[LoadedPage, ...]:
+    def load(self, *sources: Source | ServiceError, **options: Any) -> tuple[LoadedPage, ...]:
         return self.load_all(*sources, **options).pages
 
     def load_all(
-        self, *sources: Source, tenant: bytes = b"", preparer: Preparer | None = None, **options: Any
+        self, *sources: Source | ServiceError, tenant: bytes = b"", preparer: Preparer | None = None, **options: Any
     ) -> Loaded:
         return asyncio.run(self.loader.load(sources, model_of(preparer or Preparer()), tenant=tenant, **options))
 
@@ -506,3 +515,77 @@ def test_outline_is_found_by_opening_or_taken_from_the_source(loads: Loading) ->
     with pytest.raises(UnusableDocumentError):
         outline(pdf(b"%PDF-1.7 bad"))
     assert loads.pool.stages == []
+
+
+# What is skipped
+
+
+def skipped(loaded: Loaded) -> list[tuple[int | None, int | None, str]]:
+    return [(error.document_index, error.page, error.code) for error in loaded.skipped]
+
+
+def test_unusable_documents_and_pages_are_left_out_and_the_rest_is_loaded(loads: Loading) -> None:
+    def gone() -> Content:
+        raise DocumentNotFoundError("document_not_found", "gone", field="id")
+
+    def damaged() -> Content:
+        raise InternalError("document_damaged", "its bytes changed")
+
+    missing = StoredSource(reading=gone, sha256="00", kind=Kind.PDF)
+    unreadable_before = UnusableDocumentError("invalid_base64", "no base64", document_index=0)
+    sources: list[Source | ServiceError] = [
+        unreadable_before,
+        pdf(THREE_PAGES, pages="2,9"),
+        pdf(make_encrypted_pdf(password="x")),
+        pdf(make_torn_pdf(), label="torn"),
+        missing,
+        pdf(THREE_PAGES, pages="4-"),
+        image(b"\x89PNG\r\n\x1a\nbad", outline=SINGLE_PAGE_OUTLINE),
+        image(make_image(), label="last"),
+        pdf(b"bad"),
+        StoredSource(reading=damaged, sha256="01", kind=Kind.PDF),
+    ]
+    for _ in range(2):  # unknown to the cache, and known
+        loaded = loads.load_all(*sources, skips_unusable=True)
+        assert shown(loaded.pages) == [(1, 2, "a#page=2"), (3, 1, "torn#page=1"), (7, None, "last")]
+        assert skipped(loaded) == [
+            (0, None, "invalid_base64"),
+            (1, 9, "page_out_of_range"),
+            (2, None, "encrypted_document"),
+            (3, 2, "bad_page_box"),
+            (4, None, "document_not_found"),
+            (5, None, "page_out_of_range"),
+            (6, None, "corrupt_image"),
+            (8, None, "corrupt_document"),
+            (9, None, "document_damaged"),
+        ]
+        assert all(error.__traceback__ is None for error in loaded.skipped)
+
+
+def test_page_that_the_model_does_not_take_is_left_out_alone(loads: Loading) -> None:
+    tiff = image(make_tiff([(40, 30), (41, 30), (42, 30)]))
+    loaded = loads.load_all(tiff, preparer=PickyPreparer(41), skips_unusable=True)
+    assert [page.number for page in loaded.pages] == [1, 3]
+    assert skipped(loaded) == [(0, 2, "bad_page_box")]
+
+
+def test_first_error_is_raised_where_nothing_is_left(loads: Loading) -> None:
+    for _ in range(2):
+        with pytest.raises(UnusableDocumentError) as caught:
+            loads.load(pdf(make_encrypted_pdf(password="x")), pdf(THREE_PAGES, pages="7"), skips_unusable=True)
+        assert (caught.value.code, caught.value.document_index) == ("encrypted_document", 0)
+
+
+def test_faults_of_the_request_and_of_the_service_are_not_skipped(loads: Loading) -> None:
+    def fail() -> Content:
+        raise UnavailableError("store_unavailable", "down")
+
+    with pytest.raises(UnavailableError):
+        loads.load(pdf(THREE_PAGES), StoredSource(reading=fail, sha256="00", kind=Kind.PDF), skips_unusable=True)
+    with pytest.raises(TooLargeError, match=r"^101 pages are selected"):
+        loads.load(pdf(b"bad"), pdf(make_pdf(98)), pdf(make_pdf(3, width=300)), skips_unusable=True)
+
+
+def test_documents_are_not_skipped_unless_the_request_asks(loads: Loading) -> None:
+    with pytest.raises(UnusableDocumentError):
+        loads.load(pdf(THREE_PAGES), UnusableDocumentError("invalid_base64", "no base64", document_index=1))

@@ -28,6 +28,25 @@ def test_pages_come_in_the_order_written_without_duplicates(text: str, pages: tu
 
 
 @pytest.mark.parametrize(
+    ("text", "pages", "missing"),
+    [
+        ("3,99", (3,), 99),
+        ("2-9,1", (2, 3, 4, 5, 6, 1), 9),
+        ("7-,8", (), 7),
+        ("5-", (5, 6), None),
+        ("9-12", (), 12),
+    ],
+)
+def test_pages_that_exist_are_told_from_the_first_one_that_does_not(
+    text: str, pages: tuple[int, ...], missing: int | None
+) -> None:
+    selection = parse_page_selection(text)
+    spans = selection.existing_spans(6)
+    assert all(spans) and tuple(number for span in spans for number in span) == pages
+    assert selection.first_missing(6) == missing
+
+
+@pytest.mark.parametrize(
     "text", ["", " ", "a", "1,", ",1", "-3", "1-2-3", "1;2", "1.5", "+1", "٣", "1\n", "1234567890"]
 )
 def test_other_syntax_is_an_invalid_request(text: str) -> None:

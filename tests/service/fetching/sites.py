@@ -10,6 +10,7 @@ from ipaddress import ip_address
 from pathlib import Path
 from typing import Any
 
+from service.errors import ServiceError
 from service.fetching.fetcher import FetchLimits, UrlFetcher
 from service.urls.addresses import IpAddress, is_public
 from service.urls.policy import parse_policy
@@ -159,4 +160,10 @@ def make_fetcher(
 async def fetch(fetcher: UrlFetcher, *urls: str) -> list[bytes]:
     """The documents of a request. Raises: ServiceError."""
     async with fetcher.fetched(dict(enumerate(urls)), request_id="rerank-1") as documents:
-        return [bytes(documents[index]) for index in range(len(urls))]
+        return [bytes_of(documents[index]) for index in range(len(urls))]
+
+
+def bytes_of(document: bytearray | ServiceError) -> bytes:
+    """Of a document that was fetched."""
+    assert isinstance(document, bytearray), document
+    return bytes(document)

@@ -10,7 +10,7 @@ from service.errors import OverloadedError, ServiceError, TooLargeError, Unusabl
 from service.fetching.places import CONNECTIONS_OF_REQUEST, CONNECTIONS_TO_HOST
 from tests.documents import make_image, make_pdf
 from tests.patience import until
-from tests.service.fetching.sites import LOOPBACK, Answer, Names, fetch, make_fetcher, response, running_site
+from tests.service.fetching.sites import LOOPBACK, Answer, Names, bytes_of, fetch, make_fetcher, response, running_site
 
 PDF, PNG = make_pdf(1), make_image()
 
@@ -53,7 +53,7 @@ def test_documents_come_by_their_index_and_a_url_is_fetched_once() -> None:
             async with fetcher.fetched(
                 {1: f"{root}/a", 4: f"{root}/b", 7: f"HTTP://Files.test:{site.port}/a"}, request_id="r"
             ) as documents:
-                assert {index: bytes(data) for index, data in documents.items()} == {1: PDF, 4: PNG, 7: PDF}
+                assert {index: bytes_of(data) for index, data in documents.items()} == {1: PDF, 4: PNG, 7: PDF}
                 assert fetcher.held_bytes == len(PDF) + len(PNG) and fetcher.requests == 0
             assert fetcher.held_bytes == 0
             assert sorted(site.paths) == ["/a", "/b"] and outcomes == ["fetched", "fetched"]
@@ -172,5 +172,35 @@ def test_documents_count_until_their_request_has_loaded_them() -> None:
                 with pytest.raises(OverloadedError):
                     await fetch(fetcher, url)
             assert await fetch(fetcher, url) == [PDF]
+
+    asyncio.run(scenario())
+
+
+def test_documents_that_cannot_be_fetched_are_errors_in_their_places_where_they_are_skipped() -> None:
+    async def scenario() -> None:
+        gate = Gate()
+        async with running_site(
+            {"/a": response(PDF), "/slow": gate, "/none": response(b"", status="404 Not Found")}
+        ) as site:
+            fetcher = make_fetcher(policy(site.port), seconds=0.5)
+            root = f"http://files.test:{site.port}"
+            urls = {0: f"{root}/none", 2: f"{root}/a", 3: "https://other.test/", 5: f"{root}/slow", 6: f"{root}/slow"}
+            async with fetcher.fetched(urls, request_id="r", skips_unusable=True) as documents:
+                assert bytes_of(documents[2]) == PDF
+                codes = {index: found.code for index, found in documents.items() if isinstance(found, ServiceError)}
+                assert codes == {0: "url_unreachable", 3: "url_refused", 5: "url_timeout", 6: "url_timeout"}
+            gate.open()
+
+    asyncio.run(scenario())
+
+
+def test_a_full_fetcher_is_never_skipped() -> None:
+    async def scenario() -> None:
+        async with running_site({"/a": response(PDF)}) as site:
+            fetcher = make_fetcher(policy(site.port), max_held_bytes=len(PDF) - 1)
+            url = f"http://files.test:{site.port}/a"
+            with pytest.raises(OverloadedError):
+                async with fetcher.fetched({0: url}, request_id="r", skips_unusable=True):
+                    pass
 
     asyncio.run(scenario())

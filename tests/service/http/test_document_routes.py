@@ -16,7 +16,7 @@ import pytest
 from model import FakeRankingModel, PreparedPage, Reranker
 from service.http.document_schemas import RegisteredDocumentPages, RegisteredDocuments
 from service.registered.store import DocumentKey
-from tests.documents import make_encrypted_pdf, make_image, make_pdf, make_raw_pdf, make_tiff
+from tests.documents import make_encrypted_pdf, make_image, make_pdf, make_tiff, make_torn_pdf
 from tests.patience import PATIENCE_SECONDS, eventually
 from tests.servers import RunningService, fake_loader, running_service
 from tests.service.http.requests import ERROR_BODY, refused, rerank
@@ -190,12 +190,7 @@ def test_another_content_type_is_refused(service: RunningService, headers: dict[
 
 
 def test_a_page_that_cannot_be_drawn_fails_the_document_and_not_its_other_pages(service: RunningService) -> None:
-    good, bad = b"[0 0 100 100]", b"[0 0 100000 1]"
-    torn = make_raw_pdf(media_box="[0 0 100 100]")
-    torn = torn.replace(b"/Kids[3 0 R]/Count 1", b"/Kids[3 0 R 5 0 R]/Count 2")
-    torn = torn.replace(b"trailer", b"5 0 obj\n<</Type/Page/Parent 2 0 R/MediaBox %s>>\nendobj\ntrailer" % bad)
-    assert good in torn
-    found = register(service, "torn", torn)
+    found = register(service, "torn", make_torn_pdf())
     assert found["state"] == "failed"
     assert (found["error"]["code"], found["error"]["page"]) == ("bad_page_box", 2)
     assert found["error"]["message"].startswith("page 2: ")

@@ -9,9 +9,11 @@ from pathlib import Path
 import pytest
 
 from service.errors import (
+    ServiceError,
     UnavailableError,
     UnusableDocumentError,
 )
+from service.raster.pool import RasterPage
 from tests.documents import (
     make_endless_pdf,
     make_image,
@@ -19,7 +21,7 @@ from tests.documents import (
     make_pdf_with_huge_jpeg2000,
 )
 from tests.patience import until
-from tests.service.raster.pools import Pool, answer, image, kill_idle, pdf, running_pool
+from tests.service.raster.pools import Pool, answer, image, kill_idle, pdf, raster_document, running_pool
 
 ENOUGH_SECONDS = 1.5
 """A hundred times the time of a small page, so that a loaded machine renders it in time. Each endless page takes this long."""
@@ -74,6 +76,24 @@ def test_endless_page_is_ended_and_refused_at_once_after_the_second_time() -> No
             assert caught.value.code == "page_timeout"
         assert pool.deaths == ["timeout"] * 2  # the third time no worker saw it
         assert pool.rasterizer.is_alive
+
+
+def test_document_that_kills_workers_is_skipped_and_then_refused_at_once() -> None:
+    async def outcomes(pool: Pool) -> list[str]:
+        documents = [raster_document(pdf(make_endless_pdf())), raster_document(pdf(make_pdf(2)), index=1)]
+        async with pool.rasterizer.request(documents, skips_unusable=True) as request:
+            opened = await request.opened_or_skipped()
+            numbers = [() if isinstance(each, ServiceError) else range(1, each.page_count + 1) for each in opened]
+            pages = [asyncio.wrap_future(page) for page in request.render(numbers)]
+            rendered = await asyncio.gather(*pages, return_exceptions=True)
+            return [each.code for each in (*opened, *rendered) if isinstance(each, ServiceError)] + [
+                "page" for each in rendered if isinstance(each, RasterPage)
+            ]
+
+    with running_pool(page_seconds=ENOUGH_SECONDS) as pool:
+        for _ in range(3):
+            assert asyncio.run(outcomes(pool)) == ["page_timeout", "page", "page"]
+        assert pool.deaths == ["timeout"] * 2  # the third time no worker saw it
 
 
 def test_document_that_was_open_in_a_dead_worker_is_reopened() -> None:

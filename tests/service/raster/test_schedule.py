@@ -338,3 +338,45 @@ def test_closing_fails_waiting_requests_and_ends_the_workers() -> None:
     assert schedule.take(()) is None
     with pytest.raises(UnavailableError):
         schedule.admit(make_request([1]))
+
+
+# Requests that skip
+
+
+def test_request_that_skips_goes_on_without_the_document_and_the_page_at_fault() -> None:
+    schedule = make_schedule(workers=1)
+    request = RasterRequest([make_document(2, index=index) for index in range(3)], skips_unusable=True)
+    schedule.admit(request)
+    schedule.failed(take(schedule), unusable(0))
+    assert not is_over(request)
+    for _ in range(2):
+        schedule.finished(take(schedule), DocumentOutline(page_count=2, is_paged=True))
+    assert [state.error is None for state in request.states] == [False, True, True]
+    pages = schedule.add_pages(request, [[], [1, 2], [1, 2]])
+    schedule.failed(take(schedule), unusable(1))
+    for _ in range(3):
+        assert not is_over(request)
+        finish(schedule, take(schedule))
+    assert is_over(request)
+    assert [page.exception() is None for page in pages] == [False, True, True, True]
+
+
+def test_document_whose_last_page_is_skipped_is_stale() -> None:
+    schedule = make_schedule(workers=1)
+    request = RasterRequest([make_document(1, known=True), make_document(1, index=1, known=True)], skips_unusable=True)
+    request.add_pages(all_pages(request))
+    schedule.admit(request)
+    schedule.failed(task := take(schedule), unusable(0))
+    assert not is_over(request)
+    turn = schedule.take([task.state.key])
+    assert turn is not None and turn.stale == (task.state.key,)
+
+
+def test_fault_of_the_service_ends_a_request_that_skips() -> None:
+    schedule = make_schedule(workers=1)
+    request = RasterRequest([make_document(3, known=True)], skips_unusable=True)
+    first, *others = request.add_pages(all_pages(request))
+    schedule.admit(request)
+    schedule.failed(take(schedule), UnavailableError("not_ready", "no worker"))
+    assert is_over(request) and all(page.cancelled() for page in others)
+    assert isinstance(first.exception(), UnavailableError)
