@@ -83,6 +83,9 @@ class FakeRankingModel:
     def is_encoded(self, page: PreparedPage) -> bool:
         return True
 
+    def pages_to_encode(self, request: PreparedRequest) -> Sequence[PreparedPage]:
+        return ()
+
     def stage_clock(self) -> StageClock:
         return self.model.stage_clock()
 

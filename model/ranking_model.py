@@ -134,6 +134,10 @@ class RankingModel(Protocol):
         """Whether the page's features are in the cache at present, so that a window with it need not encode it."""
         ...
 
+    def pages_to_encode(self, request: PreparedRequest) -> Sequence[PreparedPage]:
+        """Different pages of this request that are not cached, which `encode` could cache; none if they would not stay."""
+        ...
+
     def stage_clock(self) -> StageClock:
         """A new clock for this device; pass its `observe` to `start`."""
         ...

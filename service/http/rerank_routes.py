@@ -3,7 +3,6 @@
 import asyncio
 import time
 from collections.abc import Awaitable
-from concurrent.futures import Executor
 from dataclasses import dataclass
 
 from fastapi import APIRouter, Request
@@ -13,6 +12,8 @@ from starlette.responses import Response
 
 from service.dialects.body import RequestBody
 from service.dialects.dialect import RequestHead
+from service.fair_queue import Standing
+from service.fair_threads import FairThreads
 from service.http.body import check_body_headers, read_body
 from service.http.deadline import (
     DEGRADED_HEADER,
@@ -49,7 +50,7 @@ class RerankRoutes:
     model: ServedModel
     metrics: Metrics
     tracing: Tracing
-    threads: Executor
+    threads: FairThreads
 
     def add_to(self, router: APIRouter, table: RouteTable) -> None:
         for route in table.routes:
@@ -63,6 +64,7 @@ class RerankRoutes:
             record = RequestRecord(trace)
             check_body_headers(request.headers, found.route.media_types)
             header_timeout_ms = timeout_of(request.headers)
+            self.pipeline.refuse_early(request.state.caller)
             try:
                 body = await self._in_time(request, header_timeout_ms, read_body(request, self.settings))
                 self.metrics.request_body_bytes.observe(sum(map(len, body)))
@@ -113,12 +115,14 @@ class RerankRoutes:
     ) -> RerankQuery:
         content = RequestBody(body, content_type=request.headers.get("content-type", ""))
         loop = asyncio.get_running_loop()
-        dialect = await loop.run_in_executor(self.threads, found.route.dialect_of, content)
+        threads = self.threads.of(Standing(share_id=request.state.caller.share_id))
+        dialect = await loop.run_in_executor(threads, found.route.dialect_of, content)
         request.state.dialect = dialect
         if record.trace is not None:
             record.trace.choose_dialect(dialect.name)
-        query = await loop.run_in_executor(self.threads, dialect.read, content, self._head(found))
+        query = await loop.run_in_executor(threads, dialect.read, content, self._head(found))
         request.state.query = query  # which an error of any later stage is written with
+        body.clear()  # whose strings and files the query has
         return query
 
     async def _in_time(self, request: Request, timeout_ms: int | None, work: Awaitable[Result]) -> Result:

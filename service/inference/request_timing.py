@@ -61,10 +61,10 @@ class Timekeeper:
         self,
         times: MeasuredTimes,
         *,
-        queue_wait: Callable[[], float] = lambda: 0.0,
+        queue_wait: Callable[[str], float] = lambda share_id: 0.0,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        """queue_wait: seconds that the queue holds up a window that is queued now."""
+        """queue_wait: seconds until a window that is queued now would be taken, by the share of its caller."""
         self.times = times
         self.claims = DeviceClaims(clock)
         self.queue_wait = queue_wait
@@ -72,7 +72,13 @@ class Timekeeper:
         self._keeps_features: dict[str, bool] = {}  # by the name of the model, whose description takes a while
 
     def start(
-        self, limit: TimeLimit | None, settings: RankSettings, model: RankingModel, *, query_characters: int
+        self,
+        limit: TimeLimit | None,
+        settings: RankSettings,
+        model: RankingModel,
+        *,
+        query_characters: int,
+        share_id: str = "",
     ) -> "RequestTiming":
         keeps_features = self._keeps_features.get(model.name)
         if keeps_features is None:
@@ -88,18 +94,21 @@ class Timekeeper:
             text_tokens=self.times.text_tokens(query_characters),
             keeps_features=keeps_features,
         )
-        return RequestTiming(self, limit, job, model)
+        return RequestTiming(self, limit, job, model, share_id)
 
 
 class RequestTiming:
     """Belongs to one request; the `Pace` of its loading."""
 
-    def __init__(self, keeper: Timekeeper, limit: TimeLimit | None, job: RankingJob, model: RankingModel) -> None:
+    def __init__(
+        self, keeper: Timekeeper, limit: TimeLimit | None, job: RankingJob, model: RankingModel, share_id: str
+    ) -> None:
         self._keeper = keeper
         self._times = keeper.times
         self._limit = limit
         self._job = job  # without its pages
         self._model = model
+        self._share_id = share_id
         self._loading: Work | None = None  # the choice before the pages are loaded
         self._is_late = False  # a step took longer than expected, so that less was done than was chosen
         self.due_at = keeper.clock()  # from then on the answer is only waited for
@@ -256,7 +265,7 @@ class RequestTiming:
         if not work.windows:
             return 0.0
         claimed = self._keeper.claims.wait_seconds(work.windows, besides=claim)
-        queued = self._keeper.queue_wait() if claim is None else 0.0
+        queued = self._keeper.queue_wait(self._share_id) if claim is None else 0.0
         return self._times.ratio("rank") * max(claimed, queued)
 
     def _scaled_rates(self) -> Rates:
