@@ -206,7 +206,7 @@ def _caches(workload: Mapping[str, Any]) -> str:
 
 
 def _deadline_section(records: Sequence[Record]) -> list[str]:
-    """The work that requests gave up for their time: rows by the length of the lists, the caches, and the time that was named."""
+    """The work that requests gave up for their time: rows by the length of the lists, the caches and the time."""
     if not records:
         return []
     header = ["pages", "time, of the undisturbed", "in time", "all of the work", "lower keep ratio", "tournament"]
