@@ -76,3 +76,14 @@ def test_answers_in_time_are_told_by_what_was_given_up() -> None:
     assert "| 60, in the caches (800 ms) | no limit |  |  |  |  |  |  |  | 1.00 | 0.90 |" in full
     assert "| 0.5 ×, 4 at once | 11 of 12 | 2 | 5 | 0 | 3 | 4 | 1 | 0.75 | 0.80 |" in full
     assert "Answers in time" not in short
+
+
+def test_a_soak_says_what_was_kept_and_which_goals_were_missed() -> None:
+    record = next(record for record in read_records(results_file.FOLDER) if record.name == "soak")
+    text = generated([record], TARGETS[1])
+    assert "| goals missed | none |" in text
+    missed = replace(
+        record, content={**record.content, "results": {**record.results, "failures": {"growth over 64 MiB": 1}}}
+    )
+    assert "| goals missed | growth over 64 MiB |" in generated([missed], TARGETS[1])
+    assert "soak" not in generated([record], TARGETS[0])
