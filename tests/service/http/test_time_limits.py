@@ -28,7 +28,7 @@ from tests.service.http.requests import refused, rerank
 PDF = make_pdf(6)
 DOCUMENT = {"pdf": base64.b64encode(PDF).decode()}
 DAY_SECONDS = MAX_TIMEOUT_MS / 1000
-HELD_MS = 3_000  # long enough for all but the ranking
+HELD_MS = 6_000  # long enough for all but the ranking
 HEADER = "x-ziprerank-degraded"
 
 
@@ -69,8 +69,10 @@ def service(reranker: Reranker, device: Device) -> Iterator[RunningService]:
 @contextmanager
 def held_service(reranker: Reranker, *, free_batches: int) -> Iterator[tuple[RunningService, Device]]:
     """A fast service of its own, whose device stops after so many batches."""
-    device = Device(free_batches=free_batches)
+    device = Device()
     with running_service(fake_loader(reranker, device)) as service:
+        rerank(service, [DOCUMENT])  # whose pages are in the cache from now on
+        device.batches, device.free_batches = 0, free_batches
         teach(service, 1e-9)
         try:
             yield service, device
