@@ -117,6 +117,7 @@ bench: $(INSTALLED) ## measure this machine (minutes): stage by stage, under loa
 	$(BIN)/python -m benchmarks.event_loop
 	$(BIN)/python -m benchmarks.host_path
 	$(BIN)/python -m benchmarks.ranking_agreement
+	$(BIN)/python -m benchmarks.kept_tokens
 	$(BIN)/python -m benchmarks.attacks
 	$(BIN)/python -m benchmarks.report
 
