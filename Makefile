@@ -41,7 +41,7 @@ UNIT_TESTS := \
 	tests/service/urls
 NO_CACHES := --feature-cache-gpu-bytes 0 --feature-cache-host-bytes 0 --page-cache-bytes 0
 
-.PHONY: install format check check-deploy test test-unit test-api test-ray test-clients test-gpu bench bench-smoke demo image image-check lock sbom clean help
+.PHONY: install format check check-deploy test test-unit test-api test-ray test-clients test-gpu bench bench-smoke demo image image-check lock release sbom clean help
 
 help: ## show this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -127,6 +127,10 @@ lock: $(TOOLS)/.installed ## resolve docker/requirements-*.lock anew, at the ver
 	$(LOCK) --output-file docker/requirements-cuda.lock
 	$(LOCK) --output-file docker/requirements-ray.lock --extra ray
 	$(LOCK) --output-file docker/requirements-cpu.lock $(CPU_TORCH)
+
+release: ## VERSION=1.2.3: changelog section, version, commit and tag, on main; pushes nothing
+	$(if $(filter command line,$(origin VERSION)),,$(error Name the version: make release VERSION=1.2.3))
+	$(PYTHON) deploy/release.py cut $(VERSION)
 
 sbom: $(INSTALLED) $(TOOLS)/.installed ## build/sbom: what is in each image, as CycloneDX
 	$(TOOLS)/bin/python docker/sbom.py "$$($(BIN)/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')" build/sbom
