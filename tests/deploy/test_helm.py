@@ -194,6 +194,20 @@ def test_routes_and_ingress_have_the_root_path_in_front() -> None:
     assert named(objects, "Ingress")["spec"]["tls"] == [{"secretName": "certificate", "hosts": ["ranker.example.com"]}]
 
 
+def test_the_ingress_is_the_one_of_the_proxies() -> None:
+    objects = in_common(
+        objects_of(
+            {
+                "rootPath": "/ranker",
+                "ingress": {"enabled": True, "host": "ranker.example.com", "tlsSecret": "ranker-certificate"},
+            }
+        )
+    )
+    written = in_common(list(yaml.safe_load_all((DEPLOY / "proxies" / "ingress.yaml").read_text())))
+    assert {name: objects[name] for name in written} == written
+    assert set(objects) - set(in_common(objects_of({}))) == set(written)
+
+
 def test_rules_and_dashboard_are_those_of_the_repository() -> None:
     objects = objects_of(EVERYTHING)
     rules = yaml.safe_load((DEPLOY / "prometheus" / "rules" / "ziprerank.yml").read_text())

@@ -120,17 +120,17 @@ def test_make_wants_a_version(repository: Repository) -> None:
 
 def test_a_changed_tree_is_refused(repository: Repository) -> None:
     (repository.folder / "new.txt").write_text("new")
-    refused(repository, "9.8.7", "The working tree has changes")
+    is_refused(repository, "9.8.7", "The working tree has changes")
 
 
 def test_another_branch_is_refused(repository: Repository) -> None:
     repository.git("switch", "--quiet", "--create", "topic")
-    refused(repository, "9.8.7", "this is topic")
+    is_refused(repository, "9.8.7", "this is topic")
 
 
 def test_a_second_release_of_a_version_is_refused(repository: Repository) -> None:
     repository.git("tag", "v9.8.7")
-    refused(repository, "9.8.7", "v9.8.7 is there already")
+    is_refused(repository, "9.8.7", "v9.8.7 is there already")
 
 
 @pytest.mark.parametrize(
@@ -138,21 +138,21 @@ def test_a_second_release_of_a_version_is_refused(repository: Repository) -> Non
     [("0.0.0", "lower than"), ("9.8", "no version"), ("v9.8.7", "no version"), ("9.8.07", "no version")],
 )
 def test_a_wrong_version_is_refused(repository: Repository, version: str, said: str) -> None:
-    refused(repository, version, said)
+    is_refused(repository, version, said)
 
 
 def test_a_release_with_nothing_new_is_refused(repository: Repository) -> None:
     repository.write("CHANGELOG.md", CHANGELOG.replace("### Added\n\n- Something new.\n\n", ""))
-    refused(repository, "9.8.7", "nothing under Unreleased")
+    is_refused(repository, "9.8.7", "nothing under Unreleased")
 
 
 def test_a_file_with_another_version_is_refused(repository: Repository) -> None:
     chart = "deploy/helm/ziprerank/Chart.yaml"
     repository.write(chart, repository.read(chart).replace("appVersion: ", "appVersion: 1"))
-    refused(repository, "9.8.7", f"{chart} has no appVersion")
+    is_refused(repository, "9.8.7", f"{chart} has no appVersion")
 
 
-def refused(repository: Repository, version: str, said: str) -> None:
+def is_refused(repository: Repository, version: str, said: str) -> None:
     """No release, for the reason `said`, and nothing is changed."""
     before = repository.git("status", "--porcelain"), repository.git("log", "--format=%H"), repository.git("tag")
     status, message = repository.release("cut", version)
