@@ -17,6 +17,12 @@ CPU_TORCH_INDEX ?=
 CPU_TORCH ?= $(if $(CPU_TORCH_INDEX),--index $(CPU_TORCH_INDEX) --index-strategy unsafe-best-match)
 LOCK = $(TOOLS)/bin/uv pip compile pyproject.toml --extra otel --extra s3 --constraints constraints.txt --generate-hashes --no-header \
 	--no-annotate --no-emit-index-url --python-version 3.11 --python-platform x86_64-manylinux_2_28
+# Both architectures have wheels of everything in a lock, with the hashes in it. Downloads nothing.
+define LOCK_HOLDS_FOR
+$(TOOLS)/bin/uv pip install --quiet --dry-run --require-hashes --only-binary :all: --requirement docker/requirements-$(1).lock \
+	--target build/lock-check --python-version 3.11 --python-platform $(2)-manylinux_2_28
+
+endef
 # Tests that import no torch and take seconds in all; tests/test_unit_target.py holds them to the first.
 UNIT_TESTS := \
 	tests/test_layout.py tests/test_prose.py tests/test_unit_target.py \
@@ -117,8 +123,8 @@ bench-smoke: $(INSTALLED) ## a short form of every benchmark: do they run, and d
 	$(BIN)/python -m benchmarks.ranking_agreement --smoke
 	$(BIN)/python -m benchmarks.attacks --smoke --only dripped_bodies
 
-image: ## build the image with Docker; VARIANT=cpu (with CPU_TORCH_INDEX=…) for the small one, VARIANT=ray for deploy/ray
-	docker build --build-arg VARIANT=$(VARIANT) --build-arg CPU_TORCH_INDEX=$(CPU_TORCH_INDEX) --tag ziprerank:$(VERSION)-$(if $(filter cuda,$(VARIANT)),cu130,$(VARIANT)) .
+image: ## build the image with Docker; VARIANT=cpu (with CPU_TORCH_INDEX=…) for the small one, VARIANT=ray for deploy/ray; PLATFORM=linux/arm64
+	docker build $(if $(PLATFORM),--platform $(PLATFORM)) --build-arg VARIANT=$(VARIANT) --build-arg CPU_TORCH_INDEX=$(CPU_TORCH_INDEX) --tag ziprerank:$(VERSION)-$(if $(filter cuda,$(VARIANT)),cu130,$(VARIANT)) .
 
 image-check: ## build the CPU image without Docker and run it; Debian, root, about 8 GB of disk (docker/README.md)
 	$(PYTHON) docker/image_check.py
@@ -127,6 +133,7 @@ lock: $(TOOLS)/.installed ## resolve docker/requirements-*.lock anew, at the ver
 	$(LOCK) --output-file docker/requirements-cuda.lock
 	$(LOCK) --output-file docker/requirements-ray.lock --extra ray
 	$(LOCK) --output-file docker/requirements-cpu.lock $(CPU_TORCH)
+	$(foreach variant,cuda ray,$(foreach machine,x86_64 aarch64,$(call LOCK_HOLDS_FOR,$(variant),$(machine))))
 
 release: ## VERSION=1.2.3: changelog section, version, commit and tag, on main; pushes nothing
 	$(if $(filter command line,$(origin VERSION)),,$(error Name the version: make release VERSION=1.2.3))
