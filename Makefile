@@ -43,7 +43,8 @@ UNIT_TESTS := \
 	tests/service/raster/test_pdf_engine.py tests/service/raster/test_schedule.py \
 	tests/service/raster/test_text_file.py \
 	tests/service/registered/test_source.py tests/service/registered/test_store.py \
-	tests/service/test_errors.py tests/service/test_lifecycle.py tests/service/test_wire_names.py \
+	tests/service/test_errors.py tests/service/test_fair_queue.py tests/service/test_fair_threads.py \
+	tests/service/test_lifecycle.py tests/service/test_retry_after.py tests/service/test_wire_names.py \
 	tests/service/urls
 NO_CACHES := --feature-cache-gpu-bytes 0 --feature-cache-host-bytes 0 --page-cache-bytes 0
 
@@ -110,6 +111,7 @@ bench: $(INSTALLED) ## measure this machine (minutes): stage by stage, under loa
 	$(BIN)/python -m benchmarks.stage_latency
 	$(BIN)/python -m benchmarks.http_load --send jpeg $(COLD_LOAD) -- $(NO_CACHES)
 	$(BIN)/python -m benchmarks.http_load --send registered $(WARM_LOAD)
+	$(BIN)/python -m benchmarks.overload
 	$(BIN)/python -m benchmarks.event_loop
 	$(BIN)/python -m benchmarks.host_path
 	$(BIN)/python -m benchmarks.ranking_agreement
@@ -120,6 +122,7 @@ bench-smoke: $(INSTALLED) ## a short form of every benchmark: do they run, and d
 	$(BIN)/python -m benchmarks.micro_checks --smoke
 	$(BIN)/python -m benchmarks.stage_latency --smoke
 	$(BIN)/python -m benchmarks.http_load --smoke
+	$(BIN)/python -m benchmarks.overload --smoke
 	$(BIN)/python -m benchmarks.ranking_agreement --smoke
 	$(BIN)/python -m benchmarks.attacks --smoke --only dripped_bodies
 

@@ -38,7 +38,7 @@ class Record:
     @property
     def device(self) -> str:
         """What computed: behind HTTP the service's device, else this process's."""
-        if self.name.startswith("http_load"):
+        if self.name.startswith(("http_load", "overload")):
             return str(self.results["service"]["gpu"])
         return str(self.content["machine"]["device"])
 
@@ -99,6 +99,7 @@ def generated(records: Sequence[Record], target: Target) -> str:
     sections = [
         *_stage_section(stages, _ARMS_IN_SHORT if target.is_short else None),
         *_load_section(loads),
+        *_overload_section([record for record in records if record.name.startswith("overload")]),
         *(f"![{record.name}]({target.results_folder}/{record.name}.png)" for record in [*stages, *loads]),
         *([] if target.is_short else [_sources(records, target)]),
     ]
@@ -152,6 +153,32 @@ def _load_section(records: Sequence[Record]) -> list[str]:
         _table(header, rows),
         "\n".join(_provenance(record, _load_facts(record)) for record in records),
     ]
+
+
+def _overload_section(records: Sequence[Record]) -> list[str]:
+    """What a flood costs another caller, and what is left of the rate; nothing where neither was measured."""
+    if not records:
+        return []
+    header = ["more than the service can take", "device", "the other's p95, pages: alone -> beside a flood"]
+    header += ["answers of the most at 5 times the load", "p99 of a refusal, ms"]
+    return [
+        "**The service under too much load**: one caller floods it with 100-page requests at ten times what it can answer; "
+        "then eight callers send five times what it can answer.",
+        _table(header, [_overload_row(record) for record in records]),
+        "\n".join(_provenance(record, f"`{record.results['workload']['send']}`") for record in records),
+    ]
+
+
+def _overload_row(record: Record) -> list[str]:
+    runs = record.results.get("fairness", {}).get("by_pages", {})
+    floods = [
+        f"{pages}: {_number(run['alone']['latency_ms']['p95'])} -> {_number(run['beside_flood']['latency_ms']['p95'])} ms "
+        f"({run['p95_ratio']:.2f}×)"
+        for pages, run in runs.items()
+    ]
+    overload = record.results.get("overload")
+    kept = [f"{overload['goodput_of_peak']:.0%}", _number(overload["refusal_ms"]["p99"])] if overload else ["", ""]
+    return [f"`{record.results['workload']['send']}`", record.machine or record.device, "; ".join(floods), *kept]
 
 
 def _load_row(record: Record) -> list[str]:

@@ -80,6 +80,9 @@ class FakeRankingModel:
     def patches_to_encode(self, request: PreparedRequest) -> int:
         return 0
 
+    def pages_to_encode(self, request: PreparedRequest) -> Sequence[PreparedPage]:
+        return ()
+
     def stage_clock(self) -> StageClock:
         return self.model.stage_clock()
 

@@ -127,6 +127,10 @@ class RankingModel(Protocol):
         """The current cost of this request's vision pass: patches of its pages that are not cached."""
         ...
 
+    def pages_to_encode(self, request: PreparedRequest) -> Sequence[PreparedPage]:
+        """Different pages of this request that are not cached, which `encode` could cache; none if they would not stay."""
+        ...
+
     def stage_clock(self) -> StageClock:
         """A new clock for this device; pass its `observe` to `start`."""
         ...

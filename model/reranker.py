@@ -180,6 +180,18 @@ class Reranker:
         """The current cost of this request's vision pass: the patches of those of its pages that are not in the cache."""
         return self.encoder.patches_to_encode(request.pages)
 
+    def pages_to_encode(self, request: PreparedRequest) -> Sequence[PreparedPage]:
+        """Different pages of this request that are not cached, which `encode` could cache.
+
+        None where all of its pages together would fill over half of the cache's larger tier: others would soon replace them.
+        """
+        token_count = sum(page.visual_token_count for page in request.pages)
+        tiers = self.feature_cache.device_tier, self.feature_cache.host_tier
+        if not any(tier.has_room_for(2 * token_count) for tier in tiers):
+            return ()
+        pages = {page.content_hash: page for page in request.pages}
+        return [page for key, page in pages.items() if key not in self.feature_cache]
+
     @property
     def encoder(self) -> PageEncoder:
         """The stage from pages to visual tokens."""

@@ -43,7 +43,12 @@ class ApiKey(BaseModel):
     created: int = Field(0, ge=0, description="seconds since 1970; 0: not known")
     max_concurrent_requests: int | None = Field(None, ge=1, description="requests at once; null: the service's limit")
     max_pages_per_minute: int | None = Field(None, ge=1, description="pages ranked in a minute; null: no limit")
-    priority: int = Field(0, ge=0, le=999, description="place of its requests in the queue: a lower number is sooner")
+    priority: int = Field(
+        0,
+        ge=0,
+        le=999,
+        description="its share of the device beside others: at 3 a quarter of that at 0, never less than a sixteenth",
+    )
 
 
 class _File(BaseModel):

@@ -20,8 +20,10 @@ from service.dialects import DIALECTS
 from service.dialects.dialect import Dialect
 from service.documents.loader import PageLoader
 from service.documents.page_cache import PageCache
+from service.fair_queue import MAX_SLOWNESS, Standing
+from service.fair_threads import FairThreads
 from service.fetching.fetcher import FetchLimits, UrlFetcher
-from service.http.admission import Admission
+from service.http.admission import Admission, AdmissionLimits
 from service.http.affinity import REPLICA_HEADER
 from service.http.callers import Callers
 from service.http.docs_page import add_docs_page
@@ -30,11 +32,13 @@ from service.http.error_responses import http_error_response
 from service.http.exchange import REQUEST_ID_HEADER, ExchangeMiddleware
 from service.http.openapi import describe_api
 from service.http.operation_routes import OPERATION_DESCRIPTIONS, OperationRoutes
+from service.http.rate_limits import RATE_LIMIT_HEADER, RATE_LIMIT_POLICY_HEADER, RateLimits
 from service.http.rerank_routes import RerankRoutes
 from service.http.route_table import RouteTable
 from service.http.router import build_router
 from service.http.skipped import SKIPPED_HEADER
 from service.inference.micro_batcher import MicroBatcher
+from service.inference.page_rates import PageRates
 from service.inference.rerank import RerankPipeline
 from service.inference.worker import InferenceWorker
 from service.lifecycle import Lifecycle
@@ -87,6 +91,11 @@ def fetch_limits(settings: Settings) -> FetchLimits:
         max_requests=settings.url_fetch_requests or max(1, settings.max_concurrent_requests // 4),
         seconds=settings.url_fetch_seconds,
     )
+
+
+def admission_limits(settings: Settings) -> AdmissionLimits:
+    """The settings of admission."""
+    return AdmissionLimits(**{field.name: getattr(settings, field.name) for field in fields(AdmissionLimits)})
 
 
 def build_app(
@@ -146,13 +155,9 @@ def build_app(
 def _add_middleware(app: FastAPI, service: Service, table: RouteTable) -> None:
     """Every request passes these, the last one first."""
     settings = service.settings
-    admission = Admission(
-        service.lifecycle,
-        max_body_bytes=settings.max_body_bytes,
-        max_concurrent_requests=settings.max_concurrent_requests,
-        max_in_flight_bytes=settings.max_in_flight_bytes,
-    )
+    admission = Admission(service.lifecycle, admission_limits(settings))
     service.metrics.requests_in_flight.set_function(lambda: admission.requests)
+    service.metrics.requests_receiving.set_function(lambda: admission.receiving)
     app.add_middleware(
         ExchangeMiddleware,
         routes=table,
@@ -163,6 +168,7 @@ def _add_middleware(app: FastAPI, service: Service, table: RouteTable) -> None:
             cache_scope=settings.cache_scope,
         ),
         admission=admission,
+        limits=RateLimits(page_rates=service.pipeline.page_rates, admission=admission),
         metrics=service.metrics,
         tracing=service.tracing,
         replica=settings.replica,
@@ -174,7 +180,14 @@ def _add_middleware(app: FastAPI, service: Service, table: RouteTable) -> None:
             allow_origins=settings.cors_origins.split(","),
             allow_methods=("GET", "POST", "PUT", "DELETE"),
             allow_headers=("*",),
-            expose_headers=(REQUEST_ID_HEADER, REPLICA_HEADER, SKIPPED_HEADER, "Retry-After"),
+            expose_headers=(
+                REQUEST_ID_HEADER,
+                REPLICA_HEADER,
+                SKIPPED_HEADER,
+                "Retry-After",
+                RATE_LIMIT_HEADER,
+                RATE_LIMIT_POLICY_HEADER,
+            ),
         )
 
 
@@ -193,11 +206,12 @@ def _build_service(settings: Settings, lifecycle: Lifecycle, metrics: Metrics, t
         observe=metrics.observe_raster_page,
         on_worker_death=metrics.count_raster_worker_death,
     )
-    threads = ThreadPoolExecutor(max_workers=settings.rasterizer_processes + 2, thread_name_prefix="prepare")
+    threads = FairThreads(settings.rasterizer_processes + 2, name="prepare")
+    background = threads.of(Standing(share_id="background", slowness=MAX_SLOWNESS))
     page_cache = PageCache(
         _DEFAULT_PAGE_CACHE_BYTES if settings.page_cache_bytes is None else settings.page_cache_bytes
     )
-    loader = PageLoader(rasterizer, page_cache, threads, max_pages=settings.max_pages)
+    loader = PageLoader(rasterizer, page_cache, background, max_pages=settings.max_pages)
     fetcher = UrlFetcher(parse_policy(settings.url_fetch), fetch_limits(settings), on_fetched=metrics.count_url_fetch)
     registry = _build_registry(settings, loader, batcher, metrics)
     metrics.export_cache("image", page_cache.counts)
@@ -225,6 +239,7 @@ def _build_service(settings: Settings, lifecycle: Lifecycle, metrics: Metrics, t
             batcher=batcher,
             metrics=metrics,
             threads=threads,
+            page_rates=PageRates(),
         ),
         threads=threads,
     )

@@ -6,11 +6,12 @@
     ├── PageOutOfRangeError          400  a page number that the document does not have
     ├── UnauthorizedError            401  the API key
     ├── DocumentNotFoundError        404  no registered document has this id
-    ├── RequestTimeoutError          408  the body did not arrive in time
+    ├── RequestTimeoutError          408  the head or the body did not arrive in time
     ├── TooLargeError                413  a limit of size or number
     ├── UnsupportedMediaTypeError    415  a content type or file kind outside the list
     ├── UnusableDocumentError        422  recognised, but cannot be turned into pages
     ├── OverloadedError              429  a queue is full
+    ├── HeadTooLargeError            431  size or number of the headers
     ├── InternalError                500  a fault of the service, reported without details
     ├── UnavailableError             503  not ready, draining, or a part of the service is out of order
     └── DeadlineExceededError        504  admitted, but not finished in time
@@ -102,7 +103,16 @@ class RequestTimeoutError(ServiceError):
 
 class TooLargeError(ServiceError):
     status = 413
-    codes = frozenset({"body_too_large", "file_too_large", "too_many_files", "too_many_pages", "image_too_many_pixels"})
+    codes = frozenset(
+        {
+            "body_too_large",
+            "file_too_large",
+            "too_many_files",
+            "too_many_pages",
+            "too_many_values",
+            "image_too_many_pixels",
+        }
+    )
 
 
 class UnsupportedMediaTypeError(ServiceError):
@@ -140,6 +150,11 @@ class OverloadedError(ServiceError):
     codes = frozenset({"overloaded"})
 
 
+class HeadTooLargeError(ServiceError):
+    status = 431
+    codes = frozenset({"head_too_large"})
+
+
 class InternalError(ServiceError):
     status = 500
     codes = frozenset({"internal_error", "score_invalid", "document_damaged"})
@@ -148,7 +163,15 @@ class InternalError(ServiceError):
 class UnavailableError(ServiceError):
     status = 503
     codes = frozenset(
-        {"not_ready", "draining", "queue_timeout", "gpu_out_of_memory", "gpu_failed", "store_unavailable"}
+        {
+            "not_ready",
+            "draining",
+            "too_many_connections",
+            "queue_timeout",
+            "gpu_out_of_memory",
+            "gpu_failed",
+            "store_unavailable",
+        }
     )
 
 

@@ -32,6 +32,7 @@ REJECTION_REASONS = {
     "file_too_large": "too_large",
     "too_many_files": "too_large",
     "too_many_pages": "too_large",
+    "too_many_values": "too_large",
     "image_too_many_pixels": "too_large",
     "unsupported_media_type": "media",
     "url_not_supported": "ssrf",
@@ -106,6 +107,7 @@ class Metrics:
         self.requests = self._counter("requests", "Finished requests", "route", "dialect", "code")
         self.key_requests = self._counter("key_requests", "Finished requests by the id of the API key", "key", "code")
         self.requests_in_flight = self._gauge("requests_in_flight", "Accepted and not yet answered")
+        self.requests_receiving = self._gauge("requests_receiving", "Of these, those whose body is being received")
         self.requests_waiting = self._gauge("requests_waiting", "Entries waiting for a batch")
         self.requests_running = self._gauge("requests_running", "Entries in the batch on the device")
         self.queue_pages = self._gauge("queue_pages", "Pages waiting for a batch")

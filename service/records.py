@@ -35,6 +35,7 @@ class Caller:
 
     id: str  # names the key in log lines and metrics without giving it away; empty: the caller sent none
     tenant: bytes  # callers of one tenant share caches and registered documents; empty: all callers are one
+    share_id: str = ""  # callers of one share_id have one fair share of the service together; see `http.callers`
     is_known: bool = False  # the key is one of the service's; the ids of other callers have no bound
     limits: CallerLimits = CallerLimits()
 

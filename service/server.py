@@ -1,8 +1,10 @@
 """uvicorn with a drain: on SIGTERM not ready at once, refusing after a delay, exit when the requests in flight are done."""
 
 import asyncio
+import functools
 import logging
 import math
+import os
 import signal
 import socket
 import sys
@@ -13,6 +15,7 @@ from types import FrameType
 import uvicorn
 
 from service.app import build_app, load_reranker
+from service.connections import ConnectionLimits, Connections, connections_by_files
 from service.dialects import DIALECTS
 from service.dialects.dialect import Dialect
 from service.http_protocol import HttpProtocol
@@ -23,6 +26,16 @@ from service.startup import LoadModel
 _SWITCH_SECONDS = 0.0005
 """Longest time for which a computing thread keeps the interpreter while the event loop waits for it. With Python's default of
 5 ms and a few busy threads, single steps of the loop lasted 26 ms under load (benchmarks/event_loop)."""
+
+_ACCEPTED_AT_ONCE = 8
+"""Connections that asyncio accepts before the event loop goes on. As often it tries again when the process is out of files, and
+logs each time, and so many it accepts before the first of them is counted."""
+
+_WAITING_CONNECTIONS = 2048
+"""Those that the system keeps until they are accepted; it may allow fewer."""
+
+_OTHER_FILES = 96
+_FILES_A_WORKER = 8
 
 ALL_ADDRESSES = "::"
 """As a host: all addresses of both families. asyncio would listen on IPv6 alone."""
@@ -47,6 +60,7 @@ def make_server(
         server.stop(exit_code)  # which is made below, as it needs the application
 
     app = build_app(settings, lifecycle=lifecycle, load=load, stop=stop, dialects=dialects)
+    connections = Connections(_connection_limits(settings))
     config = uvicorn.Config(
         app,
         host=settings.host,
@@ -54,8 +68,10 @@ def make_server(
         log_config=None,
         access_log=False,
         server_header=False,
-        http=HttpProtocol,
+        loop="asyncio",
+        http=functools.partial(HttpProtocol, connections=connections, replica=settings.replica),  # type: ignore[arg-type]  # which uvicorn just calls
         ws="none",
+        backlog=_ACCEPTED_AT_ONCE,
         proxy_headers=bool(settings.trusted_proxies),
         forwarded_allow_ips=settings.trusted_proxies,
         timeout_keep_alive=settings.keep_alive_seconds,  # type: ignore[arg-type]  # which uvicorn hands to the event loop
@@ -95,6 +111,7 @@ class Server(uvicorn.Server):
             return
         for server in self.servers:
             for listening in server.sockets:
+                _lengthen_queue(listening.fileno())
                 host, self.port = listening.getsockname()[:2]
                 logger.info("listening on %s", _url(host, self.port))
         self.is_listening.set()
@@ -123,6 +140,27 @@ class Server(uvicorn.Server):
     def _refuse(self) -> None:
         self.lifecycle.refuse()
         self.should_exit = True
+
+
+def _connection_limits(settings: Settings) -> ConnectionLimits:
+    other_files = _OTHER_FILES + _FILES_A_WORKER * settings.rasterizer_processes
+    max_connections, reason = connections_by_files(settings.max_connections, other_files=other_files)
+    level = logging.INFO if max_connections == settings.max_connections else logging.WARNING
+    logger.log(level, "connections: at most %d, by %s", max_connections, reason)
+    return ConnectionLimits(
+        max_connections=max_connections,
+        max_header_bytes=settings.max_header_bytes,
+        max_headers=settings.max_headers,
+        header_seconds=settings.header_seconds,
+        body_seconds=settings.body_seconds,
+        write_idle_seconds=settings.write_idle_seconds,
+    )
+
+
+def _lengthen_queue(listening: int) -> None:
+    """Have the system keep more connections than asyncio accepts at once, which has one figure for both."""
+    with socket.socket(fileno=os.dup(listening)) as same:
+        same.listen(_WAITING_CONNECTIONS)
 
 
 def _listen_everywhere(port: int) -> socket.socket:

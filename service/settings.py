@@ -22,6 +22,7 @@ from service.api_keys import read_keys
 from service.urls.policy import parse_policy
 
 PREFIX = "ZIPRERANK_"
+KIBIBYTE = 1024
 MEBIBYTE = 1024 * 1024
 
 _ORIGIN = re.compile(r"https?://(\[[0-9a-f:.]+\]|[a-z0-9.-]+)(:\d{1,5})?")  # as browsers send it
@@ -173,6 +174,15 @@ class Settings(BaseSettings):
     max_waiting_documents: CountLimit = Field(
         256, description="documents waiting to be processed; more are refused with 429"
     )
+    max_connections: CountLimit = Field(
+        512,
+        description="open connections; one that is idle is closed for a new one, which else is refused with 503; fewer where "
+        "the limit of open files (ulimit -n) demands it",
+    )
+    max_header_bytes: CountLimit = Field(
+        32 * KIBIBYTE, ge=1024, description="size of a request's target and headers together, then 431"
+    )
+    max_headers: CountLimit = Field(100, ge=16, description="headers of one request, then 431")
     max_body_bytes: CountLimit = Field(32 * MEBIBYTE, description="size of a request")
     max_file_bytes: CountLimit = Field(20 * MEBIBYTE, description="size of one decoded document")
     max_image_pixels: CountLimit = Field(40_000_000, description="pixels of one image")
@@ -182,7 +192,18 @@ class Settings(BaseSettings):
         "that lack memory, forms that are XFA only and covers of portfolios, and marks others",
     )
     max_concurrent_requests: CountLimit = Field(64, description="requests worked on at once; more are refused with 429")
-    max_in_flight_bytes: CountLimit = Field(512 * MEBIBYTE, description="bytes of all bodies worked on at once")
+    max_receiving_requests: CountLimit = Field(
+        256,
+        description="requests whose body is received at once; above it the slowest sender gets 408, or the new one 429",
+    )
+    max_in_flight_bytes: CountLimit = Field(
+        512 * MEBIBYTE,
+        description="bytes of all bodies, as far as they were received; a quarter more, as of the two settings above, for "
+        "callers that hold no more than an equal share",
+    )
+    min_body_rate: CountLimit = Field(
+        32 * 1024, description="bytes a second that a body brings in each body_idle_seconds, else 408"
+    )
 
     max_batch_tokens: OptionalCountLimit = Field(
         None, description="language tokens after pruning in one batch; absent: 40,960, fewer on a small card"
@@ -190,11 +211,20 @@ class Settings(BaseSettings):
     max_batch_patches: OptionalCountLimit = Field(
         None, description="vision patches in one batch; absent: 131,072, fewer on a small card"
     )
-    queue_limit_tokens: CountLimit = Field(262_144, description="language tokens waiting; more are refused with 429")
-    queue_seconds: SecondsLimit = Field(10.0, description="longest wait for a batch, then 503")
+    queue_limit_tokens: CountLimit = Field(
+        262_144,
+        description="language tokens waiting; more are refused with 429, but for callers with less than an equal share of them",
+    )
+    queue_seconds: SecondsLimit = Field(
+        10.0, description="longest wait for a batch, then 503; 429 at once where it would be longer"
+    )
     request_seconds: SecondsLimit = Field(60.0, description="longest time for one request, then 504")
+    header_seconds: SecondsLimit = Field(10.0, description="longest time from a head's first byte to its end, then 408")
     body_idle_seconds: SecondsLimit = Field(10.0, description="longest pause while a body is received, then 408")
     body_seconds: SecondsLimit = Field(120.0, description="longest time to receive a body, then 408")
+    write_idle_seconds: SecondsLimit = Field(
+        10.0, description="a client that takes less than 1 KiB a second of its answer for so long loses its connection"
+    )
     stall_seconds: SecondsLimit = Field(30.0, description="a batch that takes longer makes the service not ready")
     page_cache_bytes: int | None = Field(
         None,

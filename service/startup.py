@@ -5,7 +5,7 @@ import gc
 import logging
 import time
 from collections.abc import Callable
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future
 from dataclasses import dataclass
 from functools import partial
 from importlib.metadata import version
@@ -14,6 +14,7 @@ from threading import Thread
 from model import BatchLimits, ModelInfo, RankingModel, RerankerError
 from service.documents.page_cache import CacheCounts, PageCache
 from service.errors import UnavailableError
+from service.fair_threads import FairThreads
 from service.fetching.fetcher import UrlFetcher
 from service.inference.micro_batcher import BatchBudget, MicroBatcher
 from service.inference.rerank import RerankPipeline
@@ -60,7 +61,7 @@ class Service:
     registry: DocumentRegistry
     fetcher: UrlFetcher
     pipeline: RerankPipeline
-    threads: ThreadPoolExecutor
+    threads: FairThreads
 
     async def start(self, load: LoadModel, stop: Stop) -> "asyncio.Task[None]":
         """Start the raster workers, then load the model in the background, so that probes are answered meanwhile.
@@ -81,7 +82,7 @@ class Service:
         await asyncio.to_thread(self.worker.join, self.settings.drain_grace_seconds)
         self.batcher.fail_waiting(UnavailableError("draining", "The service is shutting down. Try another replica."))
         await asyncio.to_thread(self.rasterizer.close)
-        self.threads.shutdown(wait=False, cancel_futures=True)
+        self.threads.shutdown()
         self.fetcher.close()
         await asyncio.to_thread(self.tracing.close)
 

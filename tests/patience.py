@@ -12,7 +12,10 @@ PATIENCE_SECONDS = 600
 A loaded machine may take its time; only a test that waits in vain takes as long as this.
 """
 
-PATIENCE = {f"{name}_seconds": PATIENCE_SECONDS for name in ("queue", "request", "stall", "body_idle", "body")}
+PATIENCE = {
+    f"{name}_seconds": PATIENCE_SECONDS
+    for name in ("queue", "request", "stall", "header", "body_idle", "body", "write_idle")
+}
 """Settings of a service that gives up nothing before a test does."""
 
 TICK_SECONDS = 0.01

@@ -50,10 +50,11 @@ OnDone = Callable[[], object]
 
 
 @asynccontextmanager
-async def connect(url: str) -> Any:
-    """A `Send` to the service at `url` over as many connections as it takes."""
+async def connect(url: str, *, key: str | None = None) -> Any:
+    """A `Send` to the service at `url` over as many connections as it takes. key: of its API, where it needs one."""
     limits = httpx.Limits(max_connections=None, max_keepalive_connections=None)
-    async with httpx.AsyncClient(base_url=url, limits=limits, timeout=_REQUEST_SECONDS) as client:
+    headers = {"X-API-Key": key} if key else {}
+    async with httpx.AsyncClient(base_url=url, headers=headers, limits=limits, timeout=_REQUEST_SECONDS) as client:
         yield lambda request: _send(client, request)
 
 

@@ -89,14 +89,18 @@ def _wait_until_registered(client: httpx.Client, document_id: str) -> None:
     raise SystemExit(f"{document_id} was not ready within {_REGISTER_SECONDS} s.")
 
 
-def read_metrics(url: str) -> dict[str, float]:
+def read_metrics(url: str, *, key: str | None = None) -> dict[str, float]:
     """Every sample of /metrics by its series, as written there."""
-    lines = httpx.get(f"{url}/metrics", timeout=30).text.splitlines()
+    lines = httpx.get(f"{url}/metrics", timeout=30, headers=_key_header(key)).text.splitlines()
     samples = (line.rpartition(" ") for line in lines if line and not line.startswith("#"))
     return {series: float(value) for series, _, value in samples}
 
 
-def describe(url: str) -> dict[str, Any]:
+def describe(url: str, *, key: str | None = None) -> dict[str, Any]:
     """What is running there, as /info says."""
-    info = httpx.get(f"{url}/info", timeout=30).json()
+    info = httpx.get(f"{url}/info", timeout=30, headers=_key_header(key)).json()
     return {name: info[name] for name in ("model", "gpu", "dtype", "attention", "window")}
+
+
+def _key_header(key: str | None) -> dict[str, str]:
+    return {"X-API-Key": key} if key else {}

@@ -2,12 +2,12 @@
 
 import codecs
 import re
-from collections.abc import Sequence
 from functools import cached_property
 from typing import Any
 
 from pydantic_core import from_json
 
+from service.dialects.json_bounds import check_json
 from service.dialects.json_faults import json_fault, repeated_key
 from service.errors import InvalidRequestError, MalformedBodyError
 
@@ -21,8 +21,11 @@ _UTF_16_MARKS = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
 class RequestBody:
     """Bytes in the pieces in which they arrived. JSON is parsed once, whichever dialects look at it."""
 
-    def __init__(self, pieces: Sequence[bytes], *, content_type: str) -> None:
-        """content_type: the header; empty stands for JSON."""
+    def __init__(self, pieces: list[bytes], *, content_type: str) -> None:
+        """pieces: joined in place where they are JSON, so that the body is in memory once.
+
+        content_type: the header; empty stands for JSON.
+        """
         self.pieces = pieces
         self.content_type = content_type
 
@@ -32,22 +35,20 @@ class RequestBody:
 
     @cached_property
     def fields(self) -> dict[str, Any]:
-        """The members of the JSON object. Blocks for large bodies. Raises: MalformedBodyError, InvalidRequestError."""
+        """The members of the JSON object. Blocks for large bodies.
+
+        Raises: MalformedBodyError, TooLargeError, InvalidRequestError.
+        """
         data = self._utf8()
-        try:
-            value = from_json(data, allow_inf_nan=False, cache_strings="keys")
-        except ValueError as error:
-            raise MalformedBodyError("malformed_body", json_fault(data, error)) from None
-        if (name := repeated_key(data)) is not None:
-            message = f"{name}: a JSON object has this member twice. Send it once."
-            raise MalformedBodyError("malformed_body", message, param=name)
+        value = read_json(data)
         if not isinstance(value, dict):
             raise InvalidRequestError("invalid_request", "body: send a JSON object.")
         return value
 
     def _utf8(self) -> bytes:
         """The body in UTF-8 without byte order mark. Raises: MalformedBodyError."""
-        data = b"".join(self.pieces)
+        self.pieces[:] = (b"".join(self.pieces),)
+        data = self.pieces[0]
         charset = _CHARSET.search(self.content_type)
         if charset and (declared := charset[1].lower()) in _UTF_16:
             if declared == "utf-16" and data[:2] not in _UTF_16_MARKS:
@@ -61,3 +62,19 @@ class RequestBody:
             message = "The body is not valid JSON: it is UTF-16. Send UTF-8, or charset=utf-16 in the Content-Type."
             raise MalformedBodyError("malformed_body", message)
         return data.removeprefix(codecs.BOM_UTF8)
+
+
+def read_json(data: bytes, *, what: str = "The body") -> Any:
+    """The value of a text of JSON in UTF-8. Blocks for large texts. what: the text, as the first words of messages.
+
+    Raises: MalformedBodyError, TooLargeError.
+    """
+    check_json(data)
+    try:
+        value = from_json(data, allow_inf_nan=False, cache_strings="keys")
+    except ValueError as error:
+        raise MalformedBodyError("malformed_body", json_fault(data, error, what=what)) from None
+    if (name := repeated_key(data)) is not None:
+        message = f"{name}: a JSON object has this member twice. Send it once."
+        raise MalformedBodyError("malformed_body", message, param=name)
+    return value

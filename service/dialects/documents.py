@@ -25,6 +25,8 @@ from typing import Any, Literal
 
 from pydantic_core import from_json
 
+from service.dialects.json_bounds import has_few_values
+
 REFERENCE_SCHEME = "ziprerank://"
 
 Media = Literal["pdf", "image"]
@@ -51,6 +53,8 @@ _BASE64_SAMPLE = 256  # characters at the beginning; checking 30 MB would hold t
 _BASE64 = re.compile(r"[A-Za-z0-9+/_\r\n-]+={0,2}\s*")
 _URL = re.compile(r"https?://\S+", re.IGNORECASE)
 _LONGEST_URL = 8192
+_MEDIA_KEYS = ('"image"', '"pdf"')
+_MOST_VALUES = 10_000  # in a string that is a JSON object: a body may have a hundred of them
 _URL_KEYS = ("image_url", "url", "file", "value")
 _SOURCE_KEYS = frozenset({"pdf", "image", "images", "text", "content", "type", "format", *_URL_KEYS})
 _NOT_LOOKED_AT = "a text beside a page was not looked at"
@@ -128,8 +132,13 @@ def _without_fragment(text: str) -> tuple[str, dict[str, str]]:
 
 def _read_json(text: str) -> dict[str, Any] | None:
     """The JSON object in a string, where it has media."""
+    if not any(key in text for key in _MEDIA_KEYS):
+        return None
+    data = text.encode(errors="surrogatepass")
+    if not has_few_values(data, _MOST_VALUES):
+        return None
     try:
-        value = from_json(text, allow_inf_nan=False)
+        value = from_json(data, allow_inf_nan=False)
     except ValueError:
         return None
     if not isinstance(value, dict):

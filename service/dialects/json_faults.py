@@ -17,6 +17,10 @@ _NAMED_VALUES = {
     b"NaN": "NaN is no JSON; send null or leave the field out",
     b"Infinity": "Infinity is no JSON; send null or leave the field out",
     b"-Infinity": "-Infinity is no JSON; send null or leave the field out",
+    **{
+        name: f"{name.decode()} is no JSON; send null or leave the field out"
+        for name in (b"-NaN", b"nan", b"-nan", b"Inf", b"-Inf", b"inf", b"-inf")
+    },
     b"None": "None is no JSON; send null",
     b"True": "True is no JSON; send true",
     b"False": "False is no JSON; send false",
@@ -44,17 +48,17 @@ _BEGINNING_KEPT = 64
 _MOST_CHECKED = 4 << 20  # characters: a hostile body of millions of members would hold the interpreter for seconds
 
 
-def json_fault(data: bytes, error: ValueError) -> str:
-    """A sentence about the first fault. error: by `pydantic_core.from_json` about `data`."""
+def json_fault(data: bytes, error: ValueError, *, what: str = "The body") -> str:
+    """A sentence about the first fault. error: by `pydantic_core.from_json` about `data`. what: the first words."""
     found = _PLACE.search(str(error))
     if found is None:
-        return "The body is not valid JSON."
+        return f"{what} is not valid JSON."
     message = str(error)[: found.start()]
     place = _offset(data, int(found[1]), int(found[2]))
     reason, place, is_in_value = _reason(data, message, place)
     field = _field_at(data[:place]) if is_in_value else ""
     where = f"in line {data.count(10, 0, place) + 1} column {_column(data, place)}"
-    return f"The body is not valid JSON: {f'{field}: ' if field else ''}{reason}, {where}."
+    return f"{what} is not valid JSON: {f'{field}: ' if field else ''}{reason}, {where}."
 
 
 def repeated_key(data: bytes) -> str | None:
@@ -101,7 +105,9 @@ def _reason(data: bytes, message: str, place: int) -> tuple[str, int, bool]:
     """The reason in words, the place of its first byte, and whether that is inside of a member's value."""
     if (start := _lone_surrogate(data, message, place)) is not None:
         return _SURROGATE, start, True
-    if message.startswith(("expected value", "invalid number", "key must be")):
+    if message.startswith("expected ident") and data[place - 1 : place] == b"n":  # where null begins, or nan
+        place -= 1
+    if message.startswith(("expected value", "invalid number", "key must be", "expected ident")):
         place -= data[place - 1 : place] == b"-"
         for name, reason in _NAMED_VALUES.items():
             if data.startswith(name, place):

@@ -4,7 +4,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Annotated, Any, Literal, TypeVar
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
 from model import WindowStrategy
 from service.dialects.body import RequestBody
@@ -24,6 +24,7 @@ from service.records import (
 )
 
 _MAX_NAMED_FIELDS = 10
+_MAX_OPTIONS = 100
 _RERANK_PATH = "/rerank"
 """Clients of this path ask for documents and break on them (LiteLLM's infinity and hosted_vllm providers)."""
 
@@ -70,6 +71,18 @@ class ZipRerankOptions(BaseModel):
         "the documents where not all have one; score: weighted sum of normalised first_stage_scores and the model's scores",
     )
     include_timings: bool = Field(False, description="add stage times and token counts to the answer")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _has_few_names(cls, value: Any) -> Any:
+        """Counted first: 100,000 unknown names must not cost 100,000 faults."""
+        if not isinstance(value, dict | cls):
+            raise ValueError("send an object")
+        if isinstance(value, dict) and len(value) > _MAX_OPTIONS:
+            raise ValueError(
+                f"{len(value)} options were sent, and there are {len(cls.model_fields)}. Leave out the others"
+            )
+        return value
 
 
 def _query_text(value: Any) -> Any:
@@ -131,7 +144,9 @@ class RerankFields(QueryFields):
     return_documents: bool | None = Field(None, description="add a `document` without binary content to every result")
     return_text: bool | None = Field(None, description="the same by another name")
     priority: int | None = Field(
-        None, description="place in the queue: 0 (soonest) to 999, but not sooner than the API key allows"
+        None,
+        description="place among the caller's own requests: 0 (soonest) to 999, but not sooner than the API key allows; above "
+        "that the request yields to other callers too",
     )
 
     @property

@@ -7,7 +7,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from service.dialects.body import RequestBody
+from service.dialects.body import RequestBody, read_json
 from service.dialects.dialect import RequestHead
 from service.dialects.document_fields import MAX_LABEL_LENGTH, ReadDocuments, check_document_count
 from service.dialects.faults import to_service_error
@@ -95,8 +95,9 @@ def _form_fields(parts: Sequence[Part]) -> tuple[dict[str, list[str]], RerankFie
 
 
 def _options(text: str) -> ZipRerankOptions:
+    value = read_json(text.encode(), what="The field ziprerank")
     try:
-        return ZipRerankOptions.model_validate_json(text)
+        return ZipRerankOptions.model_validate(value)
     except ValidationError as error:
         raise to_service_error(error, within="ziprerank") from error
 

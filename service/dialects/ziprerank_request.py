@@ -29,12 +29,17 @@ DEFAULTS = AnswerDefaults(score="softmax", score_of_strings="relative", yields_o
 _SOURCES = frozenset({"text", "image", "pdf", "url", "image_url", "content", "value", "file", "id"})
 
 
+_MAX_RANK_FIELDS = 100
+
+
 class RerankRequest(RerankFields):
     """Body of `POST /rerank` as JSON."""
 
     documents: FreeDocumentList = Field(description="documents whose pages are ranked together")
     rank_fields: list[str] | None = Field(
-        None, description="of documents that have none of the usual fields: those that make up their text"
+        None,
+        max_length=_MAX_RANK_FIELDS,
+        description="of documents that have none of the usual fields: those that make up their text",
     )
 
     @model_validator(mode="before")
@@ -43,6 +48,8 @@ class RerankRequest(RerankFields):
         """Cohere's documents of free fields: the named ones become the text, a line each."""
         names = value.get("rank_fields") if isinstance(value, dict) else None
         if not isinstance(names, list) or not isinstance(value.get("documents"), list):
+            return value
+        if len(names) > _MAX_RANK_FIELDS:  # which is refused
             return value
         return {**value, "documents": [_with_text(document, names) for document in value["documents"]]}
 
@@ -105,5 +112,6 @@ def path_reference(path_id: str | None, pages: str | None, *, yields_one: bool) 
 def _with_text(document: Any, names: list[Any]) -> Any:
     if not isinstance(document, Mapping) or _SOURCES & document.keys():
         return document
-    lines = [str(document[name]) for name in names if isinstance(name, str) and document.get(name) is not None]
+    each_once = dict.fromkeys(name for name in names if isinstance(name, str))  # or one name would multiply a text
+    lines = [str(document[name]) for name in each_once if document.get(name) is not None]
     return {**document, "text": "\n".join(lines)} if lines else document

@@ -7,8 +7,9 @@ percent-encoded: each has one meaning. Works in steps, so that decoding 30 MB in
 
 import binascii
 import re
-import urllib.parse
 from collections.abc import Iterator
+
+import numpy as np
 
 from service.errors import TooLargeError, UnusableDocumentError
 
@@ -19,6 +20,8 @@ _STEP = 1 << 20  # characters: a step holds the interpreter for about 3 ms
 _SPACES = b" \t\r\n\f"
 _TO_STANDARD = bytes.maketrans(b"-_", b"+/")
 _BROKEN_ESCAPE = re.compile(r"%(?![0-9A-Fa-f]{2})")
+_HEX_DIGITS = np.full(256, 255, np.uint8)  # the value of each digit by its code
+_HEX_DIGITS[list(b"0123456789abcdef")] = _HEX_DIGITS[list(b"0123456789ABCDEF")] = np.arange(16)
 _NOT_BASE64 = re.compile(r"[^A-Za-z0-9+/=_% \t\r\n\f-]")
 
 
@@ -89,10 +92,30 @@ def _pieces(text: str, start: int) -> Iterator[tuple[int, bytes]]:
             cut = text.rfind("%", end - 2, end)
             end = cut if cut > start else end  # not in the middle of an escape
         piece = text[start:end]
-        if has_escapes and (broken := _BROKEN_ESCAPE.search(piece)):
-            raise _refused(f"the % at position {start + broken.start() + 1} is not followed by two hexadecimal digits.")
-        yield start, urllib.parse.unquote_to_bytes(piece) if has_escapes else piece.encode(errors="surrogatepass")
+        encoded = piece.encode(errors="surrogatepass")
+        if has_escapes:
+            decoded = _without_escapes(encoded)
+            if decoded is None:
+                broken = _BROKEN_ESCAPE.search(piece)
+                position = start + (broken.start() if broken else 0) + 1
+                raise _refused(f"the % at position {position} is not followed by two hexadecimal digits.")
+            encoded = decoded
+        yield start, encoded
         start = end
+
+
+def _without_escapes(encoded: bytes) -> bytes | None:
+    """Percent-decoded; None where an escape is broken. By arrays: `urllib` takes a second for 10 MB in which all is escaped."""
+    letters = np.frombuffer(encoded + b"  ", np.uint8)  # behind an escape that is cut off
+    places = np.flatnonzero(letters == ord("%"))
+    high, low = _HEX_DIGITS[letters[places + 1]], _HEX_DIGITS[letters[places + 2]]
+    if (high > 15).any() or (low > 15).any():
+        return None
+    decoded = letters.copy()
+    decoded[places] = high * 16 + low
+    is_kept = np.ones(len(letters), bool)
+    is_kept[-2:] = is_kept[places + 1] = is_kept[places + 2] = False
+    return decoded[is_kept].tobytes()
 
 
 def _refused(reason: str) -> UnusableDocumentError:

@@ -56,6 +56,8 @@ class PageLoader:
         model: RankingModel,
         *,
         tenant: bytes,
+        share_id: str = "",
+        threads: Executor | None = None,
         background: bool = False,
         skips_unusable: bool = False,
         trace: Trace | None = None,
@@ -63,25 +65,29 @@ class PageLoader:
         """The selected pages. Each is prepared as soon as it is rendered. Cancelling drops the work that has not begun.
 
         sources: with the error in the place of a document that is known to be unusable, where those are skipped.
-        tenant: tenants share nothing in the cache. background: yields to all other requests.
+        tenant: tenants share nothing in the cache. share_id: callers share the raster pool fairly, see `Caller.share_id`.
+        threads: the caller's, in place of the loader's. background: yields to all other requests.
         skips_unusable: a document or page that is unusable is left out; the first error is raised where no page is left.
         trace: gets a span for each stage of each document or page.
         Raises: UnusableDocumentError, PageOutOfRangeError, TooLargeError about the first document or page at fault;
         OverloadedError, UnavailableError about the pool; the errors of a source's `read`.
         """
+        threads = threads or self._threads
         loading = _Loading(
             sources,
             model,
             cache=self._cache,
-            threads=self._threads,
+            threads=threads,
             tenant=tenant,
             max_pages=self._max_pages,
             skips_unusable=skips_unusable,
             trace=trace,
         )
-        await asyncio.get_running_loop().run_in_executor(self._threads, loading.read_documents)
-        documents = loading.raster_documents()
-        async with self._rasterizer.request(documents, background=background, skips_unusable=skips_unusable) as request:
+        await asyncio.get_running_loop().run_in_executor(threads, loading.read_documents)
+        rastered = self._rasterizer.request(
+            loading.raster_documents(), share_id=share_id, background=background, skips_unusable=skips_unusable
+        )
+        async with rastered as request:
             loading.select_pages(await request.opened_or_skipped())
             await loading.make_pages(request)
         return loading.loaded()

@@ -8,11 +8,12 @@ from weakref import WeakValueDictionary
 
 from service.errors import OverloadedError
 from service.fetching.failures import FetchFailure, too_large
+from service.retry_after import retry_after
 
 CONNECTIONS_OF_REQUEST = 4
 CONNECTIONS_TO_HOST = 8
 _CONNECTIONS = 32
-_RETRY_AFTER_SECONDS = 2
+_USUAL_SECONDS = 2.0  # of a request that fetches
 
 
 class FetchPlaces:
@@ -98,4 +99,4 @@ class MemoryShare:
 
 def _overloaded(reason: str) -> OverloadedError:
     message = f"{reason}. Try again later, or send the document itself."
-    return OverloadedError("overloaded", message, retry_after_seconds=_RETRY_AFTER_SECONDS)
+    return OverloadedError("overloaded", message, retry_after_seconds=retry_after(_USUAL_SECONDS))

@@ -10,8 +10,11 @@ from starlette.datastructures import Headers
 from starlette.requests import Request
 
 from service.dialects.body import JSON
-from service.errors import MalformedBodyError, RequestTimeoutError, TooLargeError, UnsupportedMediaTypeError
+from service.errors import MalformedBodyError, RequestTimeoutError, UnsupportedMediaTypeError
+from service.http.admission import Permit, body_too_large
 from service.settings import Settings
+
+_PIECE_BYTES = 16 * 1024
 
 
 def check_body_headers(headers: Headers, media_types: Sequence[str]) -> str:
@@ -35,29 +38,55 @@ def check_body_headers(headers: Headers, media_types: Sequence[str]) -> str:
 
 
 async def read_body(request: Request, settings: Settings) -> list[bytes]:
-    """Raises: TooLargeError, RequestTimeoutError, MalformedBodyError; starlette's ClientDisconnect."""
+    """The body's pieces, with a place of work for the request once they are complete.
+
+    Raises: TooLargeError, RequestTimeoutError, MalformedBodyError, OverloadedError; starlette's ClientDisconnect.
+    """
+    permit: Permit = request.state.permit
     idle_seconds, total_seconds = settings.body_idle_seconds, settings.body_seconds
-    chunks: list[bytes] = []
-    received = 0
+    needed = settings.min_body_rate * idle_seconds  # bytes in each idle_seconds
+    pieces: list[bytes] = []
+    gathered = bytearray()  # small chunks: an object for each byte that drips in would be 40 times as large as the body
+    received = counted = 0
     now = asyncio.get_running_loop().time
     latest = now() + total_seconds
+    rate_deadline = now() + idle_seconds
     try:
-        async with asyncio.timeout_at(min(latest, now() + idle_seconds)) as patience:
+        async with asyncio.timeout_at(min(latest, rate_deadline)) as patience:
+            permit.on_eviction = lambda: patience.reschedule(now())
             async for chunk in request.stream():
-                patience.reschedule(min(latest, now() + idle_seconds))
                 received += len(chunk)
                 if received > settings.max_body_bytes:
                     raise body_too_large(received, settings.max_body_bytes)
-                chunks.append(chunk)
+                permit.receive(len(chunk))
+                if received - counted >= needed:
+                    counted, rate_deadline = received, now() + idle_seconds
+                    patience.reschedule(min(latest, rate_deadline))
+                if gathered or len(chunk) < _PIECE_BYTES:
+                    gathered += chunk
+                    if len(gathered) >= _PIECE_BYTES:
+                        pieces.append(bytes(gathered))
+                        gathered.clear()
+                else:
+                    pieces.append(chunk)
     except TimeoutError:
-        message = f"The body did not arrive in time ({idle_seconds:g} s without data, {total_seconds:g} s in all)."
-        raise RequestTimeoutError("request_timeout", message) from None
+        raise _too_slow(settings, permit.is_evicted) from None
+    if permit.is_evicted:
+        raise _too_slow(settings, True)
     if not received:
         raise MalformedBodyError("malformed_body", "The body is empty; send JSON or multipart/form-data.")
-    return chunks
+    permit.begin_work()
+    if gathered:
+        pieces.append(bytes(gathered))
+    return pieces
 
 
-def body_too_large(size: int, limit: int) -> TooLargeError:
-    """The refusal for a body of `size` bytes, declared or received so far."""
-    message = f"The body has {size} bytes or more and the limit is {limit}. Send fewer or smaller documents."
-    return TooLargeError("body_too_large", message, param="content-length")
+def _too_slow(settings: Settings, is_evicted: bool) -> RequestTimeoutError:
+    idle_seconds, total_seconds = settings.body_idle_seconds, settings.body_seconds
+    message = (
+        "The body arrived so slowly that its place was given to another request. Send it faster, or try again later."
+        if is_evicted
+        else f"The body did not arrive in time ({settings.min_body_rate} bytes/s in each {idle_seconds:g} s, "
+        f"{total_seconds:g} s in all). Send it faster, or fewer documents at once."
+    )
+    return RequestTimeoutError("request_timeout", message)

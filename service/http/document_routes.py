@@ -2,7 +2,6 @@
 
 import asyncio
 from collections.abc import Mapping
-from concurrent.futures import Executor
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,6 +11,8 @@ from starlette.requests import ClientDisconnect
 from starlette.responses import Response
 
 from service.errors import InvalidRequestError
+from service.fair_queue import Standing
+from service.fair_threads import FairThreads
 from service.http.body import check_body_headers, read_body
 from service.http.deadline import within
 from service.http.document_body import DOCUMENT_MEDIA_TYPES, MULTIPART, parse_document_body
@@ -77,7 +78,7 @@ class DocumentRoutes:
     settings: Settings
     metrics: Metrics
     registry: DocumentRegistry
-    threads: Executor
+    threads: FairThreads
 
     def add_to(self, router: APIRouter) -> None:
         serve(router, PUT_DOCUMENT, self.put_document)
@@ -94,8 +95,9 @@ class DocumentRoutes:
         except ClientDisconnect:
             self.metrics.cancellations.labels("parse").inc()
             return Response(status_code=499)  # which no client reads, but the log line and the metrics have it
+        threads = self.threads.of(Standing(share_id=request.state.caller.share_id))
         data = await asyncio.get_running_loop().run_in_executor(
-            self.threads, parse_document_body, body, request.headers.get("content-type", ""), media_type == MULTIPART
+            threads, parse_document_body, body, request.headers.get("content-type", ""), media_type == MULTIPART
         )
         seconds = self.settings.request_seconds
         document = await within(seconds, self.registry.put(key, data), remedy=_REMEDY)

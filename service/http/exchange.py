@@ -19,9 +19,11 @@ from service.http.admission import Admission
 from service.http.affinity import REPLICA_HEADER, affinity_mark
 from service.http.callers import Callers
 from service.http.error_responses import error_response, http_error_response
+from service.http.rate_limits import RateLimits
 from service.http.route_table import NATIVE, FoundRoute, RouteTable
 from service.logs import fields_line
 from service.metrics import Metrics
+from service.records import Caller
 from service.tracing import Tracing
 
 REQUEST_ID_HEADER = "X-Request-Id"
@@ -31,20 +33,24 @@ _LINGER_SECONDS = 5.0
 _CONTROL_CHARACTERS = re.compile(r"[\x00-\x1f\x7f]")
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,128}")
 _CLIENT_CLOSED_REQUEST = 499
+_METHODS_WITH_BODY = ("POST", "PUT")
 
 logger = logging.getLogger(__name__)
 
 
 class Exchange:
-    """One request and its response. Remembers the response's status; adds id and replica to its headers.
+    """One request and its response. Remembers the response's status; adds id, replica and the key's limits to its headers.
 
     `scope["state"]` carries to the endpoint: request_id, route (FoundRoute), facts (for the log line), and from admission on
     caller and permit. The endpoint sets the dialect, once it is recognised, and the query, once it is read.
     """
 
-    def __init__(self, scope: Scope, receive: Receive, send: Send, *, route: FoundRoute | None, replica: str) -> None:
+    def __init__(
+        self, scope: Scope, receive: Receive, send: Send, *, route: FoundRoute | None, replica: str, limits: RateLimits
+    ) -> None:
         self.headers = Headers(scope=scope)
         sent_id = self.headers.get("x-request-id", "")
+        self.address = client[0] if (client := scope.get("client")) else ""  # behind trusted proxies: what they saw
         self.request_id = sent_id if _REQUEST_ID.fullmatch(sent_id) else f"rerank-{uuid.uuid4().hex}"
         self.facts: dict[str, object] = {}
         self.state = {
@@ -56,9 +62,11 @@ class Exchange:
             "query": None,
         }
         self.scope: Scope = {**scope, "state": self.state}
+        self.caller: Caller | None = None  # None until its key was checked
         self.status: int | None = None  # None until the response begins
         self.started = time.perf_counter()
         self._replica = replica
+        self._limits = limits
         self._receive = receive
         self._send = send
         self._is_body_pending = scope["method"] not in ("GET", "HEAD")
@@ -76,6 +84,10 @@ class Exchange:
             headers = MutableHeaders(scope=message)
             headers[REQUEST_ID_HEADER] = self.request_id
             headers[REPLICA_HEADER] = self._replica
+            if self.caller is not None:
+                headers.update(self._limits.headers(self.caller))
+        elif not message.get("more_body", False) and (permit := self.state.get("permit")) is not None:
+            permit.release()  # the work is done, and how fast the client reads is its own affair
         await self._send(message)
 
     async def refuse(self, error: ServiceError) -> None:
@@ -104,6 +116,7 @@ class ExchangeMiddleware:
         routes: RouteTable,
         callers: Callers,
         admission: Admission,
+        limits: RateLimits,
         metrics: Metrics,
         tracing: Tracing,
         replica: str,
@@ -114,6 +127,7 @@ class ExchangeMiddleware:
         self._routes = routes
         self._callers = callers
         self._admission = admission
+        self._limits = limits
         self._metrics = metrics
         self._tracing = tracing
         self._replica = replica
@@ -125,7 +139,7 @@ class ExchangeMiddleware:
             return
         scope = self._as_served(scope)
         route = self._routes.find(scope["method"], scope["path"])
-        exchange = Exchange(scope, receive, send, route=route, replica=self._replica)
+        exchange = Exchange(scope, receive, send, route=route, replica=self._replica, limits=self._limits)
         if route is None and _CONTROL_CHARACTERS.search(scope["path"]):
             # The framework's patterns match a path with a newline at its end.
             response = http_error_response(HTTPException(404), exchange.request_id)
@@ -134,7 +148,9 @@ class ExchangeMiddleware:
         if route is None or route.route.door != "admitted":
             try:
                 if not self._routes.is_open(scope["path"]):
-                    exchange.state["caller"] = self._callers.identify(exchange.headers)
+                    exchange.state["caller"] = exchange.caller = self._callers.identify(
+                        exchange.headers, exchange.address
+                    )
             except ServiceError as error:
                 await exchange.refuse(error)
             else:
@@ -160,10 +176,11 @@ class ExchangeMiddleware:
 
     async def _admit_and_answer(self, exchange: Exchange) -> None:
         try:
-            caller = self._callers.identify(exchange.headers)
+            exchange.caller = caller = self._callers.identify(exchange.headers, exchange.address)
             if caller.id:
                 exchange.facts["caller"] = caller.id
-            permit = self._admission.admit(exchange.headers, caller)
+            reads_body = exchange.scope["method"] in _METHODS_WITH_BODY
+            permit = self._admission.admit(exchange.headers, caller, reads_body=reads_body)
         except ServiceError as error:
             self._metrics.count_rejection(error.code)
             await exchange.refuse(error)

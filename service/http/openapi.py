@@ -12,6 +12,7 @@ from pydantic import TypeAdapter
 from service.dialects.error_bodies import ErrorBody
 from service.errors import ServiceError
 from service.http.affinity import AFFINITY_PARAMETER, REPLICA_HEADER
+from service.http.rate_limits import RATE_LIMIT_HEADER, RATE_LIMIT_POLICY_HEADER
 from service.http.route_table import Door, Operation, Route, RouteTable
 from service.http.skipped import SKIPPED_HEADER, SKIPPED_HEADER_DESCRIPTION
 from service.records import DOCUMENT_ID
@@ -88,10 +89,26 @@ _HEADERS: Mapping[str, Any] = {
     REPLICA_HEADER: {"description": "name of the process that answered", "schema": {"type": "string"}},
     SKIPPED_HEADER: {"description": SKIPPED_HEADER_DESCRIPTION, "schema": {"type": "string"}},
     "Retry-After": {"description": "seconds", "schema": {"type": "integer", "minimum": 0}},
+    RATE_LIMIT_POLICY_HEADER: {
+        "description": "limits of the API key, where it has some: pages a minute, requests at once",
+        "schema": {"type": "string"},
+        "example": '"pages";q=600;w=60, "requests";q=8;qu="concurrent-requests"',
+    },
+    RATE_LIMIT_HEADER: {
+        "description": "what is left of them (r), and the seconds until all of it is there again (t)",
+        "schema": {"type": "string"},
+        "example": '"pages";r=400;t=20, "requests";r=7',
+    },
     "WWW-Authenticate": {"description": "how to send the key", "schema": {"type": "string"}},
 }
 _HEADERS_OF_ALL = ("X-Request-Id", REPLICA_HEADER)
-_HEADERS_OF_STATUSES = {401: ("WWW-Authenticate",), 429: ("Retry-After",), 503: ("Retry-After",)}
+_RATE_LIMITS = (RATE_LIMIT_POLICY_HEADER, RATE_LIMIT_HEADER)
+_HEADERS_OF_STATUSES = {
+    200: _RATE_LIMITS,
+    401: ("WWW-Authenticate",),
+    429: ("Retry-After", *_RATE_LIMITS),
+    503: ("Retry-After",),
+}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

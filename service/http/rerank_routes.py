@@ -1,7 +1,6 @@
 """The rerank routes of all dialects: read the query, have it answered, write the answer."""
 
 import asyncio
-from concurrent.futures import Executor
 from dataclasses import dataclass
 
 from fastapi import APIRouter, Request
@@ -10,6 +9,8 @@ from starlette.responses import Response
 
 from service.dialects.body import RequestBody
 from service.dialects.dialect import RequestHead
+from service.fair_queue import Standing
+from service.fair_threads import FairThreads
 from service.http.body import check_body_headers, read_body
 from service.http.deadline import until_disconnect, within
 from service.http.error_responses import JsonResponse
@@ -36,7 +37,7 @@ class RerankRoutes:
     model: ServedModel
     metrics: Metrics
     tracing: Tracing
-    threads: Executor
+    threads: FairThreads
 
     def add_to(self, router: APIRouter, table: RouteTable) -> None:
         for route in table.routes:
@@ -49,6 +50,7 @@ class RerankRoutes:
         with self.tracing.rerank(found.route.dialect.name) as trace:
             record = RequestRecord(trace)
             check_body_headers(request.headers, found.route.media_types)
+            self.pipeline.refuse_early(request.state.caller)
             try:
                 body = await read_body(request, self.settings)
                 self.metrics.request_body_bytes.observe(sum(map(len, body)))
@@ -69,13 +71,16 @@ class RerankRoutes:
         """The answer in the request's dialect."""
         content = RequestBody(body, content_type=request.headers.get("content-type", ""))
         loop = asyncio.get_running_loop()
+        threads = self.threads.of(Standing(share_id=request.state.caller.share_id))
         with record.observe("parse"):
-            dialect = await loop.run_in_executor(self.threads, found.route.dialect_of, content)
+            dialect = await loop.run_in_executor(threads, found.route.dialect_of, content)
             request.state.dialect = dialect
             if record.trace is not None:
                 record.trace.choose_dialect(dialect.name)
-            query = await loop.run_in_executor(self.threads, dialect.read, content, self._head(found))
+            query = await loop.run_in_executor(threads, dialect.read, content, self._head(found))
         request.state.query = query  # which an error of any later stage is written with
+        body.clear()  # whose strings and files the query has
+        del content
         answer = await self.pipeline.answer(
             query,
             caller=request.state.caller,

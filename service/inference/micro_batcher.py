@@ -1,25 +1,43 @@
 """The queue in front of the device: bounded in tokens, emptied in batches under two budgets, with background work behind it.
 
 There is no timer: a batch consists of the windows that are queued when the device takes it, and an idle device takes at once.
-Windows whose client has disconnected or whose time is up are dropped as they are popped. Thread-safe.
+Callers are served by fair shares of the device's work, so that a flood by one delays that one alone; while there are several,
+batches are short too, because a batch that runs cannot be interrupted. Windows whose client has disconnected or whose time is
+up are dropped as they are popped. Thread-safe.
 """
 
 import math
 import time
-from bisect import insort
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from threading import Condition
 
 from model import PageScores, PreparedPage, PreparedRequest
 from service.errors import OverloadedError, UnavailableError
+from service.fair_queue import FairQueue, Standing, finds_room
+from service.retry_after import retry_after
 from service.tracing import Trace
 
-_RATE_MEMORY = 0.8  # weight of the past in the measured rate of tokens per second
+_RATE_MEMORY = 0.8  # weight of the past in measured rates and means
+_SHORTEST_SECONDS = 1e-6  # of a batch, for rates
 _SHARE_AFTER_OVERFLOW = 0.5  # of the batch that did not fit into the device's memory
 _SHARE_REGAINED = 1 / 64  # of the whole budget, with every batch that does fit
+_SHORT_BATCH_SECONDS = (
+    0.1  # more windows in a batch of this length do not make the device faster, but others wait for it
+)
+_BURST_SECONDS = (
+    3.0  # of the device's work that a caller may be ahead of its turn, if it used less than its share before
+)
+_EARLY_PART = (
+    0.75  # of the longest wait: a request is refused early above it, so that others may pass it on the way here
+)
+_LITTLE = 1.5  # windows of mean size
+_COMPANY_SECONDS = 300.0  # after a change of the caller: so long batches are kept short for the other one
+
+
+_NOBODY = Standing(share_id="")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -31,6 +49,15 @@ class WindowResult:
     stage_seconds: dict[str, float]  # upload to language, of the whole batch
 
 
+@dataclass(slots=True, kw_only=True)
+class EncodeProgress:
+    """What was done for a window before it is scored, where its pages are encoded few at a time."""
+
+    tried: set[bytes] = field(default_factory=set)  # content hashes
+    cost: float = 0.0
+    seconds: float = 0.0
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class QueuedWindow:
     """One window of one request."""
@@ -39,8 +66,10 @@ class QueuedWindow:
     future: "Future[WindowResult]" = field(default_factory=Future)
     queued_at: float
     expires_at: float
-    priority: int = 0  # a lower number leaves the queue sooner
+    standing: Standing
+    cost: float = 0.0  # in tokens, vision included; known when the window is taken
     trace: Trace | None = None  # of the request that the window is of
+    progress: "EncodeProgress" = field(default_factory=lambda: EncodeProgress())
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -48,6 +77,7 @@ class BackgroundEncode:
     """Pages to encode into the feature cache ahead of requests. Few, so that a request that arrives meanwhile waits little."""
 
     pages: Sequence[PreparedPage]
+    progress: EncodeProgress | None = None  # of the window that needs the pages; None: no request waits for them
     future: "Future[None]" = field(default_factory=Future)
 
 
@@ -72,11 +102,17 @@ class MicroBatcher:
         self.budget = budget
         self._on_cancelled = on_cancelled
         self._clock = clock
-        self._windows: list[QueuedWindow] = []  # by priority, then by age
+        self._windows: FairQueue[QueuedWindow] = FairQueue()
+        self._tokens_by_caller: Counter[str] = Counter()  # of those waiting, by share_id
+        self._last_caller: str | None = None
+        self._company_until = -math.inf
         self._background: deque[BackgroundEncode] = deque()
         self._changed = Condition()
         self._closed = False
-        self._tokens_per_second = 0.0
+        self._window_tokens = 0.0  # mean of those that were queued
+        self._tokens_rate = _Rate()
+        self._cost_rate = _Rate()  # of the same batches
+        self._visual_tokens_rate = _Rate()  # of pages that were encoded alone
         self.budget_share = 1.0  # of both budgets of a batch; less after a batch ran out of device memory
         self.waiting_tokens = 0
         self.waiting_pages = 0
@@ -88,19 +124,36 @@ class MicroBatcher:
     @property
     def estimated_wait_seconds(self) -> float:
         """Tokens waiting over the measured rate; 0 before the first measurement."""
-        return self.waiting_tokens / self._tokens_per_second if self._tokens_per_second else 0.0
+        return self.waiting_tokens / self._tokens_rate.per_second if self._tokens_rate.per_second else 0.0
 
-    def refuse_when_full(self) -> None:
-        """Raises OverloadedError when no window would be admitted, so that no work is wasted."""
-        if self.waiting_tokens >= self.budget.queue_limit_tokens:
-            raise self._overloaded()
+    def estimated_wait_of(self, share_id: str) -> float:
+        """Seconds until a further window of this caller would be taken; 0 before the first measurement.
+
+        Until then the caller is served all that it has waiting, and each other one as much, or all that that one has.
+        """
+        if not self._tokens_rate.per_second:
+            return 0.0
+        own = self._tokens_by_caller[share_id]
+        return sum(min(own, waiting) for waiting in self._tokens_by_caller.values()) / self._tokens_rate.per_second
+
+    def refuse_when_full(self, share_id: str = "") -> None:
+        """Raises OverloadedError when no usual window of this caller would be admitted, so that no work is wasted."""
+        with self._changed:
+            self._require_room(
+                share_id, round(self._window_tokens) or 1, seconds=_EARLY_PART * self.budget.queue_seconds
+            )
 
     def submit(
-        self, request: PreparedRequest, *, priority: int = 0, admitted: bool = False, trace: Trace | None = None
+        self,
+        request: PreparedRequest,
+        *,
+        standing: Standing = _NOBODY,
+        admitted: bool = False,
+        trace: Trace | None = None,
     ) -> "Future[WindowResult]":
         """Queue one window. An empty queue takes any.
 
-        priority: it leaves before all windows of a higher number, and after the older ones of its own.
+        standing: whose window it is, and how it compares with others.
         admitted: an earlier window of the request was queued, so that this one is not refused for the length of the queue.
 
         Raises: OverloadedError, UnavailableError once closed.
@@ -108,18 +161,22 @@ class MicroBatcher:
         with self._changed:
             if self._closed:
                 raise UnavailableError("draining", "The service is shutting down. Send the request to another replica.")
-            too_much = self.waiting_tokens + request.token_count > self.budget.queue_limit_tokens
-            if too_much and self._windows and not admitted:
-                raise self._overloaded()
+            if not admitted:
+                self._require_room(standing.share_id, request.token_count, seconds=self.budget.queue_seconds)
             now = self._clock()
+            if standing.share_id != self._last_caller:
+                if self._last_caller is not None:
+                    self._company_until = now + _COMPANY_SECONDS
+                self._last_caller = standing.share_id
             window = QueuedWindow(
                 request=request,
                 queued_at=now,
                 expires_at=now + self.budget.queue_seconds,
-                priority=priority,
+                standing=standing,
                 trace=trace,
             )
-            insort(self._windows, window, key=lambda queued: queued.priority)
+            self._window_tokens = _mean(self._window_tokens, request.token_count)
+            self._windows.push(window, standing, expected_cost=self._cost(request.token_count, request.patch_count))
             self._count(window, 1)
             self._changed.notify()
             return window.future
@@ -135,14 +192,23 @@ class MicroBatcher:
                 self._changed.notify()
         return work.future
 
-    def take(self, patches_of: Callable[[PreparedRequest], int]) -> list[QueuedWindow] | BackgroundEncode | None:
+    def take(
+        self,
+        patches_of: Callable[[PreparedRequest], int],
+        pages_to_encode: Callable[[PreparedRequest], Sequence[PreparedPage]] = lambda request: (),
+    ) -> list[QueuedWindow] | BackgroundEncode | None:
         """Wait for work: the next windows that fit the budgets, at least one; else pages to encode. None: closed and drained.
 
+        Where callers share the device, the pages of a window with a long vision pass are encoded first, few at a time.
+
         patches_of: patches of a window's vision pass at present; called as the window is popped.
+        pages_to_encode: its pages of which the vision pass would consist.
         """
         with self._changed:
             while True:
                 self._changed.wait_for(lambda: self._windows or self._background or self._closed)
+                if piece := self._next_piece(patches_of, pages_to_encode):
+                    return piece
                 if batch := self._pop_batch(patches_of):
                     return batch
                 while self._background:
@@ -152,11 +218,16 @@ class MicroBatcher:
                 if self._closed and not self._windows:
                     return None
 
-    def record_rate(self, tokens: int, seconds: float) -> None:
-        """Update the measured rate of the device by a finished batch."""
-        rate = tokens / max(seconds, 1e-6)
-        past = self._tokens_per_second
-        self._tokens_per_second = _RATE_MEMORY * past + (1 - _RATE_MEMORY) * rate if past else rate
+    def record_rate(self, tokens: int, seconds: float, *, cost: float = 0.0) -> None:
+        """Update the measured rates of the device by a finished batch. cost: of its windows."""
+        self._tokens_rate.add(tokens, seconds)
+        self._cost_rate.add(cost, seconds)
+        self._windows.burst = _BURST_SECONDS * self._cost_rate.per_second
+
+    def record_encode_rate(self, pages: Sequence[PreparedPage], seconds: float) -> None:
+        """Update the measured rate of the device by pages that were encoded alone."""
+        tokens = sum(page.visual_token_count for page in pages)
+        self._visual_tokens_rate.add(tokens, seconds)
 
     def set_budget(self, budget: BatchBudget) -> None:
         """Change the budgets, once the model is loaded and the room on its device is known."""
@@ -187,7 +258,7 @@ class MicroBatcher:
         """Fail all queued windows with `error`."""
         with self._changed:
             while self._windows:
-                window = self._pop()
+                window = self._pop(cost=0.0)
                 if window.future.set_running_or_notify_cancel():
                     window.future.set_exception(error)
 
@@ -196,39 +267,150 @@ class MicroBatcher:
         batch: list[QueuedWindow] = []
         tokens_left = self.budget_share * self.budget.max_tokens
         patches_left = self.budget_share * self.budget.max_patches
+        short = self._short_batch_cost()
         while self._windows:
-            request = self._windows[0].request
+            request = self._windows.peek().request
             tokens, patches = request.token_count, patches_of(request)
-            if batch and (tokens > tokens_left or patches > patches_left):
+            cost = self._cost(tokens, patches)
+            if batch and (tokens > tokens_left or patches > patches_left or cost > short):
                 break
-            window = self._pop()
+            window = self._windows.peek()
             if not window.future.set_running_or_notify_cancel():
+                self._pop(cost=0.0)
                 self._on_cancelled()
-            elif self._clock() > window.expires_at:
+            elif self._is_late(window):
+                self._pop(cost=0.0)
                 message = f"The request waited over {self.budget.queue_seconds:g} s for the device. Try again later."
                 window.future.set_exception(
-                    UnavailableError("queue_timeout", message, retry_after_seconds=self._retry_after_seconds())
+                    UnavailableError(
+                        "queue_timeout",
+                        message,
+                        retry_after_seconds=retry_after(self.estimated_wait_of(window.standing.share_id)),
+                    )
                 )
             else:
-                batch.append(window)
-                tokens_left, patches_left = tokens_left - tokens, patches_left - patches
+                self._pop(cost=cost)
+                batch.append(replace(window, cost=cost))
+                tokens_left, patches_left, short = tokens_left - tokens, patches_left - patches, short - cost
         return batch
 
-    def _pop(self) -> QueuedWindow:
-        window = self._windows.pop(0)
+    def _next_piece(
+        self,
+        patches_of: Callable[[PreparedRequest], int],
+        pages_to_encode: Callable[[PreparedRequest], Sequence[PreparedPage]],
+    ) -> BackgroundEncode | None:
+        """Pages of the next window to encode on their own, where all of them would take long and there are other callers."""
+        if not self._windows or not self._has_company:
+            return None
+        window = self._windows.peek()
+        is_dropped = window.future.cancelled() or self._is_late(window)
+        if is_dropped or (not window.progress.tried and not self._takes_long(patches_of(window.request))):
+            return None
+        unknown = [page for page in pages_to_encode(window.request) if page.content_hash not in window.progress.tried]
+        tokens = _SHORT_BATCH_SECONDS * self._visual_tokens_rate.per_second
+        pages: list[PreparedPage] = []
+        for page in unknown:
+            tokens -= page.visual_token_count
+            if pages and tokens < 0:
+                break
+            pages.append(page)
+        if not pages:
+            return None
+        window.progress.tried.update(page.content_hash for page in pages)
+        patches = window.request.patch_count * len(pages) // len(window.request.pages)
+        cost = self._cost(0, patches)
+        window.progress.cost += cost
+        self._windows.postpone(cost=cost)
+        return BackgroundEncode(pages=pages, progress=window.progress)
+
+    def _takes_long(self, patches: int) -> bool:
+        if not patches or not self._cost_rate.per_second:
+            return False
+        return self._cost(0, patches) > 2 * _SHORT_BATCH_SECONDS * self._cost_rate.per_second
+
+    def _is_late(self, window: QueuedWindow) -> bool:
+        """Whether nothing was done for the window in the time that it may wait."""
+        return not window.progress.tried and self._clock() > window.expires_at
+
+    @property
+    def _has_company(self) -> bool:
+        """Whether more than one caller used the device lately."""
+        return self._clock() <= self._company_until
+
+    def _short_batch_cost(self) -> float:
+        """The cost of a batch that others can wait for; without a bound where one caller has the device to itself."""
+        if not self._has_company or not self._cost_rate.per_second:
+            return math.inf
+        return _SHORT_BATCH_SECONDS * self._cost_rate.per_second
+
+    def _cost(self, tokens: int, patches: int) -> float:
+        """Work for the device in tokens: a patch counts as the share of its budget that it takes."""
+        return tokens + patches * self.budget.max_tokens / self.budget.max_patches
+
+    def _pop(self, *, cost: float) -> QueuedWindow:
+        window = self._windows.pop(cost=cost)
         self._count(window, -1)
         return window
 
     def _count(self, window: QueuedWindow, sign: int) -> None:
-        self.waiting_tokens += sign * window.request.token_count
+        tokens, share_id = sign * window.request.token_count, window.standing.share_id
+        self.waiting_tokens += tokens
         self.waiting_pages += sign * len(window.request.pages)
+        self._tokens_by_caller[share_id] += tokens
+        if not self._tokens_by_caller[share_id]:
+            del self._tokens_by_caller[share_id]
 
-    def _overloaded(self) -> OverloadedError:
-        return OverloadedError(
-            "overloaded",
-            f"{self.waiting_tokens} tokens are waiting and the limit is {self.budget.queue_limit_tokens}. Try again later.",
-            retry_after_seconds=self._retry_after_seconds(),
+    def _require_room(self, share_id: str, tokens: int, *, seconds: float) -> None:
+        """Raises: OverloadedError, where the caller's window would find no room, or would not be taken in so many seconds."""
+        if not self._windows:
+            return
+        limit = self.budget.queue_limit_tokens
+        has_room = finds_room(
+            tokens,
+            own=self._tokens_by_caller[share_id],
+            waiting=self.waiting_tokens,
+            limit=limit,
+            callers=len(self._tokens_by_caller),
         )
+        if not has_room:
+            message = f"{self.waiting_tokens} tokens are waiting and the limit is {limit}. Try again later."
+        elif (wait := self.estimated_wait_of(share_id)) > seconds and not self._holds_little(share_id):
+            message = (
+                f"The request would wait {wait:.0f} s for the device and the limit is {seconds:g}. Try again later."
+            )
+        else:
+            return
+        raise OverloadedError("overloaded", message, retry_after_seconds=retry_after(self.estimated_wait_of(share_id)))
 
-    def _retry_after_seconds(self) -> int:
-        return min(5, max(1, math.ceil(self.estimated_wait_seconds)))
+    def _holds_little(self, share_id: str) -> bool:
+        """Whether at most one window of the caller waits, and less than the mean of all callers.
+
+        Such a caller is mostly ahead of its turn, so that it waits for less than the estimate.
+        """
+        own = self._tokens_by_caller[share_id]
+        return own <= _LITTLE * self._window_tokens and own * len(self._tokens_by_caller) < self.waiting_tokens
+
+
+def _mean(past: float, value: float) -> float:
+    """A moving mean."""
+    return _RATE_MEMORY * past + (1 - _RATE_MEMORY) * value if past else value
+
+
+class _Rate:
+    """A rate over the last measurements together.
+
+    The mean of their rates would be wrong: where the end of a batch is noticed late, the next one seems to take no time.
+    """
+
+    def __init__(self) -> None:
+        self._amount = 0.0
+        self._seconds = 0.0
+
+    def add(self, amount: float, seconds: float) -> None:
+        self._amount = _RATE_MEMORY * self._amount + amount
+        self._seconds = _RATE_MEMORY * self._seconds + seconds
+
+    @property
+    def per_second(self) -> float:
+        """0 before the first measurement."""
+        return self._amount / max(self._seconds, _SHORTEST_SECONDS) if self._amount else 0.0

@@ -27,6 +27,8 @@ from service.documents.gather import gather, gather_usable
 from service.documents.loader import Loaded, LoadedPage, PageLoader
 from service.documents.sources import Source, loading_stage
 from service.errors import InvalidRequestError, ServiceError
+from service.fair_queue import MAX_SLOWNESS, Standing
+from service.fair_threads import FairThreads
 from service.fetching.fetcher import UrlFetcher
 from service.inference.blending import blended
 from service.inference.micro_batcher import MicroBatcher
@@ -50,7 +52,8 @@ class RequestContext:
     settings: RankSettings
     model: RankingModel
     record: RequestRecord
-    priority: int  # in the queue
+    standing: Standing  # in the queue
+    threads: Executor  # the caller's
 
 
 class RerankPipeline:
@@ -65,7 +68,8 @@ class RerankPipeline:
         loader: PageLoader,
         batcher: MicroBatcher,
         metrics: Metrics,
-        threads: Executor,
+        threads: FairThreads,
+        page_rates: PageRates,
     ) -> None:
         self._settings = settings
         self._registry = registry
@@ -74,11 +78,19 @@ class RerankPipeline:
         self._batcher = batcher
         self._metrics = metrics
         self._threads = threads
-        self._page_rates = PageRates()
+        self.page_rates = page_rates
 
     @property
     def fetches_urls(self) -> bool:
         return self._fetcher.is_on
+
+    def refuse_early(self, caller: Caller, *, pages: int = 1) -> None:
+        """Refuse a request that would be refused later, before more work goes into it. pages: that it has, or more.
+
+        Raises: OverloadedError.
+        """
+        self.page_rates.check(caller, pages)
+        self._batcher.refuse_when_full(caller.share_id)
 
     async def answer(
         self, query: RerankQuery, *, caller: Caller, model: RankingModel, record: RequestRecord, request_id: str
@@ -89,17 +101,20 @@ class RerankPipeline:
         """
         settings = choose_rank_settings(query.options, self._settings)
         check_query_text(query.text, self._settings.max_query_characters)
-        self._batcher.refuse_when_full()
-        loaded = await self._load_pages(query, caller, model, record, request_id)
+        self.refuse_early(caller, pages=1 if query.skips_unusable else len(query.documents))
+        standing = standing_of(caller, query.priority)
+        threads = self._threads.of(standing)
+        loaded = await self._load_pages(query, caller, model, record, request_id, threads)
         pages = loaded.pages
-        self._page_rates.spend(caller, len(pages))
+        self.page_rates.spend(caller, len(pages))
         record.sizes.update(documents=len(query.documents), pages=len(pages))
         if loaded.skipped:
             record.sizes.update(skipped=len(loaded.skipped))
             for error in loaded.skipped:
                 self._metrics.count_skipped(error.code)
-        priority = max(query.priority, caller.limits.priority)  # a request may yield, but not overtake
-        context = RequestContext(text=query.text, settings=settings, model=model, record=record, priority=priority)
+        context = RequestContext(
+            text=query.text, settings=settings, model=model, record=record, standing=standing, threads=threads
+        )
         ranking = await self._rank(context, [page.prepared for page in pages])
         self._metrics.request_documents.observe(len(query.documents))
         self._metrics.request_pages.observe(len(pages))
@@ -133,7 +148,13 @@ class RerankPipeline:
         return answer
 
     async def _load_pages(
-        self, query: RerankQuery, caller: Caller, model: RankingModel, record: RequestRecord, request_id: str
+        self,
+        query: RerankQuery,
+        caller: Caller,
+        model: RankingModel,
+        record: RequestRecord,
+        request_id: str,
+        threads: Executor,
     ) -> Loaded:
         """Every page on the model's grid, in the order of the documents."""
         urls = {index: given.url for index, given in enumerate(query.documents) if isinstance(given, UrlDocument)}
@@ -152,12 +173,18 @@ class RerankPipeline:
                     tenant=caller.tenant,
                     registered=self._registry,
                     max_file_bytes=self._settings.max_file_bytes,
-                    threads=self._threads,
+                    threads=threads,
                     fetched=fetched,
                 )
             record.stage = loading_stage(sources)
             loaded = await self._loader.load(
-                sources, model, tenant=caller.tenant, skips_unusable=query.skips_unusable, trace=record.trace
+                sources,
+                model,
+                tenant=caller.tenant,
+                share_id=caller.share_id,
+                threads=threads,
+                skips_unusable=query.skips_unusable,
+                trace=record.trace,
             )
         record.add(loaded.stage_seconds)
         return loaded
@@ -197,13 +224,25 @@ class RerankPipeline:
         loop = asyncio.get_running_loop()
         record = context.record
         with record.observe("prepare"):
-            prepared = await loop.run_in_executor(self._threads, _prepare, context, pages)
+            prepared = await loop.run_in_executor(context.threads, _prepare, context, pages)
         record.stage = "queue"
-        queued = self._batcher.submit(prepared, priority=context.priority, admitted=admitted, trace=record.trace)
+        queued = self._batcher.submit(prepared, standing=context.standing, admitted=admitted, trace=record.trace)
         result = await asyncio.wrap_future(queued)
         self._metrics.observe_stages({"queue": result.queue_seconds}, record.exemplar)
         record.add({"queue": result.queue_seconds, **result.stage_seconds})
         return result.scores
+
+
+def standing_of(caller: Caller, priority: int) -> Standing:
+    """A request's place among others. priority: as it asks; it may yield by it, but not overtake.
+
+    Among callers the key's priority counts: at 3 the caller gets a quarter of the share of one at 0. A request that yields
+    waits for all others of its caller, and counts among callers as one of the smallest share. Requests of one caller are
+    finished in the order in which they came, so that under a load that is too high those that began are in time.
+    """
+    own = caller.limits.priority
+    slowness = MAX_SLOWNESS if priority > own else min(1 + own, MAX_SLOWNESS)
+    return Standing(share_id=caller.share_id, priority=max(priority, own), since=time.monotonic(), slowness=slowness)
 
 
 def rank_pages(pages: Sequence[LoadedPage], ranking: Ranking) -> tuple[RankedPage, ...]:

@@ -105,24 +105,34 @@ class InferenceWorker:
             self._started.put(None)
 
     def _take_batches(self, model: RankingModel) -> None:
-        while self._places.acquire() and (work := self._batcher.take(model.patches_to_encode)) is not None:
+        while self._places.acquire() and (work := self._take(model)) is not None:
             if isinstance(work, BackgroundEncode):
                 self._encode(model, work)
             elif self._start(model, work):
                 continue  # its place is given back when it is answered
             self._places.release()
 
+    def _take(self, model: RankingModel) -> list[QueuedWindow] | BackgroundEncode | None:
+        return self._batcher.take(model.patches_to_encode, model.pages_to_encode)
+
     def _encode(self, model: RankingModel, work: BackgroundEncode) -> None:
         """A failure here is harmless: a request that needs these pages encodes them itself and reports the error."""
+        started = self._clock()
         with self._occupying([], model.stage_clock()):
             try:
-                model.encode(work.pages)
+                encoded = model.encode(work.pages)
+                seconds = self._clock() - max(started, self._last_end)  # without the batch that was running before
             except Exception as error:
                 logger.error("could not encode %d pages ahead of requests", len(work.pages), exc_info=error)
                 work.future.set_exception(error)
                 if isinstance(error, DeviceLostError):
                     self._lose([])
             else:
+                if encoded == len(work.pages):
+                    self._batcher.record_encode_rate(work.pages, seconds)
+                if work.progress is not None:
+                    work.progress.seconds += seconds
+                    self._metrics.observe_stages({"vision": seconds}, None)
                 work.future.set_result(None)
 
     def _start(self, model: RankingModel, batch: list[QueuedWindow]) -> bool:
@@ -215,7 +225,10 @@ class InferenceWorker:
             return
         self._metrics.visual_tokens.labels("input").inc(scores.visual_tokens)
         self._metrics.visual_tokens.labels("kept").inc(scores.kept_tokens)
-        queue_seconds = started_at - window.queued_at
+        encoded = window.progress.seconds
+        queue_seconds = started_at - window.queued_at - encoded
+        if encoded:
+            seconds = {**seconds, "vision": seconds.get("vision", 0.0) + encoded}
         window.future.set_result(WindowResult(scores=scores, queue_seconds=queue_seconds, stage_seconds=seconds))
 
     def _fail(self, batch: Sequence[QueuedWindow], failure: Exception) -> None:
@@ -257,7 +270,13 @@ class InferenceWorker:
             self._on_device.remove(running)
             now = self._clock()
             if running.batch:
-                self._batcher.record_rate(_tokens(running.batch), now - max(running.started_at, self._last_end))
+                self._batcher.record_rate(
+                    _tokens(running.batch),
+                    now
+                    - max(running.started_at, self._last_end)
+                    + sum(window.progress.seconds for window in running.batch),
+                    cost=sum(window.cost + window.progress.cost for window in running.batch),
+                )
             self._metrics.device_busy.inc(now - self._busy_since)
             self._last_end = self._busy_since = now
 

@@ -1,7 +1,7 @@
 """The raster pool's front: untrusted PDFs, images and texts in, RGB pages out, whatever the bytes do to the workers.
 
     Rasterizer ── PendingRaster (a request in its sender's hands: opened, then rendered)
-        ├── RasterSchedule (round robin, bounds) ── RasterRequest (its tasks; a failure drops the rest)
+        ├── RasterSchedule (turns of callers, bounds) ── RasterRequest (its tasks; a failure drops the rest)
         └── RasterSupervisor, a thread per worker ── RasterProcess ══ socket, shared slot ══ worker (child)
                 └── CrashHistory (quarantine, storms)
 
@@ -82,13 +82,22 @@ class Rasterizer:
             supervisor.has_tried_to_start.wait()
 
     def request(
-        self, documents: Sequence[RasterDocument], *, background: bool = False, skips_unusable: bool = False
+        self,
+        documents: Sequence[RasterDocument],
+        *,
+        share_id: str = "",
+        background: bool = False,
+        skips_unusable: bool = False,
     ) -> "PendingRaster":
         """A request for pages of these documents. It enters the pool when there is something to open or to render.
 
-        background: it yields to all others. skips_unusable: it goes on without a document or page that is unusable.
+        share_id: of the caller, see `Caller.share_id`. background: it yields to all others.
+        skips_unusable: it goes on without a document or page that is unusable.
         """
-        return PendingRaster(self, RasterRequest(documents, is_background=background, skips_unusable=skips_unusable))
+        raster_request = RasterRequest(
+            documents, share_id=share_id, is_background=background, skips_unusable=skips_unusable
+        )
+        return PendingRaster(self, raster_request)
 
     @property
     def is_alive(self) -> bool:

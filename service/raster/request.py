@@ -69,8 +69,15 @@ class RasterRequest:
     """The tasks of one request. It is over when all of them have ended, after a failure or not, or when it is abandoned."""
 
     def __init__(
-        self, documents: Sequence[RasterDocument], *, is_background: bool = False, skips_unusable: bool = False
+        self,
+        documents: Sequence[RasterDocument],
+        *,
+        share_id: str = "",
+        is_background: bool = False,
+        skips_unusable: bool = False,
     ) -> None:
+        """share_id: of the caller, who has one fair share of the workers with all of its requests."""
+        self.share_id = share_id
         self.states = [DocumentState(document) for document in documents]
         self.is_background = is_background
         self._skips_unusable = skips_unusable
@@ -101,6 +108,11 @@ class RasterRequest:
         self._is_complete = True
         self._settle()
         return pages
+
+    @property
+    def waiting_tasks(self) -> int:
+        """Tasks that have not begun."""
+        return len(self._tasks)
 
     def take(self) -> RasterTask | None:
         """The next task, which the caller hands back by `finished` or `failed`."""

@@ -1,21 +1,26 @@
-"""The order in which raster workers get tasks: round robin over requests, task by task, in a bounded and closable queue.
+"""The order in which raster workers get tasks: callers take turns task by task, and so do the requests of each of them.
+
+The queue is bounded, so that no caller can fill it for the others, and closable.
 
 Background requests yield to live ones: they get a task only where no live request has one, and never the last idle worker of
 several. They do not count in the bounds of the queue; their sender limits their number.
 """
 
 import threading
-from collections import deque
+from collections import OrderedDict, deque
 from collections.abc import Callable, Collection, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
 
 from service.errors import OverloadedError, ServiceError, UnavailableError
+from service.fair_queue import finds_room
 from service.raster.page import DocumentOutline
 from service.raster.process import RasterPage
 from service.raster.request import RasterRequest, RasterTask
+from service.retry_after import retry_after
 
-_LONGEST_RETRY_SECONDS = 5
+_RETRY_SECONDS_WITHOUT_WORKERS = 5
+_PAGE_SECONDS_MEMORY = 0.9  # weight of the past in the mean time of a page
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -37,7 +42,9 @@ class RasterSchedule:
         self._queue_bytes = queue_bytes
         self._is_storm = is_storm
         self._changed = threading.Condition()
-        self._live: deque[RasterRequest] = deque()
+        self._live: OrderedDict[str, deque[RasterRequest]] = OrderedDict()  # by caller, the next one to be served first
+        self._live_count = 0
+        self._page_seconds = 0.0  # of one worker
         self._background: deque[RasterRequest] = deque()
         self._keys: set[int] = set()  # of documents that have pages left: workers forget all others
         self._byte_count = 0
@@ -50,7 +57,7 @@ class RasterSchedule:
     @property
     def waiting_requests(self) -> int:
         """Unfinished live requests beyond those that every worker could be busy with."""
-        return max(0, len(self._live) - self._workers)
+        return max(0, self._live_count - self._workers)
 
     def admit(self, request: RasterRequest) -> None:
         """Raises: OverloadedError when the queue is full, UnavailableError when it is closed."""
@@ -61,7 +68,8 @@ class RasterSchedule:
                 self._background.append(request)
             else:
                 self._require_room(request)
-                self._live.append(request)
+                self._live.setdefault(request.share_id, deque()).append(request)
+                self._live_count += 1
             self._byte_count += request.byte_count
             self._keys.update(state.key for state in request.states)
             self._changed.notify_all()
@@ -89,6 +97,8 @@ class RasterSchedule:
     def finished(self, task: RasterTask, result: DocumentOutline | RasterPage) -> None:
         with self._changed:
             task.request.finished(task, result)
+            if isinstance(result, RasterPage):
+                self._record_page(result.seconds)
             self._end(task)
 
     def failed(self, task: RasterTask, error: ServiceError) -> None:
@@ -110,7 +120,7 @@ class RasterSchedule:
                     UnavailableError(
                         "queue_timeout",
                         "The request waited too long for a document worker. Send it again later.",
-                        retry_after_seconds=self._retry_after_seconds(),
+                        retry_after_seconds=self._retry_after_seconds(request.share_id),
                     )
                 )
                 self._settle(request)
@@ -129,20 +139,31 @@ class RasterSchedule:
             self._changed.wait_for(lambda: self._is_closed, timeout=seconds)
 
     def _require_room(self, request: RasterRequest) -> None:
-        has_full_queue = self.waiting_requests >= self._queue_requests and len(self._live) >= self._workers
-        byte_count = self._byte_count + request.byte_count
-        if has_full_queue or (self._live and byte_count > self._queue_bytes):
+        own = self._live.get(request.share_id, ())
+        callers = len(self._live)
+        most = self._workers + self._queue_requests
+        has_place = finds_room(1, own=len(own), waiting=self._live_count, limit=most, callers=callers)
+        has_memory = not self._live or finds_room(
+            request.byte_count,
+            own=sum(other.byte_count for other in own),
+            waiting=self._byte_count,
+            limit=self._queue_bytes,
+            callers=callers,
+        )
+        if not (has_place and has_memory):
             raise OverloadedError(
                 "overloaded",
-                f"{len(self._live)} requests with {self._byte_count} bytes of documents are being rastered, at most "
-                f"{self._workers + self._queue_requests} with {self._queue_bytes} bytes are accepted. Send it again later.",
-                retry_after_seconds=self._retry_after_seconds(),
+                f"{self._live_count} requests with {self._byte_count} bytes of documents are being rastered, at most "
+                f"{most} with {self._queue_bytes} bytes are accepted. Send it again later.",
+                retry_after_seconds=self._retry_after_seconds(request.share_id),
             )
 
     def _next_task(self) -> RasterTask | None:
         share = max(1, self._workers // 2) if self._is_storm() else self._workers
-        if task := _rotate_to_task(self._live, share):
-            return task
+        for share_id in tuple(self._live):
+            if task := _rotate_to_task(self._live[share_id], share):
+                self._live.move_to_end(share_id)
+                return task
         if sum(request.running for request in self._background) < max(1, self._workers - 1):
             return _rotate_to_task(self._background, share)
         return None
@@ -153,21 +174,33 @@ class RasterSchedule:
         self._settle(task.request)
 
     def _settle(self, request: RasterRequest) -> None:
-        requests = self._background if request.is_background else self._live
+        requests = self._background if request.is_background else self._live.get(request.share_id, deque())
         if request.is_over and request in requests:
             requests.remove(request)
+            if not request.is_background:
+                self._live_count -= 1
+                if not requests:
+                    del self._live[request.share_id]
             self._keys.difference_update(state.key for state in request.states)
             self._byte_count -= request.byte_count
         self._changed.notify_all()
 
     def _fail_all(self, make_error: Callable[[], ServiceError]) -> None:
-        for request in (*self._live, *self._background):
+        live = [request for requests in self._live.values() for request in requests]
+        for request in (*live, *self._background):
             request.abandon(make_error())  # one each: an exception collects a traceback wherever it is raised
             self._settle(request)
         self._changed.notify_all()
 
-    def _retry_after_seconds(self) -> int:
-        return min(_LONGEST_RETRY_SECONDS, 1 + self.waiting_requests // (8 * self._workers))
+    def _record_page(self, seconds: float) -> None:
+        past = self._page_seconds
+        self._page_seconds = _PAGE_SECONDS_MEMORY * past + (1 - _PAGE_SECONDS_MEMORY) * seconds if past else seconds
+
+    def _retry_after_seconds(self, share_id: str) -> int:
+        """By the tasks that this caller has waiting, the turns of the others in between, and the time of a page."""
+        own = sum(request.waiting_tasks for request in self._live.get(share_id, ()))
+        tasks = sum(min(own, sum(request.waiting_tasks for request in requests)) for requests in self._live.values())
+        return retry_after(tasks * self._page_seconds / self._workers)
 
 
 def _rotate_to_task(requests: deque[RasterRequest], share: int) -> RasterTask | None:
@@ -184,7 +217,7 @@ def draining() -> UnavailableError:
     return UnavailableError(
         "draining",
         "The service is shutting down. Send the request to another instance.",
-        retry_after_seconds=_LONGEST_RETRY_SECONDS,
+        retry_after_seconds=_RETRY_SECONDS_WITHOUT_WORKERS,
     )
 
 
@@ -192,5 +225,5 @@ def not_ready() -> UnavailableError:
     return UnavailableError(
         "not_ready",
         "The document workers are not running. Send the request again later.",
-        retry_after_seconds=_LONGEST_RETRY_SECONDS,
+        retry_after_seconds=_RETRY_SECONDS_WITHOUT_WORKERS,
     )

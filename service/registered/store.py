@@ -147,14 +147,14 @@ class DocumentStore:
 
         Raises: InternalError where it is damaged.
         """
-        manifest = self._recent.get(key)
-        if manifest is None and (manifest := self._read_manifest(key)):
-            self._recent.remember(key, manifest)
-        return manifest
+        return self._recent.get(key) or self._current_manifest(key)
 
     def find(self, key: DocumentKey) -> StoredDocument | None:
-        """The manifest and the outcome of processing. Raises: InternalError where one of them is damaged."""
-        manifest = self.manifest(key)
+        """The manifest and the outcome of processing, both as they are now: a document that another process deleted is gone.
+
+        Raises: InternalError where one of them is damaged.
+        """
+        manifest = self._current_manifest(key)
         if manifest is None:
             return None
         outcome = self._files.read(_outcome_path(key, manifest.version))
@@ -218,6 +218,15 @@ class DocumentStore:
             return self.find(key)
         return None
 
+    def _current_manifest(self, key: DocumentKey) -> Manifest | None:
+        changes = self._recent.changes
+        manifest = self._read_manifest(key)
+        if manifest is None:
+            self._recent.drop(key)
+        else:
+            self._recent.remember(key, manifest, changes=changes)
+        return manifest
+
     def _read_manifest(self, key: DocumentKey) -> Manifest | None:
         text = self._files.read(_manifest_path(key))
         if text is None:
@@ -251,22 +260,33 @@ class _RecentManifests:
         self._clock = clock
         self._lock = Lock()
         self._manifests: OrderedDict[DocumentKey, tuple[Manifest, float]] = OrderedDict()
+        self.changes = 0  # by this process, of any manifest
 
     def get(self, key: DocumentKey) -> Manifest | None:
         with self._lock:
             manifest, read_at = self._manifests.get(key, (None, 0.0))
             return manifest if self._clock() - read_at < self._seconds else None
 
-    def remember(self, key: DocumentKey, manifest: Manifest) -> None:
+    def remember(self, key: DocumentKey, manifest: Manifest, *, changes: int) -> None:
+        """changes: their number before the manifest was read. One that may have been deleted meanwhile is not kept."""
         if not self._seconds:
             return
         with self._lock:
+            if changes != self.changes:
+                return
             self._manifests.pop(key, None)
             self._manifests[key] = (manifest, self._clock())
             if len(self._manifests) > _RECENT_MANIFESTS:
                 self._manifests.popitem(last=False)
 
     def forget(self, key: DocumentKey) -> None:
+        """After a change by this process: also a manifest that another thread has read and not remembered yet is not kept."""
+        with self._lock:
+            self.changes += 1
+            self._manifests.pop(key, None)
+
+    def drop(self, key: DocumentKey) -> None:
+        """After a change by another process."""
         with self._lock:
             self._manifests.pop(key, None)
 

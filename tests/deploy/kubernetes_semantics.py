@@ -239,7 +239,7 @@ def _memory(overlay: Overlay) -> Iterator[str]:
         BASE_MEMORY
         + (settings.feature_cache_host_bytes or 0)
         + (settings.page_cache_bytes or 0)
-        + settings.max_in_flight_bytes
+        + settings.max_in_flight_bytes * 5 // 4  # with the reserve of `service.http.admission`
         + settings.rasterizer_processes * MEMORY_A_RASTER_PROCESS
         + in_memory
     )

@@ -7,6 +7,7 @@ import socket
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+import orjson
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -14,9 +15,11 @@ from uvicorn import Config
 from uvicorn._types import ASGIReceiveCallable, ASGISendCallable, Scope
 from uvicorn.server import ServerState
 
-from service.http_protocol import MAX_HEAD_BYTES, HttpProtocol
+from service.connections import ConnectionLimits, Connections
+from service.http_protocol import HttpProtocol
 from tests.patience import PATIENCE_SECONDS, until
 
+_MAX_HEAD_BYTES = 32 * 1024
 _HIDDEN = b"POST /hidden HTTP/1.1\r\nHost: a\r\nContent-Length: 0\r\n\r\n"
 _OFFER = b"Connection: Upgrade, HTTP2-Settings\r\nUpgrade: h2c\r\nHTTP2-Settings: AAEAAEAAAAIAAAABAAMAAABk\r\n"
 _ANSWER = re.compile(rb"HTTP/1\.1 (\d{3}) .*?\r\n\r\n", re.DOTALL)
@@ -53,7 +56,12 @@ class _Seen:
 
 
 def _exchange(
-    pieces: Sequence[bytes], is_over: Callable[[bytes], bool], *, keep_alive: int = PATIENCE_SECONDS
+    pieces: Sequence[bytes],
+    is_over: Callable[[bytes], bool],
+    *,
+    keep_alive: float = PATIENCE_SECONDS,
+    header_seconds: float = PATIENCE_SECONDS,
+    body_seconds: float = PATIENCE_SECONDS,
 ) -> _Seen:
     """Send the pieces, each as one packet, and read until the answers are complete, or the connection is closed."""
     paths: list[str] = []
@@ -79,14 +87,24 @@ def _exchange(
 
     async def run() -> bytes:
         loop = asyncio.get_running_loop()
-        config = Config(
-            app, http=HttpProtocol, ws="none", lifespan="off", log_config=None, timeout_keep_alive=keep_alive
-        )
+        config = Config(app, ws="none", lifespan="off", log_config=None)
+        config.timeout_keep_alive = keep_alive  # type: ignore[assignment]  # which uvicorn hands to the event loop
         config.load()
+        limits = ConnectionLimits(
+            max_connections=1,
+            max_header_bytes=_MAX_HEAD_BYTES,
+            max_headers=100,
+            header_seconds=header_seconds,
+            body_seconds=body_seconds,
+            write_idle_seconds=PATIENCE_SECONDS,
+        )
+        connections = Connections(limits)
         ours, theirs = socket.socketpair()
         ours.setblocking(False)
         state = ServerState()
-        await loop.connect_accepted_socket(lambda: HttpProtocol(config, state, {}), theirs)
+        await loop.connect_accepted_socket(
+            lambda: HttpProtocol(config, state, {}, connections=connections, replica="a"), theirs
+        )
         answers = b""
         with ours:
             for piece in pieces:
@@ -188,26 +206,47 @@ def test_an_answer_that_is_due_is_sent_before_a_fault_ends_the_connection() -> N
 
 
 @pytest.mark.parametrize(
-    "head",
+    ("head", "remedy"),
     [
-        b"A: " + b"a" * (2 * MAX_HEAD_BYTES),
-        b"A: aaaaaaaaaa\r\n" * (MAX_HEAD_BYTES // 10),
-        b"Transfer-Encoding: chunked\r\n\r\n0\r\nA: " + b"a" * (2 * MAX_HEAD_BYTES),
-        b"Transfer-Encoding: chunked\r\n\r\n1;a=" + b"a" * (2 * MAX_HEAD_BYTES),
+        (b"A: " + b"a" * (2 * _MAX_HEAD_BYTES), b"over 32768 bytes, the limit"),
+        (b"A: aaaaaaaaaa\r\n" * (_MAX_HEAD_BYTES // 10), b"more than 100 headers, the limit"),
+        (b"A:\r\n" * 101, b"more than 100 headers, the limit"),
+        (b"A: aaaaaaaaaa\r\n" * 90 + b"A: " + b"a" * (2 * _MAX_HEAD_BYTES), b"over 32768 bytes, the limit"),
+        (b"Transfer-Encoding: chunked\r\n\r\n0\r\nA: " + b"a" * (2 * _MAX_HEAD_BYTES), b"over 32768 bytes, the limit"),
+        (b"Transfer-Encoding: chunked\r\n\r\n0\r\n" + b"A:\r\n" * 101, b"more than 100 headers, the limit"),
+        (b"Transfer-Encoding: chunked\r\n\r\n1;a=" + b"a" * (2 * _MAX_HEAD_BYTES), b"over 32768 bytes, the limit"),
     ],
-    ids=["a long header", "many headers", "a long trailer", "a long chunk extension"],
+    ids=[
+        "a long header",
+        "many",
+        "empty ones",
+        "a last long one",
+        "a long trailer",
+        "many trailers",
+        "a long extension",
+    ],
 )
-def test_a_head_over_the_limit_is_refused_before_it_is_complete(head: bytes) -> None:
+def test_a_head_over_a_limit_is_refused_before_it_is_complete(head: bytes, remedy: bytes) -> None:
     raw = b"POST /read HTTP/1.1\r\nHost: a\r\n" + head
     pieces = [raw[start : start + 8192] for start in range(0, len(raw), 8192)]
     seen = _exchange(pieces, lambda answers: False)
-    assert seen.bodies == [] and _statuses(seen.answers) == [400]
-    assert b"over 65536 bytes" in seen.answers
+    assert seen.bodies == [] and _statuses(seen.answers) == [431]
+    assert remedy in seen.answers and b"\r\nconnection: close\r\n" in seen.answers
+    body = orjson.loads(seen.answers.partition(b"\r\n\r\n")[2])
+    assert (body["status"], body["code"]) == (431, "head_too_large")
+    assert b"\r\nx-request-id: %s\r\n" % body["request_id"].encode() in seen.answers
 
 
-def test_a_head_below_the_limit_is_read() -> None:
-    seen = _exchange([_request("/read", b"1", b"A: " + b"a" * 60_000 + b"\r\n").raw], lambda a: a.endswith(b"ok"))
+@pytest.mark.parametrize("headers", [b"A: " + b"a" * 32_000 + b"\r\n", b"A: a\r\n" * 98], ids=["bytes", "number"])
+def test_a_head_below_the_limits_is_read(headers: bytes) -> None:
+    seen = _exchange([_request("/read", b"1", headers).raw], lambda answers: answers.endswith(b"ok"))
     assert seen.bodies == [b"1"]
+
+
+def test_the_limits_are_those_of_one_request() -> None:
+    sent = _request("/read", b"1", b"A: " + b"a" * 20_000 + b"\r\n" + b"A: a\r\n" * 60).raw
+    seen = _exchange([sent, sent, sent], lambda answers: answers.count(b"ok") == 3)
+    assert seen.bodies == [b"1"] * 3
 
 
 def test_a_trailer_is_no_header() -> None:
@@ -216,12 +255,34 @@ def test_a_trailer_is_no_header() -> None:
     assert seen.bodies == [b"a"] and seen.headers == [b"transfer-encoding"]
 
 
-@pytest.mark.parametrize("parts", [(), (b"POST /read HT",), (_request("/refuse", b"").raw[:-4], b"\r\n\r\n")])
+@pytest.mark.parametrize(
+    "parts", [(), (_request("/read", b"1").raw,), (_request("/refuse", b"").raw[:-4], b"\r\n\r\n")]
+)
 def test_a_connection_on_which_nothing_is_answered_is_closed_after_the_keep_alive_time(parts: Sequence[bytes]) -> None:
-    _exchange(parts, lambda answers: False, keep_alive=1)  # which waits until the server has closed it
+    _exchange(parts, lambda answers: False, keep_alive=0.2)  # which waits until the server has closed it
+
+
+@pytest.mark.parametrize("first", [b"", _request("/read", b"1").raw, _request("/refuse", b"1").raw])
+@pytest.mark.parametrize("beginning", [b"P", b"POST /read HTTP/1.1\r\nHost: a\r\n", b"POST /read HTTP/1.1\r\n\r"])
+@pytest.mark.parametrize("is_apart", [True, False])
+def test_a_head_that_is_not_complete_in_time_is_refused(first: bytes, beginning: bytes, is_apart: bool) -> None:
+    seen = _exchange([first, beginning] if is_apart else [first + beginning], lambda answers: False, header_seconds=0.2)
+    answered = [200 if b"/read" in first else 413] if first else []
+    # A head behind a request whose answer took as long, on a loaded machine, ends the connection after that answer.
+    assert _statuses(seen.answers) in ([*answered, 408], answered or [408])
+
+
+def test_line_ends_before_a_request_are_skipped_and_do_not_keep_a_connection_open() -> None:
+    seen = _exchange([b"\r\n", _request("/read", b"1").raw, b"\r\n"], lambda answers: False, header_seconds=0.2)
+    assert seen.bodies == [b"1"] and _statuses(seen.answers) == [200]
+
+
+def test_the_rest_of_a_body_whose_request_was_refused_has_to_come_in_time() -> None:
+    seen = _exchange([_request("/refuse", b"12").raw[:-1]], lambda answers: False, body_seconds=0.2)
+    assert _statuses(seen.answers) == [413]
 
 
 def test_it_is_closed_too_where_the_body_of_a_refused_request_came_late() -> None:
     raw = _request("/refuse", b"12").raw
-    seen = _exchange([raw[:-2], raw[-2:]], lambda answers: False, keep_alive=1)
+    seen = _exchange([raw[:-2], raw[-2:]], lambda answers: False, keep_alive=0.2)
     assert seen.paths == ["/refuse"] and _statuses(seen.answers) == [413]

@@ -27,6 +27,7 @@ from service.records import (
     RankOptions,
     RerankAnswer,
     RerankQuery,
+    TextDocument,
     TokenCounts,
     Upload,
 )
@@ -251,3 +252,24 @@ def test_an_image_in_a_query_is_refused() -> None:
 def test_the_internal_form_of_a_document_cannot_be_sent() -> None:
     query = read({"query": "q", "documents": [{"image": "A", "form": {"is_string": True}}]})
     assert not query.documents[0].yields_one
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ('{"keep_ratio":\nNaN}', "The field ziprerank is not valid JSON: NaN is no JSON; .* in line 2 column 1"),
+        ('{"score": "rank", "score": "logit"}', "score: a JSON object has this member twice"),
+        ("[1]", "ziprerank: send an object"),
+        (json.dumps(dict.fromkeys(map(str, range(101)), 1)), "101 options were sent"),
+    ],
+)
+def test_options_in_a_form_are_held_to_the_rules_of_a_body(options: str, message: str) -> None:
+    with pytest.raises(ServiceError, match=message):
+        read_form([("query", None, b"q"), ("ziprerank", None, options.encode()), ("file", "a.png", b"x")])
+
+
+def test_a_field_that_is_named_twice_is_in_the_text_once() -> None:
+    (document,) = read({"query": "q", "documents": [{"a": "x", "b": "y"}], "rank_fields": ["a", "b", "a"]}).documents
+    assert isinstance(document, TextDocument) and document.text == "x\ny"
+    with pytest.raises(InvalidRequestError, match="100"):
+        read({"query": "q", "documents": [{"a": "x"}], "rank_fields": ["a"] * 101})

@@ -66,6 +66,77 @@ def test_pages_above_the_limit_of_a_key_are_refused_with_the_time_to_wait(
     assert "4 in a minute" in refusal.json()["message"] and 1 <= int(refusal.headers["retry-after"]) <= 60
 
 
+def test_a_key_with_limits_is_told_what_is_left_of_them(reranker: Reranker, tmp_path: Path) -> None:
+    made = {
+        "both": make_key("both", max_pages_per_minute=6, max_concurrent_requests=3),
+        "none": make_key("none"),
+    }
+    write_keys(tmp_path / "keys.json", [entry for _, entry in made.values()])
+    with running_service(
+        fake_loader(reranker), api_keys_file=tmp_path / "keys.json", cors_origins="https://app.example"
+    ) as service:
+        limited = {"X-API-Key": made["both"][0], "Origin": "https://app.example"}
+        answer = service.client.post("/rerank", json=BODY, headers=limited)
+        policy = '"pages";q=6;w=60, "requests";q=3;qu="concurrent-requests"'
+        assert answer.status_code == 200 and answer.headers["ratelimit-policy"] == policy
+        pages, requests = answer.headers["ratelimit"].split(", ")
+        assert pages.startswith('"pages";r=2;t=') and 30 <= int(pages.rpartition("=")[2]) <= 40
+        assert requests == '"requests";r=2', "one is under way"
+        exposed = answer.headers["access-control-expose-headers"]
+        assert "RateLimit," in exposed and "RateLimit-Policy" in exposed
+
+        refusal = service.client.post("/rerank", json=BODY, headers=limited)
+        assert refusal.status_code == 429 and refusal.headers["ratelimit-policy"] == policy
+        assert refusal.headers["ratelimit"].startswith('"pages";r=2;t=')
+
+        unlimited = service.client.post("/rerank", json=BODY, headers={"X-API-Key": made["none"][0]})
+        assert unlimited.status_code == 200 and "ratelimit" not in unlimited.headers
+
+
+def test_a_key_without_pages_left_is_refused_before_its_body_is_read(reranker: Reranker, tmp_path: Path) -> None:
+    key, entry = make_key("slow", max_pages_per_minute=1)
+    write_keys(tmp_path / "keys.json", [entry])
+    with running_service(fake_loader(reranker), api_keys_file=tmp_path / "keys.json") as service:
+        service.client.headers["X-API-Key"] = key
+        assert service.client.post("/rerank", json=BODY).status_code == 200
+        refusal = service.client.post("/rerank", content=b"no JSON", headers={"content-type": "application/json"})
+        assert refusal.status_code == 429
+
+
+def test_a_flood_of_one_key_leaves_every_second_window_to_another(reranker: Reranker, tmp_path: Path) -> None:
+    """Thirty requests of one key wait when three of another come: the device takes those in turn, not at the end."""
+    made = {id: make_key(id) for id in ("flooder", "other")}
+    write_keys(tmp_path / "keys.json", [entry for _, entry in made.values()])
+    gate, entered = threading.Event(), threading.Event()
+    sizes: list[int] = []
+
+    def score(batch: Sequence[PreparedRequest]) -> list[PageScores]:
+        entered.set()
+        assert gate.wait(PATIENCE_SECONDS)
+        sizes.extend(len(request.pages) for request in batch)
+        return score_in_input_order(batch)
+
+    def send(running: RunningService, pages: int, key: str) -> int:
+        document = {"pdf": DOCUMENT["pdf"], "pages": f"1-{pages}"}
+        body = {"query": "locks", "documents": [document]}
+        return running.client.post("/rerank", json=body, headers={"X-API-Key": made[key][0]}).status_code
+
+    with (
+        running_service(fake_loader(reranker, score), api_keys_file=tmp_path / "keys.json") as running,
+        ThreadPoolExecutor(40) as threads,
+    ):
+        running.client.headers["X-API-Key"] = made["flooder"][0]
+        sent = [threads.submit(send, running, 2, "flooder")]
+        assert entered.wait(PATIENCE_SECONDS)
+        sent += [threads.submit(send, running, 2, "flooder") for _ in range(30)]
+        eventually(lambda: running.metric("ziprerank_requests_waiting") == 30)
+        sent += [threads.submit(send, running, 1, "other") for _ in range(3)]
+        eventually(lambda: running.metric("ziprerank_requests_waiting") == 33)
+        gate.set()
+        assert {future.result() for future in sent} == {200}
+    assert max(place for place, pages in enumerate(sizes) if pages == 1) <= 6, sizes
+
+
 def test_documents_belong_to_the_key_id_not_to_the_key(
     service: RunningService, path: Path, keys: dict[str, str]
 ) -> None:

@@ -95,3 +95,28 @@ def test_a_known_key_gives_its_id_and_limits_and_the_tenant_follows_the_id(keys:
     assert second.limits.max_concurrent_requests == 3 and first.limits.max_concurrent_requests is None
     assert second.tenant == callers.identify(sending(OTHER)).tenant != first.tenant
     assert not Callers(keys=OPEN, cache_scope="per_key").identify(sending(KEY)).is_known
+
+
+def test_callers_share_by_key_id_else_by_the_sent_key_else_by_address(keys: KeyRing) -> None:
+    known, unknown = Callers(keys=keys, cache_scope="shared"), Callers(keys=OPEN, cache_scope="shared")
+    senders = [(sending(KEY), "192.0.2.1"), (sending(KEY), "192.0.2.2"), (sending(OTHER), "192.0.2.1")]
+    for callers in (known, unknown):
+        first, same, other = (callers.identify(headers, address).share_id for headers, address in senders)
+        assert first == same != other
+    one, two = (unknown.identify(sending(None), address).share_id for address in ("192.0.2.1", "192.0.2.2"))
+    assert one != two and one == unknown.identify(sending(None), "192.0.2.1").share_id
+
+
+@pytest.mark.parametrize(
+    ("address", "same", "other"),
+    [
+        ("2001:db8:0:1::1", "2001:db8:0:1:ffff::2", "2001:db8:0:2::1"),
+        ("::ffff:192.0.2.1", "192.0.2.1", "::ffff:192.0.2.2"),
+        ("fe80::1%eth0", "fe80::2%eth0", "2001:db8::1"),
+        ("unknown:port", "unknown:port", "unknown"),
+    ],
+)
+def test_an_ipv6_network_is_one_caller(address: str, same: str, other: str) -> None:
+    callers = Callers(keys=OPEN, cache_scope="shared")
+    first, second, third = (callers.identify(sending(None), text).share_id for text in (address, same, other))
+    assert first == second != third

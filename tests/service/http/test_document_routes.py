@@ -152,6 +152,28 @@ def test_a_deleted_document_is_gone(service: RunningService) -> None:
     refused(rerank(service, [{"id": "gone#page=1"}]), 404, "document_not_found", "'gone'")
 
 
+@pytest.mark.parametrize("store", ["a folder", "an object store"])
+def test_a_document_that_another_replica_deletes_is_gone_at_once(
+    reranker: Reranker, tmp_path: Path, store: str
+) -> None:
+    url = str(tmp_path) if store == "a folder" else f"memory://{tmp_path}"
+    with (
+        running_service(fake_loader(reranker), document_store=url) as one,
+        running_service(fake_loader(reranker), document_store=url) as two,
+    ):
+        register(one, "report", THREE_PAGES)
+        assert len(ranked_ids(rerank(two, [{"id": "report"}]))) == 3  # which two's caches hold from now on
+        assert one.client.delete("/documents/report").status_code == 204
+        refused(two.client.get("/documents/report"), 404, "document_not_found")
+        assert two.client.get("/documents").json()["data"] == []
+        for reference in ({"id": "report"}, "ziprerank://report", "ziprerank://report#page=2"):
+            refused(rerank(two, [reference]), 404, "document_not_found")
+        refused(two.client.delete("/documents/report"), 404, "document_not_found")
+        register(one, "report", FIVE_PAGES)
+        assert get(two, "report")["page_count"] == 5
+        assert len(ranked_ids(rerank(two, [{"id": "report"}]))) == 5
+
+
 @pytest.mark.parametrize(
     ("data", "status", "code"),
     [

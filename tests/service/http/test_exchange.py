@@ -16,11 +16,13 @@ from service.api_keys import KeyRing
 from service.dialects.dialect import DialectRoute
 from service.dialects.ziprerank import ZipRerankDialect
 from service.errors import OverloadedError, ServiceError
-from service.http.admission import Admission
+from service.http.admission import Admission, AdmissionLimits
 from service.http.callers import Callers
 from service.http.error_responses import JsonResponse
 from service.http.exchange import ExchangeMiddleware
+from service.http.rate_limits import RateLimits
 from service.http.route_table import RouteTable
+from service.inference.page_rates import PageRates
 from service.lifecycle import Lifecycle
 from service.metrics import Metrics
 from service.records import Caller, RerankQuery
@@ -47,12 +49,20 @@ class Edge:
         lifecycle = Lifecycle()
         lifecycle.become_ready()
         self.metrics = Metrics()
-        self.admission = Admission(lifecycle, max_body_bytes=10, max_concurrent_requests=1, max_in_flight_bytes=10)
+        limits = AdmissionLimits(
+            max_body_bytes=10,
+            max_concurrent_requests=1,
+            max_receiving_requests=1,
+            max_in_flight_bytes=10,
+            min_body_rate=1,
+        )
+        self.admission = Admission(lifecycle, limits)
         self._middleware = ExchangeMiddleware(
             app,
             routes=RouteTable.of_dialects([Terse()]),
             callers=Callers(keys=KeyRing(single="right"), cache_scope="shared"),
             admission=self.admission,
+            limits=RateLimits(page_rates=PageRates(), admission=self.admission),
             metrics=self.metrics,
             tracing=Tracing("off", replica="gpu-0"),
             replica="gpu-0",

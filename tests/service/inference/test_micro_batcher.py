@@ -1,9 +1,11 @@
 from concurrent.futures import Future
+from dataclasses import replace
 from threading import Thread
 
 import pytest
 
 from service.errors import OverloadedError, UnavailableError
+from service.fair_queue import Standing
 from service.inference.micro_batcher import BackgroundEncode, BatchBudget, MicroBatcher, QueuedWindow
 from tests.clocks import Clock
 from tests.service.inference.requests import request
@@ -36,7 +38,7 @@ def test_patches_bound_a_batch_too() -> None:
 def test_a_lower_priority_number_leaves_first_and_equal_ones_by_age() -> None:
     batcher = MicroBatcher(BUDGET)
     for tokens, priority in ((51, 5), (52, 0), (53, 9), (54, 0), (55, 5)):
-        batcher.submit(request(tokens), priority=priority)
+        batcher.submit(request(tokens), standing=Standing(share_id="team", priority=priority))
     left = [take(batcher)[0].request.token_count for _ in range(5)]
     assert left == [52, 54, 51, 55, 53] and batcher.waiting_tokens == 0
 
@@ -61,7 +63,7 @@ def test_full_queue_refuses_with_retry_after() -> None:
     batcher.submit(request(200))
     with pytest.raises(OverloadedError, match="200 tokens are waiting and the limit is 300") as refusal:
         batcher.submit(request(101))
-    assert refusal.value.retry_after_seconds is not None and 1 <= refusal.value.retry_after_seconds <= 5
+    assert refusal.value.retry_after_seconds is not None and 1 <= refusal.value.retry_after_seconds <= 30
     batcher.submit(request(100))
     with pytest.raises(OverloadedError):
         batcher.refuse_when_full()
@@ -118,6 +120,28 @@ def test_estimated_wait_is_tokens_over_the_measured_rate() -> None:
     assert batcher.estimated_wait_seconds == 0.0
     batcher.record_rate(1000, 10.0)
     assert batcher.estimated_wait_seconds == pytest.approx(0.5)
+
+
+def test_a_batch_that_seems_to_take_no_time_does_not_spoil_the_rate() -> None:
+    """The end of the batch before it was noticed late, so that one seems to take as long as both."""
+    batcher = MicroBatcher(BUDGET)
+    batcher.submit(request(50))
+    for _ in range(20):
+        batcher.record_rate(100, 2.0)
+        batcher.record_rate(100, 0.0)
+    assert batcher.estimated_wait_seconds == pytest.approx(0.5, rel=0.3)
+
+
+def test_a_caller_with_one_window_is_not_refused_for_the_windows_of_a_flood() -> None:
+    batcher = MicroBatcher(replace(BUDGET, queue_limit_tokens=100_000))
+    batcher.record_rate(10, 1.0)
+    batcher.submit(request(90), standing=A)
+    batcher.submit(request(90), standing=B)
+    for _ in range(5):
+        batcher.submit(request(90), standing=B, admitted=True)
+    batcher.refuse_when_full("a")
+    with pytest.raises(OverloadedError):
+        batcher.refuse_when_full("b")
 
 
 def test_a_closed_batcher_hands_out_queued_windows_and_then_ends() -> None:
@@ -200,4 +224,122 @@ def test_a_shrunken_budget_still_takes_one_entry() -> None:
         batcher.submit(request(50))
         batcher.shrink_batches(take(batcher))
     batcher.submit(request(90))
+    assert len(take(batcher)) == 1
+
+
+A, B = Standing(share_id="a"), Standing(share_id="b")
+
+
+def test_a_flood_of_one_caller_does_not_delay_another() -> None:
+    batcher = MicroBatcher(replace(BUDGET, queue_limit_tokens=100_000))
+    for _ in range(1000):
+        batcher.submit(request(90), standing=A)
+    assert [window.standing for window in take(batcher)] == [A]
+    batcher.submit(request(90), standing=B)
+    assert [window.standing for window in take(batcher)] == [B]
+
+
+def test_patches_that_must_be_computed_count_in_the_shares() -> None:
+    """A patch takes as much of a batch's budget as a tenth of a token, so 900 of them cost as much as 90 tokens."""
+    batcher = MicroBatcher(replace(BUDGET, queue_limit_tokens=100_000))
+    for _ in range(20):
+        batcher.submit(request(10, patches=900), standing=A)
+        batcher.submit(request(10, patches=0), standing=B)
+    taken: list[Standing] = []
+    while len(taken) < 11:
+        taken += [window.standing for window in take(batcher)]
+    assert taken[:11].count(B) >= 9
+
+
+def test_one_caller_cannot_fill_the_queue_for_the_others() -> None:
+    batcher = MicroBatcher(BUDGET)
+    for _ in range(3):
+        batcher.submit(request(100), standing=A)
+    with pytest.raises(OverloadedError):
+        batcher.refuse_when_full("a")
+    batcher.refuse_when_full("b")
+    batcher.submit(request(100), standing=B)
+    with pytest.raises(OverloadedError):
+        batcher.submit(request(100), standing=B)
+
+
+def test_a_window_that_would_not_be_taken_in_time_is_refused_at_once() -> None:
+    batcher = MicroBatcher(replace(BUDGET, queue_limit_tokens=100_000))
+    batcher.record_rate(100, 1.0)
+    for _ in range(11):
+        batcher.submit(request(100), standing=A)
+    with pytest.raises(OverloadedError, match="would wait 11 s for the device and the limit is 10") as refusal:
+        batcher.submit(request(100), standing=A)
+    assert refusal.value.retry_after_seconds is not None and 11 <= refusal.value.retry_after_seconds <= 17
+    batcher.submit(request(100), standing=B)  # which does not wait for the others
+    batcher.submit(request(100), standing=B)
+
+
+def test_a_request_is_refused_early_where_its_window_would_probably_be_refused() -> None:
+    batcher = MicroBatcher(replace(BUDGET, queue_limit_tokens=100_000))
+    batcher.record_rate(100, 1.0)
+    for _ in range(7):
+        batcher.submit(request(100), standing=A)
+    batcher.refuse_when_full("a")
+    batcher.submit(request(100), standing=A)
+    with pytest.raises(OverloadedError, match="would wait 8 s"):
+        batcher.refuse_when_full("a")
+    batcher.refuse_when_full("b")
+    batcher.submit(request(100), standing=A)  # of a request that passed before
+
+
+def test_batches_are_short_while_there_are_several_callers() -> None:
+    clock = Clock()
+    batcher = MicroBatcher(BUDGET, clock=clock)
+    batcher.record_rate(400, 1.0, cost=400)  # 40 tokens in a tenth of a second
+    for _ in range(4):
+        batcher.submit(request(15, patches=0), standing=A)
+    assert len(take(batcher)) == 4, "one caller alone gets whole batches"
+    batcher.submit(request(60, patches=0), standing=B)
+    for _ in range(5):
+        batcher.submit(request(15, patches=0), standing=A)
+    sizes = []
+    while batcher.waiting_windows:
+        sizes.append(len(take(batcher)))
+    assert sizes == [1, 2, 2, 1]
+    clock.now = 301
+    for _ in range(4):
+        batcher.submit(request(15, patches=0), standing=A)
+    assert len(take(batcher)) == 4
+
+
+def test_pages_of_a_long_window_are_encoded_few_at_a_time_while_there_are_several_callers() -> None:
+    batcher = MicroBatcher(BUDGET)
+    pages = [replace(page, content_hash=bytes([number])) for number in range(3) for page in request(10).pages]
+    long = replace(request(10, patches=900), pages=tuple(pages))
+
+    def take_piece() -> list[QueuedWindow] | BackgroundEncode | None:
+        return batcher.take(lambda prepared: prepared.patch_count, lambda prepared: prepared.pages)
+
+    batcher.record_rate(100, 1.0, cost=100)
+    batcher.submit(long, standing=A)
+    whole = take_piece()
+    assert isinstance(whole, list), "one caller alone has its windows scored whole"
+    batcher.submit(long, standing=A)
+    batcher.submit(request(10, patches=0), standing=B)
+    first = take_piece()
+    assert isinstance(first, list) and first[0].standing == B
+    for page in pages:
+        piece = take_piece()
+        assert isinstance(piece, BackgroundEncode) and list(piece.pages) == [page]
+    last = take_piece()
+    assert isinstance(last, list) and last[0].request is long, "each page is tried once"
+
+
+def test_a_window_whose_pages_are_being_encoded_does_not_expire() -> None:
+    clock = Clock()
+    batcher = MicroBatcher(BUDGET, clock=clock)
+    batcher.record_rate(100, 1.0, cost=100)
+    batcher.submit(request(10, patches=0), standing=B)
+    take(batcher)
+    batcher.submit(request(10, patches=900), standing=A)
+    piece = batcher.take(lambda prepared: prepared.patch_count, lambda prepared: prepared.pages)
+    assert isinstance(piece, BackgroundEncode)
+    clock.now = 11
+    batcher.close()
     assert len(take(batcher)) == 1

@@ -1,5 +1,6 @@
 """The device's thread: whatever a batch does, every member is answered."""
 
+import time
 import weakref
 from collections.abc import Callable, Sequence
 from threading import Event, Semaphore
@@ -19,6 +20,7 @@ from model import (
 )
 from model.device import running_on
 from service.errors import InternalError, ServiceError, UnavailableError
+from service.fair_queue import Standing
 from service.inference.micro_batcher import BatchBudget, MicroBatcher, WindowResult
 from service.inference.worker import InferenceWorker
 from service.metrics import Metrics
@@ -336,3 +338,30 @@ def test_a_batch_that_fails_was_busy_time_too(reranker: Reranker) -> None:
     assert value(metrics, "ziprerank_gpu_busy_seconds_total") == 7
     batcher.close()
     assert worker.join(5)
+
+
+def test_pages_of_a_long_window_are_encoded_before_it_while_there_are_several_callers(reranker: Reranker) -> None:
+    encoded: list[int] = []
+
+    class Cached(ScriptedModel):
+        def encode(self, pages: Sequence[PreparedPage]) -> int:
+            encoded.append(len(pages))
+            time.sleep(0.01)
+            return len(pages)
+
+        def pages_to_encode(self, request: PreparedRequest) -> Sequence[PreparedPage]:
+            return request.pages
+
+    model, metrics = Cached(reranker), Metrics()
+    batcher = MicroBatcher(BUDGET)
+    batcher.record_rate(100, 1.0, cost=100)
+    short = batcher.submit(request(20, patches=0), standing=Standing(share_id="a"))
+    long = batcher.submit(request(30, patches=900), standing=Standing(share_id="b"))
+    batcher.close()
+    worker = InferenceWorker(batcher, metrics)
+    worker.start(model)
+    assert worker.join(10)
+    assert encoded == [1] and model.batches == [[20], [30]]
+    assert short.result().scores.prompt_tokens == 20
+    result = long.result()
+    assert result.stage_seconds["vision"] > 0 and result.queue_seconds >= 0

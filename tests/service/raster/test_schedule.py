@@ -1,4 +1,5 @@
 import threading
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -18,10 +19,12 @@ from tests.patience import PATIENCE_SECONDS
 PAGE = RasterPage(pixels=np.zeros((1, 1, 3), np.uint8), degraded_reasons=(), seconds=0.0, began_ns=0, ended_ns=0)
 
 
-def make_request(page_counts: list[int], *, known: bool = False, is_background: bool = False) -> RasterRequest:
+def make_request(
+    page_counts: list[int], *, known: bool = False, is_background: bool = False, share_id: str = ""
+) -> RasterRequest:
     """A request for all pages of documents that will turn out to have these page counts, or are known to."""
     documents = [make_document(count, index=index, known=known) for index, count in enumerate(page_counts)]
-    request = RasterRequest(documents, is_background=is_background)
+    request = RasterRequest(documents, share_id=share_id, is_background=is_background)
     if known:
         request.add_pages(all_pages(request))
     return request
@@ -58,6 +61,15 @@ def finish(schedule: RasterSchedule, task: RasterTask) -> None:
     schedule.finished(task, DocumentOutline(page_count=int(task.state.document.data), is_paged=True))
     if all(opening.done() for opening in task.request.openings) and not task.request.is_over:
         schedule.add_pages(task.request, all_pages(task.request))
+
+
+def take_and_finish(schedule: RasterSchedule, count: int) -> list[RasterRequest]:
+    """The requests of the next tasks, which one worker does."""
+    taken = []
+    for _ in range(count):
+        finish(schedule, task := take(schedule))
+        taken.append(task.request)
+    return taken
 
 
 def is_over(request: RasterRequest) -> bool:
@@ -338,6 +350,50 @@ def test_closing_fails_waiting_requests_and_ends_the_workers() -> None:
     assert schedule.take(()) is None
     with pytest.raises(UnavailableError):
         schedule.admit(make_request([1]))
+
+
+def test_callers_take_turns_whatever_the_number_of_their_requests() -> None:
+    schedule = make_schedule(workers=1)
+    for _ in range(5):
+        schedule.admit(make_request([50], known=True, share_id="flooder"))
+    take_and_finish(schedule, 3)
+    schedule.admit(other := make_request([4], known=True, share_id="other"))
+    assert take_and_finish(schedule, 8).count(other) == 4
+
+
+def test_requests_of_one_caller_take_turns_among_themselves() -> None:
+    schedule = make_schedule(workers=1)
+    requests = [make_request([5], known=True, share_id="a") for _ in range(2)]
+    for request in requests:
+        schedule.admit(request)
+    schedule.admit(make_request([5], known=True, share_id="b"))
+    taken = take_and_finish(schedule, 8)
+    assert [taken.count(request) for request in requests] == [2, 2]
+
+
+def test_one_caller_cannot_fill_the_queue_for_the_others() -> None:
+    schedule = make_schedule(workers=1, queue_requests=3, queue_bytes=4)
+    for _ in range(4):
+        schedule.admit(make_request([1], share_id="flooder"))
+    with pytest.raises(OverloadedError):
+        schedule.admit(make_request([1], share_id="flooder"))
+    schedule.admit(make_request([1], share_id="other"))
+    schedule.admit(make_request([1], share_id="other"))
+    with pytest.raises(OverloadedError):
+        schedule.admit(make_request([1], share_id="other"))
+
+
+def test_retry_after_follows_the_measured_time_of_a_page_and_the_callers_own_pages() -> None:
+    schedule = make_schedule(workers=2, queue_requests=0)
+    schedule.admit(make_request([41], known=True, share_id="flooder"))
+    schedule.finished(take(schedule), replace(PAGE, seconds=1.0))
+    schedule.admit(make_request([1], known=True, share_id="other"))
+    with pytest.raises(OverloadedError) as caught:
+        schedule.admit(make_request([1], share_id="flooder"))
+    assert caught.value.retry_after_seconds in range(20, 31)
+    with pytest.raises(OverloadedError) as caught:
+        schedule.admit(make_request([1], share_id="other"))
+    assert caught.value.retry_after_seconds in range(1, 3)
 
 
 # Requests that skip

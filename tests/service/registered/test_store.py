@@ -222,6 +222,38 @@ def test_a_manifest_of_an_object_store_is_read_again_after_five_seconds() -> Non
     assert here.manifest(REPORT) == own
 
 
+def test_a_document_that_another_process_deleted_is_not_found_whatever_this_one_remembers() -> None:
+    url, clock = f"memory://{uuid.uuid4().hex}", Clock()
+    here, elsewhere = open_store(url, clock), open_store(url)
+    put(here, OLD)
+    assert here.manifest(REPORT) and here.find(REPORT)
+    elsewhere.delete(REPORT)
+    assert here.find(REPORT) is None and here.manifest(REPORT) is None
+    new = put(elsewhere, NEW)
+    assert here.manifest(REPORT) == new
+    newest = put(elsewhere, OLD)
+    found = here.find(REPORT)
+    assert found is not None and found.manifest == newest == here.manifest(REPORT)
+
+
+def test_a_manifest_that_is_read_while_its_document_is_deleted_is_not_remembered(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    store = open_store(f"memory://{uuid.uuid4().hex}", Clock())
+    old = put(store, OLD)
+    read = store._files.read
+
+    def read_and_delete(path: str) -> bytes | None:
+        text = read(path)
+        monkeypatch.setattr(store._files, "read", read)
+        store.delete(REPORT)  # as another thread may do
+        return text
+
+    monkeypatch.setattr(store._files, "read", read_and_delete)
+    assert store.manifest(REPORT) == old
+    assert store.manifest(REPORT) is None and store.find(REPORT) is None
+
+
 def test_two_stores_on_one_folder_see_each_others_changes_at_once(tmp_path: Path) -> None:
     one, two = open_store(str(tmp_path)), open_store(str(tmp_path))
     assert two.manifest(REPORT) is None

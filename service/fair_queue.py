@@ -1,0 +1,154 @@
+"""A queue that serves its callers in turn, by cost: who puts in more than the others waits longer, and nobody else does.
+
+This is start-time fair queueing (Goyal, Vin, Cheng 1996): the shares of deficit round robin, but a caller that asks for little
+is served first. Time is counted in cost: a caller's next item is due when the costs of its items before have passed, the
+caller that is due first is served, and one that comes anew is due at once. Over any time in which two callers have items
+waiting, the costs that they were served differ by at most one item of each, and by `burst`: one that asked for less than its
+share before may be ahead by that much. Callers may be slower than others: their costs count several times, and their items
+wait for the additional cost before they are served.
+"""
+
+import heapq
+import itertools
+from dataclasses import dataclass, field
+from typing import Any, Generic, TypeVar
+
+MAX_SLOWNESS = 16
+
+_OVERFLOW = 2
+
+_IDLE_CALLERS = 1024  # whose costs are remembered, beside those that are due later than now
+
+Item = TypeVar("Item")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Standing:
+    """Whose an item is, and how it compares with other items."""
+
+    share_id: str  # of the caller, see `Caller.share_id`
+    priority: int = 0  # among the caller's own items: a lower number is served first
+    since: float = 0.0  # among its items of equal priority: the lower is served first, then the older item
+    slowness: int = 1  # among callers, 1 to MAX_SLOWNESS: at 4 the caller gets a quarter of the share of one at 1
+
+
+def finds_room(wanted: int, *, own: int, waiting: int, limit: int, callers: int) -> bool:
+    """Whether a caller may add `wanted` to a queue that holds `waiting`, of which the caller's are `own`.
+
+    Up to the limit everybody may. Beyond it, up to twice the limit, one that has nothing in the queue may, and one that stays
+    within an equal share of the limit: nobody can fill the queue so that the others are refused.
+
+    callers: that have something in the queue.
+    """
+    if waiting + wanted <= limit:
+        return True
+    is_within_share = not own or own + wanted <= limit / callers
+    return is_within_share and waiting + wanted <= _OVERFLOW * limit
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Entry:
+    item: Any
+    slowness: int
+    expected_cost: float
+
+
+@dataclass(slots=True, kw_only=True)
+class _Share:
+    """One caller's items, and when the next is due, by slowness: yielding items do not delay the caller's other ones."""
+
+    items: "list[tuple[int, float, int, _Entry]]" = field(default_factory=list)  # priority, since, age, entry: a heap
+    due: dict[int, float] = field(default_factory=dict)
+    ticket: int = 0  # of its valid entry in the order
+
+
+class FairQueue(Generic[Item]):
+    """Not thread-safe. Each call takes time that grows with the logarithm of the items or callers."""
+
+    def __init__(self) -> None:
+        self.burst = 0.0  # cost by which a caller that used less than its share may be ahead
+        self._shares: dict[str, _Share] = {}
+        self._order: list[
+            tuple[float, int, str]
+        ] = []  # due and additional cost, ticket, caller: a heap; entries of old tickets are void
+        self._numbers = itertools.count(1)
+        self._now = 0.0  # when the item served last was due
+        self._size = 0
+
+    def __len__(self) -> int:
+        return self._size
+
+    def push(self, item: Item, standing: Standing, *, expected_cost: float) -> None:
+        share = self._shares.get(standing.share_id)
+        if share is None:
+            self._forget_idle()
+            share = self._shares[standing.share_id] = _Share()
+        entry = _Entry(item=item, slowness=standing.slowness, expected_cost=expected_cost)
+        heapq.heappush(share.items, (standing.priority, standing.since, next(self._numbers), entry))
+        self._size += 1
+        if share.items[0][-1] is entry:
+            self._enter(standing.share_id, share)
+
+    def peek(self) -> Item:
+        """The item to be served next. Raises: IndexError when the queue is empty."""
+        item: Item = self._shares[self._first()].items[0][-1].item
+        return item
+
+    def pop(self, *, cost: float) -> Item:
+        """Take out the item that `peek` gives. cost: of serving it, in any unit. Raises: IndexError when the queue is empty."""
+        share_id = self._first()
+        share = self._shares[share_id]
+        heapq.heappop(self._order)
+        entry = heapq.heappop(share.items)[-1]
+        item: Item = entry.item
+        self._size -= 1
+        self._now = max(self._now, share.due[entry.slowness])
+        share.due[entry.slowness] += cost * entry.slowness
+        if share.items:
+            self._enter(share_id, share)
+        return item
+
+    def postpone(self, *, cost: float) -> None:
+        """Leave the item that `peek` gives where it is, after a part of its work was done at this cost; others may go first."""
+        share_id = self._first()
+        share = self._shares[share_id]
+        slowness = share.items[0][-1].slowness
+        self._now = max(self._now, share.due[slowness])
+        share.due[slowness] += cost * slowness
+        self._enter(share_id, share)
+
+    def charge(self, standing: Standing, cost: float) -> None:
+        """Add to the cost of an item that was popped, where it is known only afterwards; negative: it cost less."""
+        share = self._shares.get(standing.share_id)
+        if share is not None and standing.slowness in share.due:
+            share.due[standing.slowness] += cost * standing.slowness
+            if share.items:
+                self._enter(standing.share_id, share)
+
+    def _enter(self, share_id: str, share: _Share) -> None:
+        """Put the caller into the order, by its first item."""
+        entry = share.items[0][-1]
+        due = share.due[entry.slowness] = max(self._now - self.burst, share.due.get(entry.slowness, self._now))
+        share.ticket = next(self._numbers)
+        heapq.heappush(self._order, (due + (entry.slowness - 1) * entry.expected_cost, share.ticket, share_id))
+
+    def _first(self) -> str:
+        """The caller that is due first. Drops void entries on the way."""
+        while True:
+            _, ticket, share_id = self._order[0]
+            share = self._shares.get(share_id)
+            if share is not None and share.items and share.ticket == ticket:
+                return share_id
+            heapq.heappop(self._order)
+
+    def _forget_idle(self) -> None:
+        """Bound the memory of callers without items: first of those that would be due at once, then of all."""
+        if not self._shares or len(self._shares) % _IDLE_CALLERS:
+            return
+        for is_due_later in (True, False):
+            if len(self._shares) >= _IDLE_CALLERS:
+                self._shares = {
+                    share_id: share
+                    for share_id, share in self._shares.items()
+                    if share.items or (is_due_later and max(share.due.values(), default=0.0) > self._now)
+                }
