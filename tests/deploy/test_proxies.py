@@ -56,8 +56,9 @@ def on_this_machine(ports: list[int], front: int, folder: Path) -> str:
 
 
 def globals_of(folder: Path) -> str:
+    """One process, so that its end leaves none behind."""
     user = "user root; " if os.geteuid() == 0 else ""
-    return f"daemon off; pid {folder / 'nginx.pid'}; {user}"
+    return f"daemon off; master_process off; pid {folder / 'nginx.pid'}; {user}"
 
 
 def served_by(nginx: httpx.Client, key: str | None = None) -> str:
