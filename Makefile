@@ -140,7 +140,7 @@ lock: $(TOOLS)/.installed ## resolve docker/requirements-*.lock anew, at the ver
 
 release: ## VERSION=1.2.3: changelog section, version, commit and tag, on main; pushes nothing
 	$(if $(filter command line,$(origin VERSION)),,$(error Name the version: make release VERSION=1.2.3))
-	$(PYTHON) deploy/release.py cut $(VERSION)
+	$(PYTHON) deploy/release/release.py cut $(VERSION)
 
 sbom: $(INSTALLED) $(TOOLS)/.installed ## build/sbom: what is in each image, as CycloneDX
 	$(TOOLS)/bin/python docker/sbom.py "$$($(BIN)/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')" build/sbom

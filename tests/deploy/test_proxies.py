@@ -4,6 +4,7 @@ import os
 import re
 from collections.abc import Iterator
 from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -36,7 +37,7 @@ def nginx(tmp_path_factory: pytest.TempPathFactory) -> Iterator[httpx.Client]:
         for port in ports:
             closing.enter_context(replica(port, folder / "documents", "--root-path", "/ranker"))
         for port in ports:
-            eventually(lambda url=f"http://127.0.0.1:{port}/readyz": answers(url))
+            eventually(partial(answers, f"http://127.0.0.1:{port}/readyz"))
         arguments = ("-p", folder, "-c", configuration, "-e", "stderr", "-g", globals_of(folder))
         closing.enter_context(tool_process("nginx", *arguments, log=folder / "nginx.log"))
         eventually(lambda: answers(f"http://127.0.0.1:{front}/ranker/readyz"))

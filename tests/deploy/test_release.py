@@ -56,7 +56,7 @@ class Repository:
 
     def release(self, *arguments: str) -> tuple[int, str]:
         """Exit status, and what it says."""
-        script = self.folder / "deploy" / "release.py"
+        script = self.folder / "deploy" / "release" / "release.py"
         done = subprocess.run([sys.executable, script, *arguments], capture_output=True, text=True)
         return done.returncode, done.stdout + done.stderr
 
@@ -171,10 +171,10 @@ def test_notes_of_a_commit_that_is_no_release_are_refused(repository: Repository
 
 
 def test_no_other_file_names_an_image_of_the_version() -> None:
-    """Such a file belongs into `VERSIONED` of deploy/release.py."""
+    """Such a file belongs into `VERSIONED` of deploy/release/release.py."""
     sources = subprocess.run(
         ["git", "grep", "--files-with-matches", "--fixed-strings", f"ziprerank:{VERSION_NOW}"],
         cwd=ROOT, capture_output=True, text=True,
     ).stdout.split()  # fmt: skip
-    versioned = (ROOT / "deploy" / "release.py").read_text()
+    versioned = (ROOT / "deploy" / "release" / "release.py").read_text()
     assert sources and [name for name in sources if f'"{name}"' not in versioned] == []

@@ -1,7 +1,7 @@
 """Releases of the project: `make release VERSION=1.2.3` commits and tags one here, and pushes nothing.
 
-python deploy/release.py cut 1.2.3      move the changelog's Unreleased into a section, set the version everywhere, commit, tag
-python deploy/release.py notes 1.2.3    print that section; fails unless the files have this version
+`python deploy/release/release.py cut 1.2.3` moves the unreleased part of the changelog into a section, sets the version in
+every file that has it, commits and tags. `… notes 1.2.3` prints that section, and fails unless the files have this version.
 """
 
 import re
@@ -11,7 +11,7 @@ from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 CHANGELOG = "CHANGELOG.md"
 VERSIONED = {
     "pyproject.toml": ('version = "{}"',),
@@ -53,7 +53,7 @@ def cut(version: str) -> None:
 
 
 def notes(version: str) -> None:
-    """Print the changelog's section of `version`. Raises: Refusal; for a file with another version, too."""
+    """Print the changelog's section of `version`. Raises: Refusal; for a file with another version too."""
     _numbers(version)
     for name, texts in VERSIONED.items():
         for text in texts:
