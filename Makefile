@@ -6,6 +6,9 @@ INSTALLED := $(VENV)/.installed
 DEPLOY_TOOLS := $(VENV)/.deploy-tools
 COLD_LOAD ?= --pages 4 --requests 40 --long-requests 100
 API_CASES ?= 2000
+FUZZ_SECONDS ?= 300
+FUZZ_SEED ?= $(shell date +%s)
+SOAK_SECONDS ?= 600
 WARM_LOAD ?= --pages 4 --corpus-pages 40
 VARIANT ?= cuda
 VERSION = $(shell sed -n 's/^version = "\(.*\)"/\1/p' pyproject.toml)
@@ -43,12 +46,13 @@ UNIT_TESTS := \
 	tests/service/raster/test_pdf_engine.py tests/service/raster/test_schedule.py \
 	tests/service/raster/test_text_file.py \
 	tests/service/registered/test_source.py tests/service/registered/test_store.py \
-	tests/service/test_errors.py tests/service/test_fair_queue.py tests/service/test_fair_threads.py \
-	tests/service/test_lifecycle.py tests/service/test_retry_after.py tests/service/test_wire_names.py \
+	tests/service/test_errors.py tests/service/test_error_page.py tests/service/test_fair_queue.py \
+	tests/service/test_fair_threads.py tests/service/test_lifecycle.py tests/service/test_limits_table.py \
+	tests/service/test_retry_after.py tests/service/test_stall_watch.py tests/service/test_wire_names.py \
 	tests/service/urls
 NO_CACHES := --feature-cache-gpu-bytes 0 --feature-cache-host-bytes 0 --page-cache-bytes 0
 
-.PHONY: install format check check-deploy test test-unit test-api test-ray test-clients test-gpu bench bench-smoke demo image image-check lock release sbom clean help
+.PHONY: install format check check-deploy test test-unit test-api test-ray test-clients test-gpu bench bench-smoke fuzz soak demo image image-check lock release sbom clean help
 
 help: ## show this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -125,6 +129,13 @@ bench-smoke: $(INSTALLED) ## a short form of every benchmark: do they run, and d
 	$(BIN)/python -m benchmarks.overload --smoke
 	$(BIN)/python -m benchmarks.ranking_agreement --smoke
 	$(BIN)/python -m benchmarks.attacks --smoke --only dripped_bodies
+
+fuzz: $(INSTALLED) ## damaged documents and requests against the raster pool and a live service; FUZZ_SECONDS=300 for each of the two
+	FUZZ_SECONDS=$(FUZZ_SECONDS) FUZZ_SEED=$(FUZZ_SEED) $(BIN)/python -m pytest -rP tests/fuzzing
+
+soak: $(INSTALLED) ## a service for SOAK_SECONDS=600 under load, a tenth of it hostile; then what it has kept
+	$(BIN)/python -m benchmarks.soak --seconds $(SOAK_SECONDS)
+	$(BIN)/python -m benchmarks.report
 
 image: ## build the image with Docker; VARIANT=cpu (with CPU_TORCH_INDEX=…) for the small one, VARIANT=ray for deploy/ray; PLATFORM=linux/arm64
 	docker build $(if $(PLATFORM),--platform $(PLATFORM)) --build-arg VARIANT=$(VARIANT) --build-arg CPU_TORCH_INDEX=$(CPU_TORCH_INDEX) --tag ziprerank:$(VERSION)-$(if $(filter cuda,$(VARIANT)),cu130,$(VARIANT)) .

@@ -91,3 +91,23 @@ def draw_compression(results: Mapping[str, Any], path: Path) -> None:
     figure.suptitle(f"{results['model']} on {results['set']}: {results['pages']:g} pages a question")
     figure.savefig(path, dpi=_DOTS_PER_INCH)
     plt.close(figure)
+
+
+def draw_soak(results: Mapping[str, Any], path: Path) -> None:
+    """Memory and handles, and latency of the good requests, over the time."""
+    figure, (left, right) = plt.subplots(1, 2, figsize=_SIZE_INCHES, layout="constrained")
+    readings, pieces = results["readings"], results["latencies_ms"]
+    seconds = [reading["seconds"] for reading in readings]
+    left.plot(seconds, [reading["resident_mebibytes"] for reading in readings], label="resident, MiB")
+    for name in ("handles", "threads"):
+        left.plot(seconds, [reading[name] for reading in readings], linestyle=":", label=name)
+    for name in ("p50", "p99"):
+        right.plot([piece["seconds"] for piece in pieces], [piece[name] for piece in pieces], marker="o", label=name)
+    right.set_ylabel("ms from the due time to the answer")
+    for axes in (left, right):
+        axes.set_xlabel("seconds")
+        axes.set_ylim(bottom=0)
+        axes.legend()
+    figure.suptitle(f"{results['arrivals_per_second']:.1f} requests a second, a tenth of them hostile")
+    figure.savefig(path, dpi=_DOTS_PER_INCH)
+    plt.close(figure)

@@ -17,6 +17,9 @@ from benchmarks import plots, results_file
 BEGIN = "<!-- benchmarks:begin -->"
 END = "<!-- benchmarks:end -->"
 
+SOAK = "soak"
+"""Name of the one kept result of a soak."""
+
 MACHINES = ("CPU", "H100", "H200")
 
 _ROOT = Path(__file__).parents[1]
@@ -82,6 +85,8 @@ def draw_plots(records: Iterable[Record], folder: Path) -> None:
             plots.draw_stages(record.results, folder / f"{record.name}.png")
         if record.name.startswith("http_load"):
             plots.draw_load(record.results, folder / f"{record.name}.png")
+        if record.name == SOAK:
+            plots.draw_soak(record.results, folder / f"{record.name}.png")
 
 
 def updated(text: str, records: Sequence[Record], target: Target) -> str:
@@ -101,6 +106,7 @@ def generated(records: Sequence[Record], target: Target) -> str:
         *_load_section(loads),
         *_overload_section([record for record in records if record.name.startswith("overload")]),
         *(f"![{record.name}]({target.results_folder}/{record.name}.png)" for record in [*stages, *loads]),
+        *([] if target.is_short else _soak_section([record for record in records if record.name == SOAK])),
         *([] if target.is_short else [_sources(records, target)]),
     ]
     return "\n\n".join(sections)
@@ -201,6 +207,39 @@ def _load_row(record: Record) -> list[str]:
 def _caches(workload: Mapping[str, Any]) -> str:
     is_off = "--feature-cache-gpu-bytes 0" in " ".join(workload["service_flags"])
     return ", caches off" if is_off else ""
+
+
+def _soak_section(records: Sequence[Record]) -> list[str]:
+    """Memory, resources and scores of a service under load for a long time."""
+    sections = []
+    for record in records:
+        results = record.results
+        hostile = sum(results["hostile"].values())
+        kept = ", ".join(
+            f"{name.replace('_', ' ')} {pair['before']} → {pair['after']}"
+            for name, pair in results["resources"].items()
+        )
+        memory = results["resident_mebibytes"]
+        rows = [
+            [
+                "ordinary requests",
+                f"{sum(results['good'].values())}, of which {results['good'].get('200', 0)} answered with 200",
+            ],
+            ["hostile requests", f"{hostile}, of which {results['server_errors']} were server errors"],
+            ["latency p50 / p99, ms", " / ".join(_number(results["latency_ms"][name]) for name in ("p50", "p99"))],
+            ["resident memory after the warm-up → at the end, MiB", f"{memory['before']:.0f} → {memory['after']:.0f}"],
+            ["held at rest after the warm-up → at the end", kept],
+            ["canaries", f"{results['canaries']}, all with the same bits" if results["canaries_alike"] else "differ"],
+            ["goals missed", "; ".join(results["failures"]) or "none"],
+        ]
+        sections += [
+            f"**{results['seconds']:g} s under load** (`soak`), {results['arrivals_per_second']:.1f} requests a second, "
+            "a tenth of them hostile.",
+            _table(["", ""], rows),
+            _provenance(record, f"checkpoint demo, seed {results['seed']}"),
+            f"![{record.name}](results/{record.name}.png)",
+        ]
+    return sections
 
 
 def _number(value: float | None, *, places: int = 0) -> str:

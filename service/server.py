@@ -21,7 +21,8 @@ from service.dialects.dialect import Dialect
 from service.http_protocol import HttpProtocol
 from service.lifecycle import Lifecycle
 from service.settings import Settings
-from service.startup import LoadModel
+from service.stall_watch import StallWatch
+from service.startup import LoadModel, Service
 
 _SWITCH_SECONDS = 0.0005
 """Longest time for which a computing thread keeps the interpreter while the event loop waits for it. With Python's default of
@@ -46,7 +47,10 @@ logger = logging.getLogger(__name__)
 def serve(settings: Settings) -> int:
     """Run until stopped, and return the process's exit code."""
     server = make_server(settings)
+    watch = StallWatch(server.service.worker, exit_seconds=settings.stall_exit_seconds)
+    watch.start()
     server.run()
+    watch.stop()
     return server.exit_code
 
 
@@ -77,17 +81,18 @@ def make_server(
         timeout_keep_alive=settings.keep_alive_seconds,  # type: ignore[arg-type]  # which uvicorn hands to the event loop
         timeout_graceful_shutdown=math.ceil(settings.drain_grace_seconds),
     )
-    server = Server(config, lifecycle=lifecycle, drain_delay_seconds=settings.drain_delay_seconds)
+    server = Server(config, service=app.state.service, drain_delay_seconds=settings.drain_delay_seconds)
     return server
 
 
 class Server(uvicorn.Server):
     """The first SIGTERM drains, the first SIGINT stops without the delay, the second of either ends at once."""
 
-    def __init__(self, config: uvicorn.Config, *, lifecycle: Lifecycle, drain_delay_seconds: float) -> None:
+    def __init__(self, config: uvicorn.Config, *, service: Service, drain_delay_seconds: float) -> None:
         super().__init__(config)
         self.exit_code = 0
-        self.lifecycle = lifecycle
+        self.service = service
+        self.lifecycle = service.lifecycle
         self.is_listening = threading.Event()
         self.port = 0
         self._drain_delay_seconds = drain_delay_seconds

@@ -226,6 +226,10 @@ class Settings(BaseSettings):
         10.0, description="a client that takes less than 1 KiB a second of its answer for so long loses its connection"
     )
     stall_seconds: SecondsLimit = Field(30.0, description="a batch that takes longer makes the service not ready")
+    stall_exit_seconds: SecondsLimit = Field(
+        90.0,
+        description="and one that takes longer than this ends the process with exit code 71, so that it is restarted",
+    )
     page_cache_bytes: int | None = Field(
         None,
         ge=0,
@@ -304,6 +308,11 @@ class Settings(BaseSettings):
             raise ValueError(f"stride is {self.stride} and window_size {self.window_size}: stride may not be larger")
         if self.max_file_bytes > self.max_in_flight_bytes or self.max_body_bytes > self.max_in_flight_bytes:
             raise ValueError("max_in_flight_bytes must be at least max_body_bytes and max_file_bytes")
+        if self.stall_exit_seconds < self.stall_seconds:
+            raise ValueError(
+                f"stall_exit_seconds is {self.stall_exit_seconds:g} and stall_seconds {self.stall_seconds:g}: the service must "
+                "be not ready before it ends, so stall_exit_seconds may not be smaller"
+            )
         if self.url_fetch_requests is not None and self.url_fetch_requests >= self.max_concurrent_requests:
             raise ValueError(
                 f"url_fetch_requests is {self.url_fetch_requests} and max_concurrent_requests {self.max_concurrent_requests}: "

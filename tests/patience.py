@@ -14,7 +14,7 @@ A loaded machine may take its time; only a test that waits in vain takes as long
 
 PATIENCE = {
     f"{name}_seconds": PATIENCE_SECONDS
-    for name in ("queue", "request", "stall", "header", "body_idle", "body", "write_idle")
+    for name in ("queue", "request", "stall", "stall_exit", "header", "body_idle", "body", "write_idle")
 }
 """Settings of a service that gives up nothing before a test does."""
 

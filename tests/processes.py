@@ -6,6 +6,7 @@ import socket
 import subprocess
 import sys
 import threading
+from collections import deque
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -39,11 +40,15 @@ def process(*flags: str, module: str = "service", **variables: str) -> Iterator[
         running.communicate()
 
 
-def listening_url(running: "subprocess.Popen[str]") -> str:
-    """The address in the log. The rest of the log is read in the background so that the pipe never fills."""
+def listening_url(running: "subprocess.Popen[str]", rest: list[str] | None = None) -> str:
+    """The address in the log. The rest of the log is read in the background so that the pipe never fills.
+
+    rest: gets the lines after it.
+    """
     assert running.stderr is not None
     for line in running.stderr:
         if found := re.search(r"listening on (http://\S+)", line):
-            threading.Thread(target=running.stderr.read, daemon=True).start()
+            lines = deque[str](maxlen=0) if rest is None else rest
+            threading.Thread(target=lines.extend, args=(running.stderr,), daemon=True).start()
             return found[1]
     raise AssertionError(f"the service ended with {running.wait()} before it listened")

@@ -1,13 +1,15 @@
 """The service that is measured: one that runs already, or one started here as a process of its own."""
 
+import os
 import signal
 import socket
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from types import MappingProxyType
 from typing import Any
 
 import httpx
@@ -28,15 +30,28 @@ def started_service(
 
     before_exec: is called in the new process, before the service's program replaces this one's.
     """
+    with started_process(model, flags, before_exec=before_exec) as (url, _):
+        yield url
+
+
+@contextmanager
+def started_process(
+    model: str,
+    flags: Sequence[str],
+    *,
+    variables: Mapping[str, str] = MappingProxyType({}),
+    before_exec: Callable[[], None] | None = None,
+) -> Iterator[tuple[str, int]]:
+    """As `started_service`, with variables added to the environment: the address and the process id."""
     port = _free_port()
     with tempfile.TemporaryDirectory() as documents:
         own = ["--model", model, "--port", str(port), "--document-store", documents, "--log-level", "warning"]
         command = [sys.executable, "-m", "service", *own, "--drain-delay-seconds", "0", *flags]
-        with subprocess.Popen(command, preexec_fn=before_exec) as service:
+        with subprocess.Popen(command, env={**os.environ, **variables}, preexec_fn=before_exec) as service:
             try:
                 url = f"http://127.0.0.1:{port}"
                 _wait_until_ready(service, url)
-                yield url
+                yield url, service.pid
             finally:
                 service.send_signal(signal.SIGTERM)
                 service.wait(_STOP_SECONDS)

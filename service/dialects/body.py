@@ -65,7 +65,7 @@ class RequestBody:
 
 
 def read_json(data: bytes, *, what: str = "The body") -> Any:
-    """The value of a text of JSON in UTF-8. Blocks for large texts. what: the text, as the first words of messages.
+    """The value of a text of JSON in UTF-8. Blocks for large texts. what: the text's name, with which messages begin.
 
     Raises: MalformedBodyError, TooLargeError.
     """

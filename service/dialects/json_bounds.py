@@ -64,8 +64,11 @@ def _has_few_values(data: bytes, limit: int) -> bool:
     """Whether there are so few separators, also inside of strings, that there cannot be more values."""
     count = 1
     for start in range(0, len(data), _STEP):
-        piece = data[start : start + _STEP]
-        count += piece.count(b",") + piece.count(b"[") + piece.count(b"{")
+        end = start + _STEP
+        for separator in (b",", b"[", b"{"):
+            first = data.find(separator, start, end)  # much faster than counting; base64 has none
+            if first >= 0:
+                count += data.count(separator, first, end)
         if count > limit:
             return False
     return True
@@ -76,11 +79,11 @@ def _may_have_wide_text(data: bytes) -> bool:
         return False
     if not data.isascii():
         return True
-    return any(
-        piece.find(b"\\u") >= 0 and _WIDE_ESCAPE.search(piece)
-        for start in range(0, len(data), _STEP)
-        if (piece := data[start : start + _STEP + len(_PART_OF_ESCAPE)])
-    )
+    for start in range(0, len(data), _STEP):
+        end = start + _STEP + len(_PART_OF_ESCAPE)
+        if data.find(b"\\", start, end) >= 0 and _WIDE_ESCAPE.search(data, start, end):
+            return True
+    return False
 
 
 def _pieces_without_escapes(data: bytes) -> Iterator[bytes]:

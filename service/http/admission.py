@@ -41,7 +41,7 @@ class AdmissionLimits:
 
 @dataclass(slots=True, kw_only=True)
 class _Share:
-    """What the callers of one share_id hold."""
+    """Places and bytes that the callers of one share_id hold."""
 
     working: int = 0
     receiving: int = 0

@@ -8,12 +8,13 @@ from starlette.responses import Response
 
 from service.dialects.dialect import Dialect
 from service.dialects.error_bodies import error_body
+from service.error_meanings import FRAMEWORK_CODES
 from service.errors import OverloadedError, ServiceError, UnauthorizedError, UnavailableError
 from service.http.route_table import NATIVE
 from service.records import RerankQuery
 
 _DEFAULT_RETRY_AFTER_SECONDS = 1
-_CODES = {404: "not_found", 405: "method_not_allowed"}
+_CODES = {status: code for code, status in FRAMEWORK_CODES.items()}
 _MESSAGES = {404: "There is no such route; see /docs.", 405: "The route does not take this method."}
 
 

@@ -50,7 +50,9 @@ class Exchange:
     ) -> None:
         self.headers = Headers(scope=scope)
         sent_id = self.headers.get("x-request-id", "")
-        self.address = client[0] if (client := scope.get("client")) else ""  # behind trusted proxies: what they saw
+        self.address = (
+            client[0] if (client := scope.get("client")) else ""
+        )  # behind trusted proxies: the one that they saw
         self.request_id = sent_id if _REQUEST_ID.fullmatch(sent_id) else f"rerank-{uuid.uuid4().hex}"
         self.facts: dict[str, object] = {}
         self.state = {

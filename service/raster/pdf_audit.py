@@ -35,8 +35,10 @@ _LAYERS: _Reasons = frozenset({Reason.LAYERS})
 _ANNOTATION: _Reasons = frozenset({Reason.ANNOTATION})
 
 _MOST_OBJECTS = 5_000  # of one page; the rest of them is not looked at
+_MOST_KINDS = 100  # of resources; the standard has 8
 _MOST_DEPTH = 8  # of objects that name each other
 _MOST_CONTENT_BYTES = 128 << 10  # of a page's instructions that are searched for fonts
+_NOT_FOR_VIEWING = 2 | 32  # the flags Hidden and NoView of annotations
 _FONT_OPERATOR = re.compile(rb"/([^\s/\[\]()<>{}%]*)\s+[-+.\d]+\s+Tf\b")
 _PAINTING_OPERATOR = re.compile(rb"(?:^|[\s\])>])(?:f\*?|F|[bB]\*?|[sS]|sh|Do|EI|Tj|TJ|'|\")(?=[\s/\[(<]|$)")
 
@@ -88,22 +90,33 @@ class ResourceAudit:
 
     def _resources(self, resources: Any, depth: int) -> _Reasons:
         found = _NONE
-        for kind, audit in self._audits():
-            entries = _get(resources, kind)
+        for place in range(min(mupdf.ll_pdf_dict_len(resources), _MOST_KINDS)):
+            kind = _name(mupdf.ll_pdf_dict_get_key(resources, place))
+            audit = self._audit_of(kind)
+            if audit is None:
+                continue
+            entries = mupdf.ll_pdf_dict_get_val(resources, place)
             for position in range(min(mupdf.ll_pdf_dict_len(entries), self._budget)):
                 found |= self._once(mupdf.ll_pdf_dict_get_val(entries, position), kind, audit, depth)
         return found
 
-    def _audits(self) -> tuple[tuple[str, Callable[[Any, int], _Reasons]], ...]:
-        return (
-            ("Font", self._font),
-            ("XObject", self._x_object),
-            ("ColorSpace", self._colour_space),
-            ("Pattern", self._pattern),
-            ("Shading", self._shading),
-            ("ExtGState", self._state),
-            *((("Properties", self._layer),) if self._layers is not None else ()),
-        )
+    def _audit_of(self, kind: str) -> Callable[[Any, int], _Reasons] | None:
+        match kind:
+            case "Font":
+                return self._font
+            case "XObject":
+                return self._x_object
+            case "ColorSpace":
+                return self._colour_space
+            case "Pattern":
+                return self._pattern
+            case "Shading":
+                return self._shading
+            case "ExtGState":
+                return self._state
+            case "Properties" if self._layers is not None:
+                return self._layer
+        return None
 
     def _layer(self, membership: Any, depth: int) -> _Reasons:
         return _NONE if self._layers is None or self._layers.resolve(membership) else _LAYERS
@@ -255,6 +268,8 @@ class ResourceAudit:
     def _annotation(self, annotation: Any, depth: int) -> _Reasons:
         if not _is_dict(annotation):
             return _ANNOTATION
+        if mupdf.ll_pdf_to_int(_get(annotation, "F")) & _NOT_FOR_VIEWING:
+            return _NONE
         return self._layer_of(annotation, depth) | self._look(annotation, depth)
 
     def _look(self, annotation: Any, depth: int) -> _Reasons:
@@ -265,6 +280,10 @@ class ResourceAudit:
         if looks is None:  # MuPDF draws its own look, which for a stamp is another word
             return _ANNOTATION if subtype == "Stamp" else _NONE
         look = _get(looks, "N")
+        if subtype == "Popup":
+            return _NONE  # no viewer draws it
+        if subtype == "Link":  # MuPDF does not draw its look, which few have
+            return _ANNOTATION if _is_stream(look) and mupdf.ll_pdf_to_int(_get(look, "Length")) else _NONE
         if _is_stream(look):
             return self._once(look, "XObject", self._form, depth)
         states = mupdf.ll_pdf_dict_len(look)

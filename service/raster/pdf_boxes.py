@@ -66,10 +66,10 @@ def visible_box(media: Box | None, crop: Box | None) -> Box:
 
 def repair_boxes(document: Any, page: Any) -> None:
     """Give a page object whose CropBox MuPDF cannot use the box that other viewers show. In memory only."""
-    crop_value = mupdf.pdf_dict_gets_inheritable(page, "CropBox")
-    if not mupdf.pdf_is_array(crop_value):
+    crop_value = mupdf.ll_pdf_dict_gets_inheritable(page.m_internal, "CropBox")
+    if not mupdf.ll_pdf_is_array(crop_value):
         return  # of another kind or absent: MuPDF ignores it, too
-    media = _read_box(mupdf.pdf_dict_gets_inheritable(page, "MediaBox"))
+    media = _read_box(mupdf.ll_pdf_dict_gets_inheritable(page.m_internal, "MediaBox"))
     crop = _read_box(crop_value)
     if media is None or crop is None or not crop.within(media).is_drawable:
         visible = mupdf.FzRect(*astuple(visible_box(media, crop)))
@@ -79,9 +79,9 @@ def repair_boxes(document: Any, page: Any) -> None:
 
 def _read_box(value: Any) -> Box | None:
     """None for anything but an array of four numbers, each of which may be a reference."""
-    if not mupdf.pdf_is_array(value) or mupdf.pdf_array_len(value) != 4:
+    if not mupdf.ll_pdf_is_array(value) or mupdf.ll_pdf_array_len(value) != 4:
         return None
-    items = [mupdf.pdf_array_get(value, position) for position in range(4)]
-    if not all(mupdf.pdf_is_number(item) for item in items):
+    items = [mupdf.ll_pdf_array_get(value, position) for position in range(4)]
+    if not all(map(mupdf.ll_pdf_is_number, items)):
         return None
-    return Box.of([mupdf.pdf_to_real(item) for item in items])
+    return Box.of(list(map(mupdf.ll_pdf_to_real, items)))

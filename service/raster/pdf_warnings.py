@@ -6,6 +6,7 @@ more than 2 % of its pixels. Harmless are the classes whose damaged pages all ra
 both engines. With these classes and the audit beside them no page of the corpus that the engines draw differently is ordinary.
 """
 
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -33,6 +34,7 @@ class WarningClass:
     reason: Reason | None  # None: harmless
     pages: int = 0  # of the corpus that raise it; 0: it is known from MuPDF's source or from files of the issue tracker
     damaged: int = 0  # of those
+    is_of_stream: bool = False  # a look at the page's streams can tell whether anything is missing
 
 
 # The first class that fits a line counts.
@@ -47,12 +49,12 @@ CLASSES = (
     WarningClass("image depth is zero", Reason.IMAGE, 13, 13),
     WarningClass("image depth is too large", Reason.IMAGE),
     WarningClass("image is too", Reason.IMAGE),
-    WarningClass("padding truncated image", Reason.IMAGE, 172, 164),
-    WarningClass("premature end of file in jpeg", Reason.IMAGE, 8, 7),
+    WarningClass("padding truncated image", Reason.IMAGE, 172, 164, is_of_stream=True),
+    WarningClass("premature end of file in jpeg", Reason.IMAGE, 8, 7, is_of_stream=True),
     WarningClass("jpeg error", Reason.IMAGE, 12, 12),
     WarningClass("invalid value in color key mask", Reason.IMAGE, 1, 1),
     WarningClass("color key masking", Reason.IMAGE),
-    WarningClass("in run length decode", Reason.IMAGE, 3, 2),
+    WarningClass("in run length decode", Reason.IMAGE, 3, 2, is_of_stream=True),
     WarningClass("faxd", Reason.IMAGE, 9, 9),
     WarningClass("too many columns", Reason.IMAGE, 1, 1),
     WarningClass("jbig2", Reason.IMAGE),
@@ -93,7 +95,7 @@ CLASSES = (
     WarningClass("icc colorspace n=", Reason.COLOUR, 10, 10),
     WarningClass("ignoring broken icc", None, 59, 36),
     WarningClass("cmsopenprofilefrommem", None, 29, 9),
-    WarningClass("cmscreatetransform", Reason.COLOUR, 4, 0),
+    WarningClass("cmscreatetransform", None, 4, 0),
     WarningClass("lcms", None, 33, 9),
     WarningClass("falling back to fast color conversion", None, 4, 0),
     WarningClass("blending colorspace", None, 3, 0),
@@ -126,17 +128,18 @@ CLASSES = (
     WarningClass("object is not a stream", Reason.CONTENT, 78, 78),
     WarningClass("syntax error in content stream", Reason.CONTENT, 190, 190),
     WarningClass("unknown keyword", Reason.CONTENT, 94, 90),
-    WarningClass("premature end of data", Reason.CONTENT, 239, 195),
-    WarningClass("ignoring zlib error", Reason.CONTENT, 158, 142),
+    WarningClass("premature end of data", Reason.CONTENT, 239, 195, is_of_stream=True),
+    WarningClass("ignoring zlib error", Reason.CONTENT, 158, 142, is_of_stream=True),
     WarningClass("ignoring error during interpretation", Reason.CONTENT, 3, 3),
-    WarningClass("zlib error", Reason.CONTENT, 117, 113),
+    WarningClass("zlib error", Reason.CONTENT, 117, 113, is_of_stream=True),
     WarningClass("library error", Reason.CONTENT),
-    WarningClass("treating as end of file", Reason.CONTENT, 133, 128),
-    WarningClass("unknown filter name", Reason.CONTENT, 148, 127),
+    WarningClass("treating as end of file", Reason.CONTENT, 133, 128, is_of_stream=True),
+    WarningClass("unknown filter name", Reason.CONTENT, 148, 127, is_of_stream=True),
     WarningClass("array not closed", Reason.CONTENT, 4, 4),
     WarningClass("invalid key in dict", Reason.CONTENT, 2, 2),
     WarningClass("invalid character in hex string", Reason.CONTENT, 9, 8),
-    WarningClass("no current point", Reason.CONTENT, 6, 6),
+    WarningClass("closepath with no current point", None, 3, 3),
+    WarningClass("no current point", Reason.CONTENT, 3, 3),
     WarningClass("gstate underflow", Reason.CONTENT, 1, 1),
     WarningClass("page tree load failed", None, 258, 258),
     WarningClass("non-page object in page tree", Reason.CONTENT, 258, 258),
@@ -168,20 +171,44 @@ CLASSES = (
 )
 
 
-def reasons_of(warnings: str) -> frozenset[Reason]:
-    """The kinds of lost content that MuPDF's warnings about one page tell of; `unknown` for a warning without a class."""
+# The error that MuPDF reports before it says that it goes on without that colour space, which it does not need.
+_NOT_NEEDED = re.compile(
+    r"^.*(?:colorspace|color space).*\n(?=ignoring (?:broken icc alternate|xobject blending) colorspace)", re.MULTILINE
+)
+
+
+def reasons_of(warnings: str, *, streams_are_whole: bool = False) -> frozenset[Reason]:
+    """The kinds of lost content that MuPDF's warnings about one page tell of; `unknown` for a warning without a class.
+
+    streams_are_whole: the page's streams were looked at, and nothing is missing in them.
+    """
     lowered = warnings.lower()
     if any(sign in lowered for sign in _LOST_TO_MEMORY):
         return frozenset({Reason.MEMORY})
-    lines = set(lowered.split("\n", _MOST_LINES))  # the last of them may hold all others
-    return frozenset(reason for line in lines for reason in _reason_of(line))
+    reasons = set()
+    for line in _lines_of(lowered):
+        warning_class = _class_of(line)
+        if warning_class is None:
+            reasons.add(Reason.UNKNOWN)
+        elif warning_class.reason is not None and not (streams_are_whole and warning_class.is_of_stream):
+            reasons.add(warning_class.reason)
+    return frozenset(reasons)
 
 
-def _reason_of(line: str) -> Iterator[Reason]:
-    for warning_class in CLASSES:
-        if warning_class.sign in line:
-            if warning_class.reason is not None:
-                yield warning_class.reason
-            return
-    if line.strip():
-        yield Reason.UNKNOWN
+def depend_on_streams(warnings: str) -> bool:
+    """Whether a look at the page's streams may show that one of these warnings tells of no loss."""
+    return any(
+        warning_class.is_of_stream
+        for line in _lines_of(warnings.lower())
+        if (warning_class := _class_of(line)) is not None
+    )
+
+
+def _lines_of(lowered: str) -> Iterator[str]:
+    """Each line once that is not blank."""
+    lines = set(_NOT_NEEDED.sub("", lowered).split("\n", _MOST_LINES))  # the last of them may hold all others
+    return (line for line in lines if line.strip())
+
+
+def _class_of(line: str) -> WarningClass | None:
+    return next((warning_class for warning_class in CLASSES if warning_class.sign in line), None)

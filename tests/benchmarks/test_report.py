@@ -58,3 +58,14 @@ def test_only_what_stands_between_the_marks_changes() -> None:
 def test_a_file_without_marks_is_an_error() -> None:
     with pytest.raises(ValueError, match="needs the marks"):
         updated("nothing", [], replace(TARGETS[0]))
+
+
+def test_a_soak_says_what_was_kept_and_which_goals_were_missed() -> None:
+    record = next(record for record in read_records(results_file.FOLDER) if record.name == "soak")
+    text = generated([record], TARGETS[1])
+    assert "| goals missed | none |" in text
+    missed = replace(
+        record, content={**record.content, "results": {**record.results, "failures": {"growth over 64 MiB": 1}}}
+    )
+    assert "| goals missed | growth over 64 MiB |" in generated([missed], TARGETS[1])
+    assert "soak" not in generated([record], TARGETS[0])

@@ -2,6 +2,7 @@
 
 import csv
 import re
+import signal
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
@@ -34,16 +35,22 @@ class Fleet:
     statistics_url: str
     store: Path
     closing: ExitStack
+    flags: tuple[str, ...]  # of each replica
     running: list[Any] = field(default_factory=list)
 
     def start(self, number: int) -> None:
         """Start the replica of this number, in a new process on its old port."""
-        started = replica(self.ports[number], self.store, "--max-concurrent-requests", str(MAX_REQUESTS))
+        started = replica(self.ports[number], self.store, *self.flags)
         self.running[number:] = [self.closing.enter_context(started), *self.running[number + 1 :]]
 
     def kill(self, number: int) -> None:
         self.running[number].kill()
         self.running[number].wait()
+
+    def stop(self, number: int) -> int:
+        """Tell the replica of this number to stop, as an orchestrator does; its exit code."""
+        self.running[number].send_signal(signal.SIGTERM)
+        return int(self.running[number].wait(PATIENCE_SECONDS))
 
     def ask(
         self, key: str | None = None, *, page: int = 0, headers: Mapping[str, str] = MappingProxyType({})
@@ -66,9 +73,11 @@ class Fleet:
 
 
 @contextmanager
-def running_fleet(folder: Path) -> Iterator[Fleet]:
+def running_fleet(
+    folder: Path, *flags: str, replicas: int = REPLICAS, max_requests: int = MAX_REQUESTS
+) -> Iterator[Fleet]:
     """All replicas ready, and the balancer too."""
-    ports, front, statistics = [free_port() for _ in range(REPLICAS)], free_port(), free_port()
+    ports, front, statistics = [free_port() for _ in range(replicas)], free_port(), free_port()
     configuration = folder / "haproxy.cfg"
     configuration.write_text(filled_in(ports, front=front, statistics=statistics))
     with ExitStack() as closing:
@@ -78,8 +87,9 @@ def running_fleet(folder: Path) -> Iterator[Fleet]:
             statistics_url=f"http://127.0.0.1:{statistics}",
             store=folder / "documents",
             closing=closing,
+            flags=("--max-concurrent-requests", str(max_requests), *flags),
         )
-        for number in range(REPLICAS):
+        for number in range(replicas):
             fleet.start(number)
         for port in ports:
             eventually(partial(answers, f"http://127.0.0.1:{port}/readyz"))

@@ -1,7 +1,8 @@
 """Pages that lost content, in two PDF engines: the service's must say so wherever the other one draws another picture."""
 
+import re
 import zlib
-from collections.abc import Iterator
+from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 
@@ -13,12 +14,16 @@ from service.raster import pdf_warnings
 from service.raster.page import PagePixels, RasterFailure
 from service.raster.pdf_engine import PdfDocument
 from service.raster.pdf_warnings import reasons_of
-from tests.broken_pdfs import BrokenPdf, broken_pdfs, intact_sheets, sheet, write_pdf
-from tests.documents import make_pdf, make_raw_pdf, stream
+from tests.broken_pdfs import broken_pdfs, intact_sheets, sheet, write_pdf
+from tests.documents import encode, make_pdf, make_raw_pdf, stream
 
 SAMPLES = Path(__file__).parents[3].parent / "shared" / "samples"
 EDGE = 150
 MOST_DIFFERENT = 0.03  # of the pixels, by more than 64 of 255 in a channel; edges of letters and shadings stay below it
+STILL_WHOLE = 0.005  # of the pixels: what a page may lack and be called whole
+DAMAGES = frozenset({"half", "a tenth", "without its end", "without its beginning", "other bytes"}) | {
+    f"zeros at {place} tenths" for place in (3, 5, 8)
+}
 EVERY = 7  # of the 4,000 files; a run over all of them takes a minute
 SHEETS = intact_sheets()
 
@@ -59,23 +64,67 @@ def difference(one: np.ndarray, other: np.ndarray) -> float:
     return float((abs(one - other).max(axis=2) > 64).mean())
 
 
-def some_broken_pdfs() -> Iterator[BrokenPdf]:
-    return islice(broken_pdfs(), 0, None, EVERY)
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Drawn:
+    """One broken file in both engines. Differences are shares of the pixels."""
+
+    name: str
+    page: PagePixels | str
+    from_other_engine: float  # 1 where that one cannot open the page
+    from_unbroken: float
+
+    @property
+    def is_flagged(self) -> bool:
+        return isinstance(self.page, str) or bool(self.page.degraded_reasons)
+
+    @property
+    def is_whole(self) -> bool:
+        return self.from_unbroken <= STILL_WHOLE and self.from_other_engine <= MOST_DIFFERENT
+
+    @property
+    def lacks_instructions(self) -> bool:
+        """Whether a part of the page's own instructions was cut off or written over."""
+        _, place, fault = re.split(", |: ", self.name)
+        return place in ("content", "second") and fault in DAMAGES
 
 
-def test_page_that_another_engine_draws_otherwise_is_flagged_or_refused() -> None:
-    missed, count, different = [], 0, 0
-    for broken in some_broken_pdfs():
+@pytest.fixture(scope="module")
+def some_drawn() -> list[Drawn]:
+    unbroken = {name: drawn(PdfDocument(write_pdf(objects)).render(1)) for name, objects in SHEETS.items()}
+    found = []
+    for broken in islice(broken_pdfs(), 0, None, EVERY):
         page, other = render(broken.data), drawn_by_pdfium(broken.data)
-        count += 1
-        if isinstance(page, str):
-            continue
-        if other is None or difference(drawn(page), other) > MOST_DIFFERENT:
-            different += 1
-            if not page.degraded_reasons:
-                missed.append(broken.name)
-    assert count >= 300 and different >= 50, "the corpus is one"
-    assert missed == []
+        from_other_engine = from_unbroken = 1.0
+        if not isinstance(page, str):
+            from_unbroken = difference(drawn(page), unbroken[broken.sheet])
+            from_other_engine = 1.0 if other is None else difference(drawn(page), other)
+        found.append(
+            Drawn(name=broken.name, page=page, from_other_engine=from_other_engine, from_unbroken=from_unbroken)
+        )
+    return found
+
+
+def test_page_that_another_engine_draws_otherwise_is_flagged_or_refused(some_drawn: list[Drawn]) -> None:
+    different = [one for one in some_drawn if one.from_other_engine > MOST_DIFFERENT]
+    assert len(some_drawn) >= 300 and len(different) >= 50, "the corpus is one"
+    assert [one.name for one in different if not one.is_flagged] == []
+
+
+def test_few_pages_that_lost_nothing_are_flagged(some_drawn: list[Drawn]) -> None:
+    """Over all 4,024 files 534 pages come out whole, and 7 of them (1.3 %) are flagged.
+
+    Apart from those, 352 pages lack a part of their own instructions. 33 of them come out whole, because what is missing
+    ended what they had drawn; all of these are flagged, as the instructions that are left do not tell them from the others.
+    """
+    whole = [one for one in some_drawn if one.is_whole and not one.lacks_instructions]
+    flagged = [one.name for one in whole if one.is_flagged]
+    assert len(whole) >= 70, "the corpus has harmless faults"
+    assert len(flagged) <= 0.02 * len(whole), flagged
+
+
+def test_page_that_lacks_instructions_is_rarely_whole(some_drawn: list[Drawn]) -> None:
+    lacking = [one for one in some_drawn if one.lacks_instructions]
+    assert len(lacking) >= 40 and sum(one.is_whole for one in lacking) <= 0.2 * len(lacking)
 
 
 @pytest.mark.parametrize("name", SHEETS)
@@ -89,6 +138,46 @@ def test_pages_of_real_documents_are_not_flagged(name: str) -> None:
     document = PdfDocument((SAMPLES / name).read_bytes())
     reasons = [document.render(number).degraded_reasons for number in range(1, document.page_count + 1)]
     assert reasons == [()] * document.page_count
+
+
+NOISE = Image.effect_noise((9, 9), 90)
+IMAGE_KEYS = b"/Type/XObject/Subtype/Image/Width 9/Height 9/BitsPerComponent 8"
+NAMELESS_FONT = b"<</Type/Font/Subtype/Type1/BaseFont/House/FirstChar 32/LastChar 33/Widths[500 500]>>"
+
+
+def with_image(keys: bytes, data: bytes) -> dict[str, bytes]:
+    image = stream(IMAGE_KEYS + keys, data)
+    return sheet(b"q 200 0 0 200 50 80 cm /X Do Q", b"/XObject<</X @image>>", image=image)
+
+
+@pytest.mark.parametrize(
+    ("objects", "reasons"),
+    [
+        pytest.param(with_image(b"/Filter/JPXDecode", b"no image"), {"image"}, id="failed JPX header"),
+        pytest.param(with_image(b"/ColorSpace/House", bytes(81)), {"colour"}, id="unknown colour space"),
+        pytest.param(with_image(b"/ColorSpace/DeviceGray/Height 0", bytes(81)), {"image"}, id="image height zero"),
+        pytest.param(sheet(b"/Gone Do"), {"content"}, id="missing XObject"),
+        pytest.param(
+            with_image(b"/ColorSpace/DeviceGray/Filter/FlateDecode", zlib.compress(bytes(range(81)))[:40]),
+            {"content", "image"},
+            id="premature end of flate data",
+        ),
+        pytest.param(
+            with_image(b"/ColorSpace/DeviceGray/Filter/DCTDecode", encode(NOISE, "JPEG", quality=95)[:-40]),
+            {"image"},
+            id="premature end of a JPEG",
+        ),
+        pytest.param({**sheet(b""), "content": b"<<>>"}, {"content"}, id="content that is no stream"),
+        pytest.param(
+            sheet(b"BT /F 60 Tf 50 200 Td (!) Tj ET", b"/Font<</F @font>>", font=NAMELESS_FONT),
+            {"font"},
+            id="font neither embedded nor encoded",
+        ),
+    ],
+)
+def test_each_known_kind_of_loss_is_flagged(objects: dict[str, bytes], reasons: set[str]) -> None:
+    found = PdfDocument(write_pdf(objects)).render(1).degraded_reasons
+    assert set(found) == reasons
 
 
 @pytest.mark.parametrize("fault", ["missing", "null", "a number", "an empty stream", "an empty array"])
@@ -107,6 +196,32 @@ def test_the_next_page_with_the_same_fault_is_flagged_too() -> None:
 
 def test_missing_graphics_state_is_harmless() -> None:
     assert reasons_for(write_pdf(sheet(b"/Gone gs 1 0 0 rg 50 50 100 100 re f"))) == ()
+
+
+def test_path_that_is_closed_before_it_began_is_harmless_and_a_line_from_nowhere_is_not() -> None:
+    assert reasons_for(write_pdf(sheet(b"h 1 0 0 rg 50 50 100 100 re f"))) == ()
+    assert reasons_for(write_pdf(sheet(b"50 50 l S"))) == ("content",)
+
+
+LOOK = stream(b"/Type/XObject/Subtype/Form/BBox[0 0 200 200]", b"0 .5 0 rg 0 0 200 200 re f")
+
+
+@pytest.mark.parametrize(
+    ("keys", "expected"),
+    [
+        (b"/Subtype/Stamp", ("annotation",)),
+        (b"/Subtype/Stamp/F 2", ()),  # hidden
+        (b"/Subtype/Stamp/F 32", ()),  # for printing alone
+        (b"/Subtype/Popup/AP<</N<<>>>>", ()),
+        (b"/Subtype/Link/AP<<>>", ()),
+        (b"/Subtype/Link", ()),
+        (b"/Subtype/Link/AP<</N @look>>", ("annotation",)),  # MuPDF does not draw it
+        (b"/Subtype/Square/AP<</N<<>>>>", ("annotation",)),
+    ],
+)
+def test_annotation_is_missed_where_a_viewer_would_draw_it(keys: bytes, expected: tuple[str, ...]) -> None:
+    annotation = b"/Annots[<</Type/Annot/Rect[50 80 250 280]" + keys + b">>]"
+    assert reasons_for(write_pdf(sheet(b"", page_keys=annotation, look=LOOK))) == expected
 
 
 def test_text_in_a_font_that_the_page_lacks_is_flagged() -> None:

@@ -1,6 +1,6 @@
 """Which layers are drawn. The truth is computed here from the standard's words, not by the product's code."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from itertools import product
 
 import numpy as np
@@ -52,7 +52,7 @@ def layered(membership: bytes, configuration: bytes, *, how: str = "content", gr
             look=stream(b"/Type/XObject/Subtype/Form/BBox[0 0 300 300]", b"1 0 0 rg 0 0 300 300 re f"),
         ),
     }[how]()
-    properties = b"/OCProperties<</OCGs[@a @b]/D<<" + configuration + b">>>>"
+    properties = b"/OCProperties<</OCGs[@a @b @c]/D<<" + configuration + b">>>>"
     if membership == b"@a":
         objects = {name: value.replace(b"@m", b"@a") for name, value in objects.items()}
     return write_pdf(
@@ -62,6 +62,7 @@ def layered(membership: bytes, configuration: bytes, *, how: str = "content", gr
             "m": membership,
             "a": b"<</Type/OCG/Name(a)" + group_keys + b">>",
             "b": b"<</Type/OCG/Name(b)>>",
+            "c": b"<</Type/OCG/Name(c)>>",
         }
     )
 
@@ -79,6 +80,50 @@ def test_membership_decides_as_the_standard_says(
     page = PdfDocument(layered(membership, off_list(a=a, b=b), how=how)).render(1)
     assert has_mark(page) == truth(a, b)
     assert page.degraded_reasons == ()
+
+
+ANY_NUMBER: dict[bytes, Callable[[Sequence[bool]], bool]] = {
+    b"": any,
+    b"/P/AnyOn": any,
+    b"/P/AllOn": all,
+    b"/P/AnyOff": lambda states: not all(states),
+    b"/P/AllOff": lambda states: not any(states),
+    b"/P/Nonsense": any,
+}
+
+
+@pytest.mark.parametrize("how", ["content", "form", "image", "annotation"])
+@pytest.mark.parametrize("absent", [b"", b" null", b" @gone"])
+def test_policy_counts_the_groups_that_are_there(absent: bytes, how: str) -> None:
+    names = (b"@a", b"@b", b"@c")
+    wrong = []
+    for count in range(4):
+        for keys, states in product(ANY_NUMBER, product((True, False), repeat=count)):
+            off = b" ".join(name for name, is_on in zip(names, states, strict=False) if not is_on)
+            membership = b"<</Type/OCMD/OCGs[" + b" ".join(names[:count]) + absent + b"]" + keys + b">>"
+            page = PdfDocument(layered(membership, b"/OFF[" + off + b"]", how=how)).render(1)
+            truth = ANY_NUMBER[keys](states) if states else True
+            if (has_mark(page), page.degraded_reasons) != (truth, ()):
+                wrong.append((keys, states))
+    assert wrong == []
+
+
+@pytest.mark.parametrize(
+    ("expression", "truth"),
+    [
+        (b"[/And @a null]", {(True, True): None, (False, True): False}),
+        (b"[/Or @a null]", {(True, True): True, (False, True): None}),
+        (b"[/Or[/And @a @b][/And[/Not @a][/Not @b]]]", {(a, b): a == b for a, b in STATES}),
+        (b"[/And @a[/Or @b[/Not @a]]]", {(a, b): a and (b or not a) for a, b in STATES}),
+    ],
+)
+def test_expression_is_flagged_only_where_its_unknown_part_matters(
+    expression: bytes, truth: dict[tuple[bool, bool], bool | None]
+) -> None:
+    for (a, b), shown in truth.items():
+        page = PdfDocument(layered(b"<</Type/OCMD/VE" + expression + b">>", off_list(a=a, b=b))).render(1)
+        assert page.degraded_reasons == (("layers",) if shown is None else ())
+        assert shown is None or has_mark(page) == shown
 
 
 @pytest.mark.parametrize("groups", [b"/OCGs @a", b"/OCGs[@a null]", b"/OCGs[@a @gone]"])

@@ -152,7 +152,9 @@ def test_worker_imports_the_engines_and_the_pages_and_else_the_standard_library_
         "model.pages.text_page_format",
         "model.pages.typesetting",
     }
-    pdf_parts = (f"pdf_{part}" for part in ("engine", "audit", "boxes", "layers", "placeholders", "warnings"))
+    pdf_parts = (
+        f"pdf_{part}" for part in ("engine", "audit", "boxes", "layers", "placeholders", "streams", "warnings")
+    )
     image_parts = ("image_decoder", "cut_off_jpeg", "damaged_png", "tiff_directories")
     parts = ("worker", "page", "text_file", *image_parts, *pdf_parts)
     ours = {"service", "service.degraded_reason", "service.raster", *(f"service.raster.{part}" for part in parts)}

@@ -1,0 +1,61 @@
+"""`python -m service` on a device with faults, which the numbers of pages of requests bring about after the warm-up.
+
+The rest is the product: the faults occur inside the forward pass, as torch would raise them there.
+"""
+
+import ctypes
+import sys
+import threading
+import time
+from collections.abc import Sequence
+
+import torch
+
+from model import Observe, PageScores, PreparedRequest, Reranker
+from model.forward_pass import ForwardPass
+from service.cli import main
+
+# The numbers of pages of a request.
+BROKEN = 2  # the batch raises an error
+NOT_A_NUMBER = 3  # the request has no finite score
+GATE = 4  # the batch waits for a line on the standard input
+HANGS = 5  # the batch never ends; Python goes on
+HOLDS_THE_INTERPRETER = 6  # the batch never ends, and no other thread can run Python
+SLOW = 7  # the batch takes two seconds more
+MOST_REQUESTS = 4  # of one batch; more do not fit into the memory of the device
+
+_run, _warm_up = ForwardPass.run, Reranker.warm_up
+
+
+def run_with_faults(
+    self: ForwardPass, batch: Sequence[PreparedRequest], observe: Observe, read_counts: Sequence[int] | None = None
+) -> torch.Tensor:
+    counts = [len(request.pages) for request in batch]
+    if GATE in counts:
+        sys.stdin.readline()
+    if SLOW in counts:
+        time.sleep(2)
+    if HANGS in counts:
+        threading.Event().wait()
+    if HOLDS_THE_INTERPRETER in counts:
+        ctypes.PyDLL(None).sleep(1_000_000)
+    if len(batch) > MOST_REQUESTS:
+        raise torch.OutOfMemoryError(f"{len(batch)} requests do not fit")
+    if BROKEN in counts:
+        raise RuntimeError("a shape that no kernel takes, at 0x7f00")
+    hidden = _run(self, batch, observe, read_counts)
+    for row, count in zip(hidden, counts, strict=True):
+        if count == NOT_A_NUMBER:
+            row.fill_(torch.nan)
+    return hidden
+
+
+def warm_up_and_break(self: Reranker) -> PageScores:
+    scores = _warm_up(self)
+    ForwardPass.run = run_with_faults  # type: ignore[method-assign]
+    return scores
+
+
+if __name__ == "__main__":
+    Reranker.warm_up = warm_up_and_break  # type: ignore[method-assign]
+    sys.exit(main(["serve", *sys.argv[1:]]))
