@@ -101,9 +101,11 @@ def updated(text: str, records: Sequence[Record], target: Target) -> str:
 def generated(records: Sequence[Record], target: Target) -> str:
     stages = [record for record in records if record.name.startswith("stage_latency") and record.machine]
     loads = [record for record in records if record.name.startswith("http_load")]
+    deadlines = [record for record in records if record.name.startswith("deadline_")]
     sections = [
         *_stage_section(stages, _ARMS_IN_SHORT if target.is_short else None),
         *_load_section(loads),
+        *([] if target.is_short else _deadline_section(deadlines)),
         *_overload_section([record for record in records if record.name.startswith("overload")]),
         *(f"![{record.name}]({target.results_folder}/{record.name}.png)" for record in [*stages, *loads]),
         *([] if target.is_short else _soak_section([record for record in records if record.name == SOAK])),
@@ -207,6 +209,40 @@ def _load_row(record: Record) -> list[str]:
 def _caches(workload: Mapping[str, Any]) -> str:
     is_off = "--feature-cache-gpu-bytes 0" in " ".join(workload["service_flags"])
     return ", caches off" if is_off else ""
+
+
+def _deadline_section(records: Sequence[Record]) -> list[str]:
+    """The work that requests gave up for their time: rows by the length of the lists, the caches and the time."""
+    if not records:
+        return []
+    header = ["pages", "time, of the undisturbed", "in time", "all of the work", "lower keep ratio", "tournament"]
+    header += ["fewer pages or windows", "given order", "refused", "Recall@1", "nDCG@10"]
+    rows = [row for record in records for group in record.results["groups"] for row in _deadline_rows(group)]
+    return [
+        "**Answers in time**: requests that name a share of the time that their lists take undisturbed, one at a time and "
+        f"several at once; an answer is in time within {records[0].results['in_time']:g} times it.",
+        _table(header, rows),
+        "\n".join(_provenance(record, "the demo checkpoint, made-up pages") for record in records),
+    ]
+
+
+def _deadline_rows(group: Mapping[str, Any]) -> Iterable[list[str]]:
+    pages = f"{group['pages']}, {'in the caches' if group['cached'] else 'new'} ({group['undisturbed_ms']:.0f} ms)"
+    full = group["full"]
+    yield [pages, "no limit", *[""] * 7, f"{full['recall_at_1']:.2f}", f"{full['ndcg_at_10']:.2f}"]
+    for cell in group["cells"]:
+        count, given_up = cell["answers"], cell["given_up"]
+        fewer = max(given_up.get("ranked_pages", 0), given_up.get("windows", 0))
+        parts = [cell["whole"], *(given_up.get(name, 0) for name in ("keep_ratio", "window_strategy"))]
+        parts += [fewer, given_up.get("order", 0), cell["refused"]]
+        yield [
+            pages,
+            f"{cell['share']:g} ×, {cell['at_once']} at once",
+            f"{cell['in_time']} of {count}",
+            *map(str, parts),
+            f"{cell['recall_at_1']:.2f}",
+            f"{cell['ndcg_at_10']:.2f}",
+        ]
 
 
 def _soak_section(records: Sequence[Record]) -> list[str]:

@@ -6,7 +6,7 @@ A real model prepares pages and prompts, so token counts, errors and description
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
-from model.dataflow import Observe, PageImage, PageScores, PreparedPage, PreparedRequest
+from model.dataflow import Observe, PageImage, PageScores, PreparedPage, PreparedRequest, no_observation
 from model.device import StageClock
 from model.memory_plan import BatchLimits
 from model.pages.text_page_format import TextPageFormat
@@ -62,8 +62,8 @@ class FakeRankingModel:
     def max_window_cost(self, query_characters: int) -> BatchLimits:
         return self.model.max_window_cost(query_characters)
 
-    def warm_up(self) -> object:
-        return self.model.warm_up()
+    def warm_up(self, *, observe: Observe = no_observation) -> PageScores:
+        return self.model.warm_up(observe=observe)
 
     def prepare_page(self, page: PageImage, *, tenant: bytes) -> PreparedPage:
         return self.model.prepare_page(page, tenant=tenant)
@@ -79,6 +79,9 @@ class FakeRankingModel:
 
     def patches_to_encode(self, request: PreparedRequest) -> int:
         return 0
+
+    def is_encoded(self, page: PreparedPage) -> bool:
+        return True
 
     def pages_to_encode(self, request: PreparedRequest) -> Sequence[PreparedPage]:
         return ()

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
-from model.dataflow import Observe, PageImage, PageScores, PreparedPage, PreparedRequest
+from model.dataflow import Observe, PageImage, PageScores, PreparedPage, PreparedRequest, no_observation
 from model.device import StageClock
 from model.memory_plan import BatchLimits
 from model.pages.text_page_format import TextPageFormat
@@ -100,8 +100,11 @@ class RankingModel(Protocol):
         """Tokens and patches of the largest possible window for a query of that many characters."""
         ...
 
-    def warm_up(self) -> object:
-        """Score blank pages. Call it in the thread that will score. Raises: ScoreError, DeviceError."""
+    def warm_up(self, *, observe: Observe = no_observation) -> PageScores:
+        """Score blank pages; the scores of the last pass, which alone is observed. Call it in the thread that will score.
+
+        Raises: ScoreError, DeviceError.
+        """
         ...
 
     def prepare_page(self, page: PageImage, *, tenant: bytes) -> PreparedPage:
@@ -125,6 +128,10 @@ class RankingModel(Protocol):
 
     def patches_to_encode(self, request: PreparedRequest) -> int:
         """The current cost of this request's vision pass: patches of its pages that are not cached."""
+        ...
+
+    def is_encoded(self, page: PreparedPage) -> bool:
+        """Whether the page's features are in the cache at present, so that a window with it need not encode it."""
         ...
 
     def pages_to_encode(self, request: PreparedRequest) -> Sequence[PreparedPage]:

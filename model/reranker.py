@@ -180,6 +180,10 @@ class Reranker:
         """The current cost of this request's vision pass: the patches of those of its pages that are not in the cache."""
         return self.encoder.patches_to_encode(request.pages)
 
+    def is_encoded(self, page: PreparedPage) -> bool:
+        """Whether the page's features are in the cache at present."""
+        return page.content_hash in self.feature_cache
+
     def pages_to_encode(self, request: PreparedRequest) -> Sequence[PreparedPage]:
         """Different pages of this request that are not cached, which `encode` could cache.
 
@@ -242,20 +246,22 @@ class Reranker:
             plan.submit([answer.order for answer in scored])
         return combine_windows(plan.order, answers)
 
-    def warm_up(self) -> PageScores:
+    def warm_up(self, *, observe: Observe = no_observation) -> PageScores:
         """Score blank A4 pages, to load libraries, compile layers and make cuDNN plans before the first request.
 
         Call it in the thread that will score, because cuDNN keeps plans per thread. On CUDA it scores one page and a full
-        window, on a CPU two pages.
+        window, on a CPU two pages. Only the last pass is observed, and its scores are returned.
         Raises: ScoreError, DeviceError.
         """
         if self.compute.device.type == "cuda":
             kernels = self.vision_attention, self.text_attention
             longest = self.max_window_cost(0).tokens
             make_attention_plans(self.config, self.model_config, self.compute, kernels, longest)
-        for page_count in (1, MAX_WINDOW_SIZE) if self.compute.device.type == "cuda" else (2,):
+        passes = (1, MAX_WINDOW_SIZE) if self.compute.device.type == "cuda" else (2,)
+        for page_count in passes:
             pages = [np.full((LONGEST_PAGE_EDGE, 724, 3), 255 - shade, dtype=np.uint8) for shade in range(page_count)]
-            [answer] = self.score([self.prepare("warm-up", pages)])
+            is_last = page_count == passes[-1]
+            [answer] = self.score([self.prepare("warm-up", pages)], observe=observe if is_last else no_observation)
         self.feature_cache.reset()
         return require_finite(answer)
 
@@ -338,8 +344,9 @@ def require_finite(answer: PageScores) -> PageScores:
 
 
 def combine_windows(order: Sequence[int], answers: Sequence[PageScores]) -> Ranking:
-    """The ranking of all pages, from their final order and the answers of all windows."""
-    logits = answers[0].logits if len(answers) == 1 else None
+    """The ranking of all pages, from their final order and the answers of all windows, which need not have every page."""
+    is_in_one_window = len(answers) == 1 and len(answers[0].logits) == len(order)
+    logits = answers[0].logits if is_in_one_window else None
     return Ranking(
         order=tuple(order),
         logits=logits,

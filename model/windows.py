@@ -34,6 +34,20 @@ class WindowPlan(Protocol):
         """All pages, best first. Available when `turn` is empty."""
         ...
 
+    @property
+    def order_so_far(self) -> tuple[int, ...]:
+        """All pages, best first as far as the submitted turns tell. The first `open_pages` are those of the turns to come."""
+        ...
+
+    @property
+    def open_pages(self) -> int:
+        """Pages that take part in the turns to come; 0 once the order is known."""
+        ...
+
+    def skip_to_last_turn(self) -> None:
+        """Leave out the turns between the submitted ones and the last one, which ranks the best pages so far."""
+        ...
+
 
 def choose_windows(strategy: str, page_count: int, *, window_size: int, stride: int) -> WindowPlan:
     """The plan for `sliding`, the published strategy, or `tournament`, with fewer windows in parallel and no stride.
@@ -63,6 +77,7 @@ class SlidingPlan:
         self._stride = stride
         self._order = list(range(page_count))
         self._end = page_count  # of the current window
+        self._has_submitted = False
         self._is_finished = False
 
     @property
@@ -72,13 +87,32 @@ class SlidingPlan:
     def submit(self, orders: Sequence[Sequence[int]]) -> None:
         start = self._start
         [self._order[start : self._end]] = _reorder(self.turn, orders)
+        self._has_submitted = True
         self._end -= self._stride
         self._is_finished = start == 0
 
     @property
     def order(self) -> tuple[int, ...]:
         assert self._is_finished, "a turn is left"
+        return self.order_so_far
+
+    @property
+    def order_so_far(self) -> tuple[int, ...]:
         return tuple(self._order)
+
+    @property
+    def open_pages(self) -> int:
+        return 0 if self._is_finished else self._end
+
+    def skip_to_last_turn(self) -> None:
+        """The best pages of the submitted turns are moved behind the first `stride` pages, into the window at the front."""
+        if self._is_finished or self._end <= self._window_size:
+            return
+        carried = self._window_size - self._stride if self._has_submitted else 0
+        skipped = slice(self._window_size - carried, self._end - carried)
+        front = self._order[: skipped.start] + self._order[self._end - carried : self._end]
+        self._order[: self._end] = front + self._order[skipped]
+        self._end = self._window_size
 
     @property
     def _start(self) -> int:
@@ -121,6 +155,20 @@ class TournamentPlan:
     @property
     def order(self) -> tuple[int, ...]:
         assert self._is_finished, "a turn is left"
+        return self.order_so_far
+
+    @property
+    def open_pages(self) -> int:
+        return 0 if self._is_finished else len(self._finalists)
+
+    def skip_to_last_turn(self) -> None:
+        """The finalists so far that one window has no room for are eliminated."""
+        if not self._is_finished and len(self._finalists) > self._window_size:
+            self._eliminated.append(self._finalists[self._window_size :])
+            self._finalists = self._finalists[: self._window_size]
+
+    @property
+    def order_so_far(self) -> tuple[int, ...]:
         return (*self._finalists, *(page for pages in reversed(self._eliminated) for page in pages))
 
     @property

@@ -26,6 +26,7 @@ from service.fetching.fetcher import FetchLimits, UrlFetcher
 from service.http.admission import Admission, AdmissionLimits
 from service.http.affinity import REPLICA_HEADER
 from service.http.callers import Callers
+from service.http.deadline import DEGRADED_HEADER
 from service.http.docs_page import add_docs_page
 from service.http.document_routes import DOCUMENT_DESCRIPTIONS, DocumentRoutes
 from service.http.error_responses import http_error_response
@@ -37,8 +38,10 @@ from service.http.rerank_routes import RerankRoutes
 from service.http.route_table import RouteTable
 from service.http.router import build_router
 from service.http.skipped import SKIPPED_HEADER
+from service.inference.measured_times import MeasuredTimes
 from service.inference.micro_batcher import MicroBatcher
 from service.inference.page_rates import PageRates
+from service.inference.request_timing import Timekeeper
 from service.inference.rerank import RerankPipeline
 from service.inference.worker import InferenceWorker
 from service.lifecycle import Lifecycle
@@ -183,6 +186,7 @@ def _add_middleware(app: FastAPI, service: Service, table: RouteTable) -> None:
             expose_headers=(
                 REQUEST_ID_HEADER,
                 REPLICA_HEADER,
+                DEGRADED_HEADER,
                 SKIPPED_HEADER,
                 "Retry-After",
                 RATE_LIMIT_HEADER,
@@ -200,7 +204,8 @@ def _build_service(settings: Settings, lifecycle: Lifecycle, metrics: Metrics, t
         batch_budget(settings, DEFAULT_BATCH_LIMITS),
         on_cancelled=metrics.cancellations.labels("queue").inc,
     )
-    worker = InferenceWorker(batcher, metrics, on_lost=lose_device)
+    times = MeasuredTimes(lanes=settings.rasterizer_processes)
+    worker = InferenceWorker(batcher, metrics, times=times, on_lost=lose_device)
     rasterizer = Rasterizer(
         raster_limits(settings),
         observe=metrics.observe_raster_page,
@@ -238,6 +243,7 @@ def _build_service(settings: Settings, lifecycle: Lifecycle, metrics: Metrics, t
             loader=loader,
             batcher=batcher,
             metrics=metrics,
+            timekeeper=Timekeeper(times, queue_wait=batcher.estimated_wait_of),
             threads=threads,
             page_rates=PageRates(),
         ),

@@ -201,7 +201,7 @@ MEANINGS: Mapping[str, Meaning] = {
         retry="same",
     ),
     "deadline_exceeded": Meaning(
-        when="The request was admitted and took longer than `REQUEST_SECONDS`.",
+        when="The request took longer than `REQUEST_SECONDS`, or would take longer than the time that it names.",
         retry="same",
     ),
 }

@@ -1,7 +1,7 @@
 """Every Prometheus series of the service, declared once. `app` binds the gauges to the parts that they read."""
 
 from collections.abc import Callable, Iterator, Mapping
-from typing import Protocol
+from typing import Protocol, get_args
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Metric
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
@@ -11,6 +11,7 @@ from prometheus_client.platform_collector import PlatformCollector
 from prometheus_client.process_collector import ProcessCollector
 
 from service.errors import DOCUMENT_CODES
+from service.time_limits import Degradation, DegradationReason, GivenUpName
 
 STAGES = (
     "parse", "fetch", "render", "decode", "prepare", "queue", "upload", "vision", "compress", "pack", "language", "respond"
@@ -132,6 +133,8 @@ class Metrics:
         )
         self.rejections = self._counter("rejections", "Requests refused to shed load or for safety", "reason")
         self.cancellations = self._counter("cancellations", "Requests whose client went away", "stage")
+        self.given_up = self._counter("given_up", "Parts of rankings given up for lack of time", "part")
+        self.degraded_requests = self._counter("degraded_requests", "Answers with less than was asked for", "reason")
         self.raster_worker_deaths = self._counter("raster_worker_deaths", "Raster workers that died", "cause")
         self.raster_page_duration = self._histogram(
             "raster_page_duration_seconds", "One page in a raster worker", _STAGE_SECONDS, "stage"
@@ -190,6 +193,11 @@ class Metrics:
     def count_key_request(self, key_id: str, status: int) -> None:
         self.key_requests.labels(key_id, str(status)).inc()
 
+    def count_degradation(self, degradation: Degradation) -> None:
+        self.degraded_requests.labels(degradation.reason).inc()
+        for part in degradation.given_up:
+            self.given_up.labels(part.name).inc()
+
     def count_rejection(self, code: str) -> None:
         """Count an error where it is a refusal."""
         if reason := REJECTION_REASONS.get(code):
@@ -212,6 +220,10 @@ class Metrics:
             self.rejections.labels(reason)
         for outcome in FETCH_OUTCOMES:
             self.url_fetches.labels(outcome)
+        for part in get_args(GivenUpName):
+            self.given_up.labels(part)
+        for reason in get_args(DegradationReason):
+            self.degraded_requests.labels(reason)
         for code in DOCUMENT_CODES:
             self.skipped.labels(code)
         for state in ("input", "kept"):

@@ -8,6 +8,7 @@ from typing import Any, Literal
 from model import WindowStrategy
 from service.degraded_reason import DegradedReason
 from service.errors import ServiceError
+from service.time_limits import Degradation, OnDeadline
 
 DOCUMENT_ID = re.compile(r"[A-Za-z0-9._-]{1,128}")
 """Ids of registered documents."""
@@ -99,6 +100,7 @@ class RankOptions:
     """Options of the ranking; None stands for the configured value."""
 
     keep_ratio: float | None = None  # share of each page's visual tokens that is kept
+    min_keep_ratio: float | None = None  # the same where the time is short, at most keep_ratio
     window_size: int | None = None  # pages in one forward pass
     stride: int | None = None  # pages by which the window moves
     window_strategy: WindowStrategy | None = None
@@ -132,6 +134,8 @@ class RerankQuery:
     skips_unusable: bool = False  # an unusable document or page is left out; False: it fails the request
     blend: Blend | None = None  # None: the model alone ranks
     priority: int = 0  # in the queue, 0 to MAX_PRIORITY; a lower number is sooner
+    timeout_ms: int | None = None  # from the arrival of the request's head; None: not sent
+    on_deadline: OnDeadline = "degrade"
     wants_timings: bool = False
     documents_field: str = "documents"  # the list's name in the client's format, for messages
     metadata: Mapping[int, Any] = field(default_factory=dict)  # by document, for the answer
@@ -175,4 +179,5 @@ class RerankAnswer:
     tokens: TokenCounts
     stage_seconds: Mapping[str, float]
     total_seconds: float
+    degradation: Degradation | None = None  # None: nothing was given up
     skipped: tuple[ServiceError, ...] = ()  # about the documents and pages that were left out, in their order

@@ -19,6 +19,7 @@ from pydantic import Field, SecretStr, ValidationError, field_validator, model_v
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from service.api_keys import read_keys
+from service.time_limits import MAX_TIMEOUT_MS
 from service.urls.policy import parse_policy
 
 PREFIX = "ZIPRERANK_"
@@ -71,6 +72,9 @@ class Settings(BaseSettings):
     )
     vision_attention: Attention | None = Field(None, description="the same names, for the vision tower alone")
     keep_ratio: float = Field(0.5, gt=0, le=1, description="share of each page's visual tokens that is kept")
+    min_keep_ratio: float = Field(
+        0.25, gt=0, le=1, description="the same where a request's time is short; at most keep_ratio is used"
+    )
     window_size: int = Field(20, ge=1, le=20, description="pages in one forward pass")
     stride: int = Field(10, ge=1, le=20, description="pages by which the window moves when there are more")
 
@@ -219,6 +223,11 @@ class Settings(BaseSettings):
         10.0, description="longest wait for a batch, then 503; 429 at once where it would be longer"
     )
     request_seconds: SecondsLimit = Field(60.0, description="longest time for one request, then 504")
+    default_timeout_ms: OptionalCountLimit = Field(
+        None,
+        le=MAX_TIMEOUT_MS,
+        description="time of requests that name none, in which less is ranked rather than nothing answered; absent: no limit",
+    )
     header_seconds: SecondsLimit = Field(10.0, description="longest time from a head's first byte to its end, then 408")
     body_idle_seconds: SecondsLimit = Field(10.0, description="longest pause while a body is received, then 408")
     body_seconds: SecondsLimit = Field(120.0, description="longest time to receive a body, then 408")

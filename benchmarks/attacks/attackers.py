@@ -15,7 +15,6 @@ from dataclasses import dataclass
 BIG_BODY_BYTES = 30 * 2**20
 
 _POST = b"POST /rerank HTTP/1.1\r\nHost: service\r\nContent-Type: application/json\r\n"
-_PAUSE_SECONDS = 0.5  # before a connection that the service has closed is made again
 _BLOCK = b"x" * 65536
 
 
@@ -26,7 +25,8 @@ class Attack:
     description: str
     connections: int
     behave: Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
-    receive_buffer: int | None = None  # bytes; None: the system's default
+    pause_seconds: float = 0.5  # before a connection that the service has closed is made again
+    reads_little: bool = False  # the system takes few bytes from the service before it waits for the program
 
 
 async def _endless_header(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -62,8 +62,8 @@ async def _dripped_chunks(reader: asyncio.StreamReader, writer: asyncio.StreamWr
 
 async def _unread_answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
     """The metadata come back with the answer, which is therefore larger than all buffers on the way."""
-    document = {"text": "river", "metadata": "x" * (4 * 2**20)}
-    body = json.dumps({"query": "river", "documents": [document]}).encode()
+    documents = [{"text": "river", "metadata": "x" * 60_000}] * 8
+    body = json.dumps({"query": "river", "documents": documents}).encode()
     writer.write(_POST + b"Content-Length: %d\r\n\r\n" % len(body))
     await _send(writer, body)
     while not writer.is_closing():
@@ -73,7 +73,7 @@ async def _unread_answer(reader: asyncio.StreamReader, writer: asyncio.StreamWri
 def _big_body(
     member: bytes, *, as_list: bool
 ) -> Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]:
-    """A body of `BIG_BODY_BYTES` that is full of these members, and another one a second after its answer."""
+    """A body of `BIG_BODY_BYTES` that is full of these members."""
     begin, end = (b'{"query":"river","documents":["river"],"x":[', b"0]}") if as_list else (b"{", b'"query":"river"}')
     body = begin + member * (BIG_BODY_BYTES // len(member)) + end
 
@@ -81,7 +81,6 @@ def _big_body(
         writer.write(_POST + b"Connection: close\r\nContent-Length: %d\r\n\r\n" % len(body))
         writer.write(body)
         await reader.read()
-        await asyncio.sleep(1)
 
     return behave
 
@@ -89,17 +88,29 @@ def _big_body(
 ATTACKS: Mapping[str, Attack] = {
     "endless_header": Attack(description="one header without end", connections=16, behave=_endless_header),
     "dripped_heads": Attack(description="a head that never ends, slowly", connections=200, behave=_dripped_head),
-    "idle_connections": Attack(description="connections without a request", connections=2000, behave=_idle),
+    "idle_connections": Attack(
+        description="connections without a request", connections=2000, behave=_idle, pause_seconds=10
+    ),
     "unread_answers": Attack(
-        description="answers that nobody reads", connections=64, behave=_unread_answer, receive_buffer=4096
+        description="answers that nobody reads",
+        connections=64,
+        behave=_unread_answer,
+        pause_seconds=30,
+        reads_little=True,
     ),
     "dripped_bodies": Attack(description="bodies at a byte in 5 s", connections=64, behave=_dripped_body),
     "dripped_chunks": Attack(description="chunked bodies at a byte in 5 s", connections=16, behave=_dripped_chunks),
     "empty_objects": Attack(
-        description="30 MB of empty objects", connections=6, behave=_big_body(b"{},", as_list=True)
+        description="30 MB of empty objects",
+        connections=6,
+        behave=_big_body(b"{},", as_list=True),
+        pause_seconds=5,
     ),
     "ignored_fields": Attack(
-        description="30 MB of fields that are ignored", connections=6, behave=_big_body(b'"a":0,', as_list=False)
+        description="30 MB of fields that are ignored",
+        connections=6,
+        behave=_big_body(b'"a":0,', as_list=False),
+        pause_seconds=5,
     ),
 }
 
@@ -115,15 +126,16 @@ async def _keep_attacking(attack: Attack, host: str, port: int) -> None:
         with suppress(OSError):
             connection = socket.socket()
             connection.setblocking(False)
-            if attack.receive_buffer is not None:
-                connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, attack.receive_buffer)
+            if attack.reads_little:
+                connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+                connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_MAXSEG, 536)
             await asyncio.get_running_loop().sock_connect(connection, (host, port))
             reader, writer = await asyncio.open_connection(sock=connection)
             try:
                 await attack.behave(reader, writer)
             finally:
                 writer.transport.abort()
-        await asyncio.sleep(_PAUSE_SECONDS)
+        await asyncio.sleep(attack.pause_seconds)
 
 
 async def _attack(attack: Attack, host: str, port: int, connections: int) -> None:

@@ -10,6 +10,7 @@ from service.dialects.error_bodies import message_and_param
 from service.dialects.results import Result, results_of, shown_text
 from service.errors import ServiceError
 from service.records import RerankAnswer, RerankQuery, ScoreKind
+from service.time_limits import Degradation, DegradationReason, GivenUpName
 
 
 class ResultDocument(TypedDict):
@@ -68,6 +69,30 @@ class Tokens(TypedDict):
     output_tokens: int
 
 
+GivenUpPart = TypedDict(
+    "GivenUpPart",
+    {
+        "name": Annotated[GivenUpName, Field(description="the part of the ranking")],
+        "from": Annotated[float | str, Field(description="as it was asked for")],
+        "to": Annotated[float | str, Field(description="as it was done")],
+    },
+)
+"""One part of the ranking that was given up."""
+
+
+class Degraded(TypedDict):
+    """Says why the ranking is less than was asked for, and in which parts."""
+
+    reason: Annotated[
+        DegradationReason,
+        Field(
+            description="too_little_time: less was ranked from the start; time_up: the time ended before the ranking did"
+        ),
+    ]
+    timeout_ms: int
+    given_up: list[GivenUpPart]
+
+
 class Meta(TypedDict):
     api_version: ApiVersion
     billed_units: BilledUnits
@@ -75,6 +100,7 @@ class Meta(TypedDict):
     score: Annotated[ScoreKind, Field(description="the kind of relevance_score")]
     windows: Annotated[int, Field(description="forward passes that the pages took")]
     warnings: list[str]
+    degraded: NotRequired[Annotated[Degraded, Field(description="present where the time was too short for all of it")]]
 
 
 class VisualTokens(TypedDict):
@@ -135,11 +161,21 @@ def write_answer(query: RerankQuery, answer: RerankAnswer) -> RerankResponse:
             warnings=[*query.warnings, *results.warnings],
         ),
     )
+    if answer.degradation is not None:
+        body["meta"]["degraded"] = _degraded(answer.degradation)
     if query.skips_unusable:
         body["errors"] = [_skipped(error, query) for error in answer.skipped]
     if query.wants_timings:
         body["ziprerank"] = _measurements(answer)
     return body
+
+
+def _degraded(degradation: Degradation) -> Degraded:
+    return Degraded(
+        reason=degradation.reason,
+        timeout_ms=degradation.timeout_ms,
+        given_up=[{"name": part.name, "from": part.wanted, "to": part.got} for part in degradation.given_up],
+    )
 
 
 def usage_of(answer: RerankAnswer) -> Usage:

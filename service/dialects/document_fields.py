@@ -28,6 +28,9 @@ from service.errors import InvalidRequestError, TooLargeError
 from service.records import DOCUMENT_ID, DocumentReference, QueryDocument, TextDocument, Upload, UrlDocument
 
 MAX_LABEL_LENGTH = 512
+MAX_METADATA_BYTES = 64 * 1024
+"""Of one document, as JSON. It is in each result twice: a hundred pages would return it two hundred times."""
+
 _MAX_NOTES = 10
 _REFERENCE = re.compile(rf"({DOCUMENT_ID.pattern})(?:#page=([0-9]{{1,9}}))?")
 _SOURCES = ("image", "pdf", "text", "url")
@@ -63,7 +66,7 @@ class DocumentInput(BaseModel):
         allow_inf_nan=False,
         description="of the search that found the document, higher is better; for `ziprerank.blend`",
     )
-    metadata: Any = Field(None, description="returned with each result of the document")
+    metadata: Any = Field(None, description="at most 64 KiB; returned with each result of the document")
 
     @model_validator(mode="before")
     @classmethod
@@ -75,11 +78,16 @@ class DocumentInput(BaseModel):
     @classmethod
     def _can_be_returned(cls, value: Any) -> Any:
         try:
-            orjson.dumps(value)
+            size = len(orjson.dumps(value))
         except orjson.JSONEncodeError:
             raise ValueError(
                 "it has an integer beyond 64 bits, which cannot be returned. Send that as a string"
             ) from None
+        if size > MAX_METADATA_BYTES:
+            raise ValueError(
+                f"it has {size} bytes as JSON and the limit is {MAX_METADATA_BYTES}, because every page of the document is "
+                "returned with it. Send a key, and look the rest up"
+            )
         return value
 
     @model_validator(mode="after")

@@ -22,6 +22,7 @@ from service.records import (
     RerankQuery,
     ScoreKind,
 )
+from service.time_limits import MAX_TIMEOUT_MS, OnDeadline
 
 _MAX_NAMED_FIELDS = 10
 _MAX_OPTIONS = 100
@@ -36,6 +37,13 @@ class ZipRerankOptions(BaseModel):
 
     keep_ratio: float | None = Field(
         None, gt=0, le=1, allow_inf_nan=False, description="share of each page's visual tokens that is kept"
+    )
+    min_keep_ratio: float | None = Field(
+        None,
+        gt=0,
+        le=1,
+        allow_inf_nan=False,
+        description="the lowest keep_ratio that is used where the time is short; at most keep_ratio",
     )
     window_size: int | None = Field(None, ge=1, le=20, description="pages in one forward pass")
     stride: int | None = Field(None, ge=1, le=20, description="pages by which the window moves; at most window_size")
@@ -52,6 +60,18 @@ class ZipRerankOptions(BaseModel):
         None,
         description="one result for each page, or for each document (its best page). Absent: for each page of documents "
         "sent as objects, for each document sent as a string",
+    )
+    timeout_ms: int | None = Field(
+        None,
+        ge=1,
+        le=MAX_TIMEOUT_MS,
+        description="milliseconds from the arrival of the request until the answer; the smaller of this and "
+        "X-Request-Timeout-Ms holds",
+    )
+    on_deadline: OnDeadline = Field(
+        "degrade",
+        description="where the time is too short: degrade ranks less (see meta.degraded and X-ZipRerank-Degraded); fail "
+        "answers with 504",
     )
     on_document_error: Literal["fail", "skip"] = Field(
         "fail",
@@ -229,6 +249,7 @@ def query_of(
         documents=documents.documents,
         options=RankOptions(
             keep_ratio=own.keep_ratio,
+            min_keep_ratio=own.min_keep_ratio,
             window_size=own.window_size,
             stride=own.stride,
             window_strategy=own.window_strategy,
@@ -237,6 +258,8 @@ def query_of(
         priority=min(max(request.queue_priority, 0), MAX_PRIORITY),
         score=score,
         document_detail=detail,
+        timeout_ms=own.timeout_ms,
+        on_deadline=own.on_deadline,
         skips_unusable=own.on_document_error == "skip",
         blend=blend,
         wants_timings=own.include_timings,

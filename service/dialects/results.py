@@ -79,9 +79,10 @@ def _kind_of(query: RerankQuery, answer: RerankAnswer) -> tuple[ScoreKind, tuple
     if answer.score_kind in ("softmax", "blend") or query.score == "rank":
         return query.score, ()
     subject = "raw_scores has no effect: " if query.score == "logit" else ""
-    warning = (
-        f"{subject}scores are of kind rank and not {query.score}: logits of {answer.windows} windows do not compare"
-    )
+    cause = f"logits of {answer.windows} windows do not compare"
+    if answer.degradation is not None and answer.windows < 2:
+        cause = "there was no time to rank all pages"
+    warning = f"{subject}scores are of kind rank and not {query.score}: {cause}"
     return ("log_odds" if query.score == "log_odds" else "rank"), (warning,)
 
 

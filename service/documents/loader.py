@@ -3,12 +3,13 @@
 import asyncio
 import threading
 import time
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from concurrent.futures import Executor, Future
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
+from typing import Protocol
 
 from model import PageImage, PageImageError, PreparedPage, RankingModel, TextPageFormat
 from service.degraded_reason import DegradedReason
@@ -33,12 +34,48 @@ class LoadedPage:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class ListedPage:
+    """A selected page that is not loaded, or not yet."""
+
+    document_index: int
+    number: int | None  # 1-based; None for a single image
+    label: str  # the document's, with #page=N where it has pages
+    document_sha256: str
+    kind: Kind | None  # of the document; None where it was not read, because all its pages are in the cache
+    prepared: PreparedPage | None  # from the cache
+    degraded_reasons: tuple[DegradedReason, ...] = ()  # as far as they are known
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Loaded:
     """The selected pages of all documents, and the time that they took."""
 
     pages: tuple[LoadedPage, ...]  # in document order, then in the order of the selection
     stage_seconds: Mapping[str, float]  # wall time of fetch, render, decode, prepare; only stages with work
+    unloaded: tuple[ListedPage, ...] = ()  # those that follow, for which there was no time
     skipped: tuple[ServiceError, ...] = ()  # errors of the documents and pages that were left out, in their order
+
+
+class Pace(Protocol):
+    """Says how much of a load there is time for, and learns how long its steps take. Called on the event loop."""
+
+    def before_opening(self, documents: int) -> None:
+        """So many documents must be opened to learn their number of pages. Raises: DeadlineExceededError."""
+        ...
+
+    def after_opening(self, documents: int, seconds: float) -> None: ...
+
+    def pages_to_load(self, pages: Sequence[ListedPage]) -> int:
+        """How many of all selected pages, from the first one, to load. Raises: DeadlineExceededError."""
+        ...
+
+    def seconds_to_load(self) -> float | None:
+        """After so many seconds the pages that are ready must do. None: there is no limit."""
+        ...
+
+    def after_drawing(self, pages: Mapping[Kind, int], seconds: float) -> None:
+        """So many pages by kind of document were drawn and prepared."""
+        ...
 
 
 class PageLoader:
@@ -59,6 +96,7 @@ class PageLoader:
         share_id: str = "",
         threads: Executor | None = None,
         background: bool = False,
+        pace: Pace | None = None,
         skips_unusable: bool = False,
         trace: Trace | None = None,
     ) -> Loaded:
@@ -66,7 +104,8 @@ class PageLoader:
 
         sources: with the error in the place of a document that is known to be unusable, where those are skipped.
         tenant: tenants share nothing in the cache. share_id: callers share the raster pool fairly, see `Caller.share_id`.
-        threads: the caller's, in place of the loader's. background: yields to all other requests.
+        threads: the caller's, in place of the loader's. background: yields to all other requests. pace: None: all pages are
+        loaded, however long it takes.
         skips_unusable: a document or page that is unusable is left out; the first error is raised where no page is left.
         trace: gets a span for each stage of each document or page.
         Raises: UnusableDocumentError, PageOutOfRangeError, TooLargeError about the first document or page at fault;
@@ -84,12 +123,15 @@ class PageLoader:
             trace=trace,
         )
         await asyncio.get_running_loop().run_in_executor(threads, loading.read_documents)
+        documents = loading.raster_documents()
         rastered = self._rasterizer.request(
-            loading.raster_documents(), share_id=share_id, background=background, skips_unusable=skips_unusable
+            documents, share_id=share_id, background=background, skips_unusable=skips_unusable
         )
         async with rastered as request:
-            loading.select_pages(await request.opened_or_skipped())
-            await loading.make_pages(request)
+            loading.select_pages(await _opened(request, documents, pace))
+            if pace is not None:
+                loading.keep_first(pace.pages_to_load(loading.listed()))
+            await loading.make_pages(request, pace)
         return loading.loaded()
 
     async def outline(self, source: Source) -> DocumentOutline:
@@ -103,6 +145,19 @@ class PageLoader:
         async with self._rasterizer.request([document]) as request:
             [outline] = await request.opened()
         return outline
+
+
+async def _opened(
+    request: PendingRaster, documents: Sequence[RasterDocument], pace: Pace | None
+) -> Sequence[DocumentOutline | ServiceError]:
+    unknown = sum(document.outline is None for document in documents)
+    if pace is None or not unknown:
+        return await request.opened_or_skipped()
+    pace.before_opening(unknown)
+    started = time.perf_counter()
+    outlines = await request.opened_or_skipped()
+    pace.after_opening(unknown, time.perf_counter() - started)
+    return outlines
 
 
 class _Document:
@@ -128,7 +183,8 @@ class _Document:
         self._skips_missing_pages = skips_missing_pages
         self._key: ContentKey | None = None
         self._outline: DocumentOutline | None = None
-        self._numbers: tuple[int, ...] = ()  # of the selected pages
+        self._numbers: tuple[int, ...] = ()  # of the selected pages that are to be loaded
+        self._left_out: tuple[int, ...] = ()  # of the others, which follow those
         self._identify(source.sha256, source.kind, source.outline)
 
     @property
@@ -202,13 +258,49 @@ class _Document:
     def shown_number(self, number: int) -> int | None:
         return number if self._outline is not None and self._outline.is_paged else None
 
+    @property
+    def page_count(self) -> int:
+        """Pages that are to be loaded."""
+        return len(self._numbers)
+
+    @property
+    def ready_count(self) -> int:
+        """Pages that are loaded, up to the first one that is not."""
+        return next((place for place, number in enumerate(self._numbers) if number not in self.pages), self.page_count)
+
+    def keep_first(self, count: int) -> None:
+        """Load only so many of the pages."""
+        self._numbers, self._left_out = self._numbers[:count], self._numbers[count:] + self._left_out
+
+    def listed_pages(self) -> list[ListedPage]:
+        return [self._listed(number) for number in self._numbers]
+
+    def unloaded_pages(self) -> list[ListedPage]:
+        return [self._listed(number) for number in self._left_out]
+
+    def _listed(self, number: int) -> ListedPage:
+        assert self._key is not None, "documents have a hash once they are read"
+        page = self.pages.get(number)
+        return ListedPage(
+            document_index=self.index,
+            number=self.shown_number(number),
+            label=self._label_of(number),
+            document_sha256=self._key.sha256,
+            kind=self.source.kind if self.content is None else self.content.kind,
+            prepared=None if page is None else page.prepared,
+            degraded_reasons=() if page is None else page.degraded_reasons,
+        )
+
+    def _label_of(self, number: int) -> str:
+        return self.source.label if self.shown_number(number) is None else f"{self.source.label}#page={number}"
+
     def loaded_pages(self) -> list[LoadedPage]:
         assert self._key is not None, "documents have a hash once they are read"
         return [
             LoadedPage(
                 document_index=self.index,
                 number=self.shown_number(number),
-                label=self.source.label if self.shown_number(number) is None else f"{self.source.label}#page={number}",
+                label=self._label_of(number),
                 prepared=self.pages[number].prepared,
                 degraded_reasons=self.pages[number].degraded_reasons,
                 document_sha256=self._key.sha256,
@@ -221,7 +313,7 @@ class _Document:
 
     def _identify(self, sha256: str | None, kind: Kind | None, outline: DocumentOutline | None) -> None:
         """Start from the document's hash, where it is known, and find the rest in the cache."""
-        self._key, self._outline, self._numbers, self.pages = None, None, (), {}
+        self._key, self._outline, self._numbers, self._left_out, self.pages = None, None, (), (), {}
         if sha256 is not None:
             self._key = self._key_of(sha256, kind)
             if found := outline or self._cache.outline(self._key):
@@ -348,8 +440,20 @@ class _Loading:
                 field="documents",
             )
 
-    async def make_pages(self, request: PendingRaster) -> None:
-        """Render and prepare the missing pages. Raises: ServiceError, of the first page at fault that is not skipped.
+    def listed(self) -> list[ListedPage]:
+        """All selected pages, once they are selected."""
+        return [page for document in self._documents for page in document.listed_pages()]
+
+    def keep_first(self, count: int) -> None:
+        """Load only the first pages, so many of all documents together."""
+        for document in self._documents:
+            document.keep_first(count)
+            count -= document.page_count
+
+    async def make_pages(self, request: PendingRaster, pace: Pace | None) -> None:
+        """Render and prepare the missing pages, as many as there is time for.
+
+        Raises: ServiceError, of the first page at fault that is not skipped.
 
         A rendered page goes straight from the raster pool to a job in the prepare threads; the event loop waits for the end.
         """
@@ -362,8 +466,11 @@ class _Loading:
             job = partial(self._prepare, preparation, position, document, number)
             rendering[position].add_done_callback(partial(self._threads.submit, job))
         rendering.clear()  # each job has its page alone, and frees the pixels
+        started = time.perf_counter()
         try:
-            await preparation.ended
+            with suppress(TimeoutError):
+                async with asyncio.timeout(None if pace is None else pace.seconds_to_load()):
+                    await preparation.ended
         finally:
             preparation.is_wanted = False
         for position, failure in sorted(preparation.errors.items()):
@@ -372,18 +479,32 @@ class _Loading:
             self._skip(failure)
             document, number = wanted[position]
             document.leave_out(number)
+        if pace is not None:
+            drawn = Counter(_kind(document) for document, number in wanted if number in document.pages)
+            pace.after_drawing(drawn, time.perf_counter() - started)
+            self._keep_ready_pages()
 
     def loaded(self) -> Loaded:
         """Raises: ServiceError, the first one, where all pages were skipped."""
         pages = tuple(page for document in self._documents for page in document.loaded_pages())
+        unloaded = tuple(page for document in self._documents for page in document.unloaded_pages())
         skipped = sorted(self._skipped, key=lambda error: (error.document_index or 0, error.page or 0))
-        if skipped and not pages:
+        if skipped and not pages and not unloaded:
             raise skipped[0]
         # Stages run side by side, so each gets a share of the wall time in proportion to its work.
         wall_seconds = time.perf_counter() - self._started
         work = sum(self._work_seconds.values())
         shares = {stage: wall_seconds * seconds / work for stage, seconds in self._work_seconds.items()}
-        return Loaded(pages=pages, stage_seconds=shares, skipped=tuple(skipped))
+        return Loaded(pages=pages, stage_seconds=shares, unloaded=unloaded, skipped=tuple(skipped))
+
+    def _keep_ready_pages(self) -> None:
+        """Keep the first pages, up to one that is not ready."""
+        ready = 0
+        for document in self._documents:
+            ready += document.ready_count
+            if document.ready_count < document.page_count:
+                self.keep_first(ready)
+                return
 
     def _document(self, index: int, source: Source) -> _Document:
         return _Document(
@@ -446,5 +567,9 @@ class _Loading:
 
 def _stage(document: _Document) -> str:
     """render or decode."""
+    return _kind(document).stage
+
+
+def _kind(document: _Document) -> Kind:
     assert document.content is not None, "only documents that were read are rendered"
-    return document.content.kind.stage
+    return document.content.kind

@@ -41,8 +41,9 @@ logger = logging.getLogger(__name__)
 class Exchange:
     """One request and its response. Remembers the response's status; adds id, replica and the key's limits to its headers.
 
-    `scope["state"]` carries to the endpoint: request_id, route (FoundRoute), facts (for the log line), and from admission on
-    caller and permit. The endpoint sets the dialect, once it is recognised, and the query, once it is read.
+    `scope["state"]` carries to the endpoint: request_id, route (FoundRoute), facts (for the log line), arrived_at (by the
+    monotonic clock), and from admission on caller and permit. The endpoint sets the dialect, once it is recognised, and the
+    query, once it is read.
     """
 
     def __init__(
@@ -60,6 +61,7 @@ class Exchange:
             "request_id": self.request_id,
             "route": route,
             "facts": self.facts,
+            "arrived_at": time.monotonic(),
             "dialect": route.route.dialect if route is not None else NATIVE,
             "query": None,
         }

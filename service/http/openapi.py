@@ -12,10 +12,12 @@ from pydantic import TypeAdapter
 from service.dialects.error_bodies import ErrorBody
 from service.errors import ServiceError
 from service.http.affinity import AFFINITY_PARAMETER, REPLICA_HEADER
+from service.http.deadline import DEGRADED_HEADER, TIMEOUT_HEADER
 from service.http.rate_limits import RATE_LIMIT_HEADER, RATE_LIMIT_POLICY_HEADER
 from service.http.route_table import Door, Operation, Route, RouteTable
 from service.http.skipped import SKIPPED_HEADER, SKIPPED_HEADER_DESCRIPTION
 from service.records import DOCUMENT_ID
+from service.time_limits import MAX_TIMEOUT_MS
 
 _COMPONENTS = "#/components/"
 _JSON, _MULTIPART = "application/json", "multipart/form-data"
@@ -78,6 +80,15 @@ _REQUEST_ID_PARAMETER: Mapping[str, Any] = {
     "schema": {"type": "string", "pattern": "^[A-Za-z0-9._-]{1,128}$"},
 }
 
+_TIMEOUT_PARAMETER: Mapping[str, Any] = {
+    "name": TIMEOUT_HEADER,
+    "in": "header",
+    "required": False,
+    "description": "milliseconds from the arrival of the request until the answer; the smaller of this and "
+    "`ziprerank.timeout_ms` holds",
+    "schema": {"type": "integer", "minimum": 1, "maximum": MAX_TIMEOUT_MS},
+}
+
 _SECURITY_SCHEMES: Mapping[str, Any] = {
     "bearer": {"type": "http", "scheme": "bearer", "description": "`Authorization: Bearer KEY`, or the key alone"},
     "x_api_key": {"type": "apiKey", "in": "header", "name": "X-API-Key"},
@@ -87,6 +98,11 @@ _SECURITY_SCHEMES: Mapping[str, Any] = {
 _HEADERS: Mapping[str, Any] = {
     "X-Request-Id": {"description": "id of the request", "schema": {"type": "string"}},
     REPLICA_HEADER: {"description": "name of the process that answered", "schema": {"type": "string"}},
+    DEGRADED_HEADER: {
+        "description": "present where the time was too short: the parts of the ranking that were given up, such as "
+        "`keep_ratio=0.31, ranked_pages=20/60`",
+        "schema": {"type": "string"},
+    },
     SKIPPED_HEADER: {"description": SKIPPED_HEADER_DESCRIPTION, "schema": {"type": "string"}},
     "Retry-After": {"description": "seconds", "schema": {"type": "integer", "minimum": 0}},
     RATE_LIMIT_POLICY_HEADER: {
@@ -176,9 +192,9 @@ def _describe_dialects(route: Route) -> OperationDescription:
         text="\n".join(_sentences(route.operations)),
         answer=_union(each.answer for each in described),
         error=_union(each.error for each in described),
-        answer_headers=[SKIPPED_HEADER],
+        answer_headers=[SKIPPED_HEADER, DEGRADED_HEADER],
         statuses=_RERANK_STATUSES,
-        parameters=[AFFINITY_PARAMETER],
+        parameters=[AFFINITY_PARAMETER, _TIMEOUT_PARAMETER],
         requests=_distinct(each.request for each in described),
         request_content={_MULTIPART: {"schema": dict(forms[0])}} if forms else {},
         examples=[name for each in described for name in each.examples or ()],

@@ -15,7 +15,7 @@ from dataclasses import dataclass, field, replace
 from threading import Condition
 
 from model import PageScores, PreparedPage, PreparedRequest
-from service.errors import OverloadedError, UnavailableError
+from service.errors import DeadlineExceededError, OverloadedError, UnavailableError
 from service.fair_queue import FairQueue, Standing, finds_room
 from service.retry_after import retry_after
 from service.tracing import Trace
@@ -66,6 +66,7 @@ class QueuedWindow:
     future: "Future[WindowResult]" = field(default_factory=Future)
     queued_at: float
     expires_at: float
+    is_due: bool = False  # it expires by the deadline of its request, and not by the longest wait for a batch
     standing: Standing
     cost: float = 0.0  # in tokens, vision included; known when the window is taken
     trace: Trace | None = None  # of the request that the window is of
@@ -149,11 +150,13 @@ class MicroBatcher:
         *,
         standing: Standing = _NOBODY,
         admitted: bool = False,
+        expires_at: float = math.inf,
         trace: Trace | None = None,
     ) -> "Future[WindowResult]":
         """Queue one window. An empty queue takes any.
 
         standing: whose window it is, and how it compares with others.
+        expires_at: by the clock; the window is worth nothing later, and fails with DeadlineExceededError.
         admitted: an earlier window of the request was queued, so that this one is not refused for the length of the queue.
 
         Raises: OverloadedError, UnavailableError once closed.
@@ -171,7 +174,8 @@ class MicroBatcher:
             window = QueuedWindow(
                 request=request,
                 queued_at=now,
-                expires_at=now + self.budget.queue_seconds,
+                expires_at=min(now + self.budget.queue_seconds, expires_at),
+                is_due=expires_at <= now + self.budget.queue_seconds,
                 standing=standing,
                 trace=trace,
             )
@@ -272,12 +276,20 @@ class MicroBatcher:
             request = self._windows.peek().request
             tokens, patches = request.token_count, patches_of(request)
             cost = self._cost(tokens, patches)
-            if batch and (tokens > tokens_left or patches > patches_left or cost > short):
+            is_full = tokens > tokens_left or patches > patches_left or cost > short
+            if batch and (is_full or self._delays(batch, cost)):
                 break
             window = self._windows.peek()
             if not window.future.set_running_or_notify_cancel():
                 self._pop(cost=0.0)
-                self._on_cancelled()
+                if not (
+                    window.is_due and self._clock() > window.expires_at
+                ):  # else its request was answered without it
+                    self._on_cancelled()
+            elif window.is_due and self._clock() > window.expires_at:
+                self._pop(cost=0.0)
+                message = "The time of the request ended while it waited for the device."
+                window.future.set_exception(DeadlineExceededError("deadline_exceeded", message))
             elif self._is_late(window):
                 self._pop(cost=0.0)
                 message = f"The request waited over {self.budget.queue_seconds:g} s for the device. Try again later."
@@ -293,6 +305,14 @@ class MicroBatcher:
                 batch.append(replace(window, cost=cost))
                 tokens_left, patches_left, short = tokens_left - tokens, patches_left - patches, short - cost
         return batch
+
+    def _delays(self, batch: Sequence[QueuedWindow], cost: float) -> bool:
+        """Whether a window of the batch would be late for its request if one more, of that cost, were in it."""
+        due_at = min((window.expires_at for window in batch if window.is_due), default=math.inf)
+        if not self._cost_rate.per_second or due_at == math.inf:
+            return False
+        cost += sum(window.cost for window in batch)
+        return self._clock() + cost / self._cost_rate.per_second > due_at
 
     def _next_piece(
         self,

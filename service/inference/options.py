@@ -13,13 +13,14 @@ class RankSettings:
     """`RankOptions` with every value chosen."""
 
     keep_ratio: float
+    min_keep_ratio: float  # at most keep_ratio
     window_size: int
     stride: int
     window_strategy: WindowStrategy
 
 
 def choose_rank_settings(options: RankOptions, settings: Settings) -> RankSettings:
-    """Raises: InvalidRequestError where the stride is larger than the window."""
+    """Raises: InvalidRequestError where the stride is larger than the window, or the lowest keep ratio than the keep ratio."""
     window_size = options.window_size or settings.window_size
     # A window without a stride keeps the configured proportion (the published one is one half).
     stride = options.stride or max(1, window_size * settings.stride // settings.window_size)
@@ -29,8 +30,16 @@ def choose_rank_settings(options: RankOptions, settings: Settings) -> RankSettin
             f"1 <= stride <= window_size <= {MAX_WINDOW_SIZE} must hold."
         )
         raise InvalidRequestError("invalid_request", message, field="options")
+    keep_ratio = options.keep_ratio or settings.keep_ratio
+    if options.min_keep_ratio is not None and options.min_keep_ratio > keep_ratio:
+        message = (
+            f"min_keep_ratio is {options.min_keep_ratio:g} and keep_ratio {keep_ratio:g}; "
+            "0 < min_keep_ratio <= keep_ratio <= 1 must hold."
+        )
+        raise InvalidRequestError("invalid_request", message, field="options")
     return RankSettings(
-        keep_ratio=options.keep_ratio or settings.keep_ratio,
+        keep_ratio=keep_ratio,
+        min_keep_ratio=options.min_keep_ratio or min(settings.min_keep_ratio, keep_ratio),
         window_size=window_size,
         stride=stride,
         window_strategy=options.window_strategy or settings.window_strategy,

@@ -19,6 +19,7 @@ class RequestRecord:
         self.started = time.perf_counter()
         self.seconds: dict[str, float] = {}  # by stage; a stage that runs several times has their sum
         self.sizes: dict[str, int] = {}  # such as documents, pages, visual_tokens
+        self.answer_due_at: float | None = None  # by the monotonic clock: only the last steps of the answer came later
         self.stage = "parse"  # the current one, which a disconnect is counted under
 
     @property

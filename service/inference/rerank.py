@@ -6,9 +6,9 @@ Only awaits and moves small objects on the event loop; decoding, resizing and sc
 import asyncio
 import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from concurrent.futures import Executor
+from concurrent.futures import Executor, Future
 from contextlib import AsyncExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 
 from model import (
@@ -24,17 +24,18 @@ from model import (
 )
 from service.dialects.results import results_of
 from service.documents.gather import gather, gather_usable
-from service.documents.loader import Loaded, LoadedPage, PageLoader
+from service.documents.loader import ListedPage, Loaded, LoadedPage, PageLoader
 from service.documents.sources import Source, loading_stage
-from service.errors import InvalidRequestError, ServiceError
+from service.errors import DeadlineExceededError, InvalidRequestError, ServiceError
 from service.fair_queue import MAX_SLOWNESS, Standing
 from service.fair_threads import FairThreads
 from service.fetching.fetcher import UrlFetcher
 from service.inference.blending import blended
-from service.inference.micro_batcher import MicroBatcher
+from service.inference.micro_batcher import MicroBatcher, WindowResult
 from service.inference.options import RankSettings, check_query_text, choose_rank_settings
 from service.inference.page_rates import PageRates
 from service.inference.request_record import RequestRecord
+from service.inference.request_timing import Done, RequestTiming, Timekeeper, TimeLimit
 from service.metrics import Metrics
 from service.records import Caller, RankedPage, RerankAnswer, RerankQuery, TokenCounts, UrlDocument
 from service.registered.registry import DocumentRegistry
@@ -52,8 +53,18 @@ class RequestContext:
     settings: RankSettings
     model: RankingModel
     record: RequestRecord
+    timing: RequestTiming
     standing: Standing  # in the queue
     threads: Executor  # the caller's
+    queued: "list[Future[WindowResult]]" = field(default_factory=list)  # every window so far
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TimedRanking:
+    """A ranking, and how much of the work that was asked for it is."""
+
+    ranking: Ranking
+    done: Done
 
 
 class RerankPipeline:
@@ -68,6 +79,7 @@ class RerankPipeline:
         loader: PageLoader,
         batcher: MicroBatcher,
         metrics: Metrics,
+        timekeeper: Timekeeper,
         threads: FairThreads,
         page_rates: PageRates,
     ) -> None:
@@ -77,6 +89,7 @@ class RerankPipeline:
         self._loader = loader
         self._batcher = batcher
         self._metrics = metrics
+        self.timekeeper = timekeeper
         self._threads = threads
         self.page_rates = page_rates
 
@@ -93,29 +106,48 @@ class RerankPipeline:
         self._batcher.refuse_when_full(caller.share_id)
 
     async def answer(
-        self, query: RerankQuery, *, caller: Caller, model: RankingModel, record: RequestRecord, request_id: str
+        self,
+        query: RerankQuery,
+        *,
+        caller: Caller,
+        model: RankingModel,
+        record: RequestRecord,
+        request_id: str,
+        limit: TimeLimit | None = None,
     ) -> RerankAnswer:
         """Rank the pages of the query's documents. Cancelling drops the work that has not begun.
 
-        Raises: ServiceError.
+        limit: the answer comes within it, from less work if it must be. None: it takes as long as it takes.
+        Raises: ServiceError; DeadlineExceededError where even the least work does not fit the limit.
         """
         settings = choose_rank_settings(query.options, self._settings)
         check_query_text(query.text, self._settings.max_query_characters)
         self.refuse_early(caller, pages=1 if query.skips_unusable else len(query.documents))
         standing = standing_of(caller, query.priority)
         threads = self._threads.of(standing)
-        loaded = await self._load_pages(query, caller, model, record, request_id, threads)
-        pages = loaded.pages
-        self.page_rates.spend(caller, len(pages))
+        timing = self.timekeeper.start(
+            limit, settings, model, query_characters=len(query.text), share_id=caller.share_id
+        )
+        async with timing.required():
+            loaded = await self._load_pages(query, caller, model, record, request_id, timing, threads)
+        pages: tuple[LoadedPage | ListedPage, ...] = (*loaded.pages, *loaded.unloaded)
+        self.page_rates.spend(caller, len(loaded.pages))
         record.sizes.update(documents=len(query.documents), pages=len(pages))
         if loaded.skipped:
             record.sizes.update(skipped=len(loaded.skipped))
             for error in loaded.skipped:
                 self._metrics.count_skipped(error.code)
         context = RequestContext(
-            text=query.text, settings=settings, model=model, record=record, standing=standing, threads=threads
+            text=query.text,
+            settings=settings,
+            model=model,
+            record=record,
+            timing=timing,
+            standing=standing,
+            threads=threads,
         )
-        ranking = await self._rank(context, [page.prepared for page in pages])
+        timed = await self._rank(context, [page.prepared for page in loaded.pages], left_out=len(loaded.unloaded))
+        ranking = timed.ranking
         self._metrics.request_documents.observe(len(query.documents))
         self._metrics.request_pages.observe(len(pages))
         with record.observe("respond"):
@@ -141,8 +173,12 @@ class RerankPipeline:
             tokens=tokens,
             stage_seconds=dict(record.seconds),
             total_seconds=time.perf_counter() - record.started,
+            degradation=timing.degradation(timed.done),
             skipped=loaded.skipped,
         )
+        record.answer_due_at = timing.due_at
+        if answer.degradation is not None:
+            self._metrics.count_degradation(answer.degradation)
         if record.trace is not None:
             _describe(record.trace, query, context, pages, answer)
         return answer
@@ -154,9 +190,10 @@ class RerankPipeline:
         model: RankingModel,
         record: RequestRecord,
         request_id: str,
+        timing: RequestTiming,
         threads: Executor,
     ) -> Loaded:
-        """Every page on the model's grid, in the order of the documents."""
+        """Every page on the model's grid, or as many as there is time for, in the order of the documents."""
         urls = {index: given.url for index, given in enumerate(query.documents) if isinstance(given, UrlDocument)}
         async with AsyncExitStack() as stack:
             fetched: Mapping[int, bytearray | ServiceError] = {}
@@ -184,34 +221,71 @@ class RerankPipeline:
                 share_id=caller.share_id,
                 threads=threads,
                 skips_unusable=query.skips_unusable,
+                pace=timing,
                 trace=record.trace,
             )
         record.add(loaded.stage_seconds)
         return loaded
 
-    async def _rank(self, context: RequestContext, pages: Sequence[PreparedPage]) -> Ranking:
-        """Turn by turn; each window is a queue entry of its own, so that windows of several requests share batches."""
-        settings = context.settings
+    async def _rank(self, context: RequestContext, pages: Sequence[PreparedPage], *, left_out: int) -> TimedRanking:
+        """Turn by turn; each window is a queue entry of its own, so that windows of several requests share batches.
+
+        left_out: pages that were not loaded; they follow the others in the order. The work is chosen by the time that is left,
+        before each turn anew. Once the time is up, the order so far is the answer, while a window that runs goes on alone.
+        """
+        settings, timing = context.settings, context.timing
+        started = time.perf_counter()
+        work = timing.choose(pages, left_out=left_out)
+        expected = timing.expected_seconds(work)
         plan = choose_windows(
-            settings.window_strategy, len(pages), window_size=settings.window_size, stride=settings.stride
+            work.window_strategy, work.ranked_pages, window_size=settings.window_size, stride=settings.stride
         )
         answers: list[PageScores] = []
-        while turn := plan.turn:
-            windows = [[pages[index] for index in window] for window in turn]
-            scored = await self._score_turn(context, windows, is_first=not answers)
-            answers += scored
-            plan.submit([scores.order for scores in scored])
-        return combine_windows(plan.order, answers)
+        ranked: set[int] = set()
+        keep_ratio = lowest = work.keep_ratio
+        is_cut_off = False
+        with timing.claimed(work) as claim:
+            while work.ranked_pages and (turn := plan.turn):
+                windows = [[pages[index] for index in window] for window in turn]
+                try:
+                    async with timing.optional():
+                        scored = await self._score_turn(context, windows, keep_ratio, is_first=not answers)
+                except TimeoutError:
+                    is_cut_off = True
+                    claim.goes_on = any(window.running() for window in context.queued)
+                    break
+                lowest = min(lowest, keep_ratio)
+                answers += scored
+                ranked.update(*turn)
+                plan.submit([scores.order for scores in scored])
+                if plan.turn:
+                    keep_ratio = timing.choose_again(work, plan, pages, claim).keep_ratio
+        order = (*plan.order_so_far, *range(work.ranked_pages, len(pages) + left_out))
+        done = Done(
+            pages=len(order),
+            ranked_pages=len(ranked),
+            windows=len(answers),
+            keep_ratio=lowest,
+            work=work,
+            is_cut_off=is_cut_off,
+        )
+        timing.ranked(done, expected=expected, seconds=time.perf_counter() - started)
+        return TimedRanking(ranking=combine_windows(order, answers), done=done)
 
     async def _score_turn(
-        self, context: RequestContext, windows: Sequence[Sequence[PreparedPage]], *, is_first: bool
+        self,
+        context: RequestContext,
+        windows: Sequence[Sequence[PreparedPage]],
+        keep_ratio: float,
+        *,
+        is_first: bool,
     ) -> list[PageScores]:
         """Side by side, but few at a time, so that a small request does not wait behind all windows of a large one."""
         places = asyncio.Semaphore(_WINDOWS_AT_ONCE)
 
         async def score(index: int) -> PageScores:
             async with places:
-                return await self._score(context, windows[index], admitted=not is_first or index > 0)
+                return await self._score(context, windows[index], keep_ratio, admitted=not is_first or index > 0)
 
         tasks = [asyncio.create_task(score(index)) for index in range(len(windows))]
         try:
@@ -220,14 +294,27 @@ class RerankPipeline:
             for task in tasks:
                 task.cancel()
 
-    async def _score(self, context: RequestContext, pages: Sequence[PreparedPage], *, admitted: bool) -> PageScores:
+    async def _score(
+        self, context: RequestContext, pages: Sequence[PreparedPage], keep_ratio: float, *, admitted: bool
+    ) -> PageScores:
+        """Raises: ServiceError; TimeoutError where the window expired in the queue, as the time of the request was up."""
         loop = asyncio.get_running_loop()
         record = context.record
         with record.observe("prepare"):
-            prepared = await loop.run_in_executor(context.threads, _prepare, context, pages)
+            prepared = await loop.run_in_executor(context.threads, _prepare, context, pages, keep_ratio)
         record.stage = "queue"
-        queued = self._batcher.submit(prepared, standing=context.standing, admitted=admitted, trace=record.trace)
-        result = await asyncio.wrap_future(queued)
+        queued = self._batcher.submit(
+            prepared,
+            standing=context.standing,
+            admitted=admitted,
+            expires_at=context.timing.give_up_at,
+            trace=record.trace,
+        )
+        context.queued.append(queued)
+        try:
+            result = await asyncio.wrap_future(queued)
+        except DeadlineExceededError as error:
+            raise TimeoutError from error
         self._metrics.observe_stages({"queue": result.queue_seconds}, record.exemplar)
         record.add({"queue": result.queue_seconds, **result.stage_seconds})
         return result.scores
@@ -245,7 +332,7 @@ def standing_of(caller: Caller, priority: int) -> Standing:
     return Standing(share_id=caller.share_id, priority=max(priority, own), since=time.monotonic(), slowness=slowness)
 
 
-def rank_pages(pages: Sequence[LoadedPage], ranking: Ranking) -> tuple[RankedPage, ...]:
+def rank_pages(pages: Sequence[LoadedPage | ListedPage], ranking: Ranking) -> tuple[RankedPage, ...]:
     """All pages, best first."""
     return tuple(
         RankedPage(
@@ -272,9 +359,9 @@ def count_tokens(ranking: Ranking) -> TokenCounts:
     )
 
 
-def _prepare(context: RequestContext, pages: Sequence[PreparedPage]) -> PreparedRequest:
+def _prepare(context: RequestContext, pages: Sequence[PreparedPage], keep_ratio: float) -> PreparedRequest:
     try:
-        return context.model.prepare(context.text, pages, context.settings.keep_ratio)
+        return context.model.prepare(context.text, pages, keep_ratio)
     except QueryError as error:
         raise InvalidRequestError("invalid_request", str(error), field="query") from error
     except PageCountError as error:
@@ -282,7 +369,11 @@ def _prepare(context: RequestContext, pages: Sequence[PreparedPage]) -> Prepared
 
 
 def _describe(
-    trace: Trace, query: RerankQuery, context: RequestContext, pages: Sequence[LoadedPage], answer: RerankAnswer
+    trace: Trace,
+    query: RerankQuery,
+    context: RequestContext,
+    pages: Sequence[LoadedPage | ListedPage],
+    answer: RerankAnswer,
 ) -> None:
     trace.describe_ranking(
         model=context.model.name,

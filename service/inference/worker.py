@@ -18,6 +18,7 @@ from threading import Lock, Semaphore, Thread
 
 from model import DeviceLostError, DeviceMemoryError, PageScores, PendingBatch, RankingModel, StageClock
 from service.errors import InternalError, ServiceError, UnavailableError
+from service.inference.measured_times import MeasuredTimes
 from service.inference.micro_batcher import BackgroundEncode, MicroBatcher, QueuedWindow, WindowResult
 from service.metrics import Metrics
 from service.tracing import TracedWindow, record_batch
@@ -34,6 +35,7 @@ class _Running:
     batch: Sequence[QueuedWindow]
     clock: StageClock
     started_at: float
+    is_alone: bool  # nothing else was on the device when it was started
 
 
 class InferenceWorker:
@@ -44,9 +46,12 @@ class InferenceWorker:
         batcher: MicroBatcher,
         metrics: Metrics,
         *,
+        times: MeasuredTimes | None = None,
         on_lost: Callable[[], None] = lambda: None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
+        """times: learn how long batches take."""
+        self._times = times
         self._batcher = batcher
         self._metrics = metrics
         self._on_lost = on_lost
@@ -95,7 +100,10 @@ class InferenceWorker:
         """The first thread: warms up, then starts batches."""
         started = time.perf_counter()
         try:
-            model.warm_up()
+            stages = model.stage_clock()
+            scores = model.warm_up(observe=stages.observe)
+            if self._times is not None:
+                self._times.record_batch([scores], stages.seconds(), seconds=None, is_provisional=True)
         except Exception as error:  # noqa: BLE001 (raised where the future is awaited)
             is_warm.set_exception(error)
         else:
@@ -200,6 +208,9 @@ class InferenceWorker:
         ]
         self._metrics.observe_stages(seconds, traced[0].trace.exemplar if traced else None)
         self._metrics.last_forward.set(time.time())
+        if self._times is not None:
+            own_seconds = self._clock() - running.started_at if running.is_alone else None
+            self._times.record_batch(answers, seconds, seconds=own_seconds)
         self._batcher.regain_budget()
         for window, scores in zip(running.batch, answers, strict=True):
             self._resolve_window(window, scores, running.started_at, seconds)
@@ -259,7 +270,7 @@ class InferenceWorker:
 
     def _occupy(self, batch: Sequence[QueuedWindow], clock: StageClock) -> _Running:
         with self._device_lock:
-            running = _Running(batch=batch, clock=clock, started_at=self._clock())
+            running = _Running(batch=batch, clock=clock, started_at=self._clock(), is_alone=not self._on_device)
             if not self._on_device:
                 self._busy_since = running.started_at
             self._on_device.append(running)

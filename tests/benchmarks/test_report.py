@@ -60,6 +60,24 @@ def test_a_file_without_marks_is_an_error() -> None:
         updated("nothing", [], replace(TARGETS[0]))
 
 
+def test_answers_in_time_are_told_by_what_was_given_up() -> None:
+    cell = {
+        "at_once": 4, "share": 0.5, "timeout_ms": 400, "answers": 12, "in_time": 11, "latest": 1.2, "refused": 1,
+        "whole": 2, "given_up": {"keep_ratio": 5, "ranked_pages": 3, "order": 4}, "recall_at_1": 0.75, "ndcg_at_10": 0.8,
+    }  # fmt: skip
+    group = {
+        "pages": 60, "cached": True, "undisturbed_ms": 800.0, "cells": [cell],
+        "full": {"answers": 12, "recall_at_1": 1.0, "ndcg_at_10": 0.9},
+    }  # fmt: skip
+    content = {"command": "python -m x", "commit": "abc", "date": "2026-11-23T00:00:00", "machine": MACHINE}
+    results = {"in_time": 1.1, "share_in_time": 0.99, "groups": [group]}
+    records = [Record(name="deadline_cpu", content={**content, "results": results})]
+    short, full = (generated(records, target) for target in TARGETS)
+    assert "| 60, in the caches (800 ms) | no limit |  |  |  |  |  |  |  | 1.00 | 0.90 |" in full
+    assert "| 0.5 ×, 4 at once | 11 of 12 | 2 | 5 | 0 | 3 | 4 | 1 | 0.75 | 0.80 |" in full
+    assert "Answers in time" not in short
+
+
 def test_a_soak_says_what_was_kept_and_which_goals_were_missed() -> None:
     record = next(record for record in read_records(results_file.FOLDER) if record.name == "soak")
     text = generated([record], TARGETS[1])

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 
 import torch
 
-from model import Observe, PageScores, PreparedRequest, Reranker
+from model import Observe, PageScores, PreparedRequest, Reranker, no_observation
 from model.forward_pass import ForwardPass
 from service.cli import main
 
@@ -50,8 +50,8 @@ def run_with_faults(
     return hidden
 
 
-def warm_up_and_break(self: Reranker) -> PageScores:
-    scores = _warm_up(self)
+def warm_up_and_break(self: Reranker, *, observe: Observe = no_observation) -> PageScores:
+    scores = _warm_up(self, observe=observe)
     ForwardPass.run = run_with_faults  # type: ignore[method-assign]
     return scores
 

@@ -7,15 +7,23 @@ a line on the standard input, so that a test can ask the probes as long as it li
 import sys
 from collections.abc import Sequence
 
-from model import DeviceLostError, PageScores, PendingScores, PreparedRequest, Reranker
+from model import (
+    DeviceLostError,
+    Observe,
+    PageScores,
+    PendingScores,
+    PreparedRequest,
+    Reranker,
+    no_observation,
+)
 from service.cli import main
 from service.lifecycle import Lifecycle
 
 _warm_up, _fail = Reranker.warm_up, Lifecycle.fail
 
 
-def warm_up_and_lose(self: Reranker) -> PageScores:
-    scores = _warm_up(self)
+def warm_up_and_lose(self: Reranker, *, observe: Observe = no_observation) -> PageScores:
+    scores = _warm_up(self, observe=observe)
     Reranker.start = start_on_lost_device  # type: ignore[method-assign, assignment]
     return scores
 

@@ -117,3 +117,58 @@ def test_a_tournament_names_every_page_once_and_the_best_first(relevance: list[f
 def test_the_first_four_of_a_hundred_come_out_right(relevance: list[int]) -> None:
     _, order = hold_tournament([float(value) for value in relevance], window_size=20)
     assert [relevance[page] for page in order[:4]] == [99, 98, 97, 96]
+
+
+def play_some(plan: WindowPlan, relevance: list[float], *, turns: int) -> WindowPlan:
+    for _ in range(turns):
+        plan.submit([best_first([relevance[page] for page in window]) for window in plan.turn])
+    return plan
+
+
+def test_the_order_so_far_has_every_page_once_and_the_open_ones_first() -> None:
+    relevance = [float(page) for page in range(25)]
+    for strategy in ("sliding", "tournament"):
+        plan = choose_windows(strategy, 25, window_size=8, stride=4)
+        assert (plan.order_so_far, plan.open_pages) == (tuple(range(25)), 25)
+        while plan.turn:
+            assert {page for window in plan.turn for page in window} <= set(plan.order_so_far[: plan.open_pages])
+            play_some(plan, relevance, turns=1)
+            assert sorted(plan.order_so_far) == list(range(25))
+        assert plan.order_so_far == plan.order and plan.open_pages == 0
+
+
+def test_sliding_windows_that_are_left_out_hand_their_best_pages_to_the_last_one() -> None:
+    relevance = [float(page) for page in range(20)]
+    plan = play_some(choose_windows("sliding", 20, window_size=6, stride=3), relevance, turns=2)
+    plan.skip_to_last_turn()
+    assert plan.turn == [(0, 1, 2, 19, 18, 17)]
+    assert play_some(plan, relevance, turns=1).order[:6] == (19, 18, 17, 2, 1, 0)
+    assert sorted(plan.order) == list(range(20)) and plan.order[6:14] == tuple(range(3, 11))
+
+
+@pytest.mark.parametrize("strategy", ["sliding", "tournament"])
+def test_left_out_before_the_first_turn_the_last_one_takes_the_first_pages(strategy: str) -> None:
+    plan = choose_windows(strategy, 30, window_size=5, stride=2)
+    plan.skip_to_last_turn()
+    assert plan.turn == [(0, 1, 2, 3, 4)]
+    assert play_some(plan, [float(page) for page in range(30)], turns=1).order == (4, 3, 2, 1, 0, *range(5, 30))
+
+
+def test_the_finalists_of_a_tournament_that_one_window_has_no_room_for_come_behind_it() -> None:
+    relevance = [float(page) for page in range(60)]
+    plan = play_some(choose_windows("tournament", 60, window_size=4, stride=2), relevance, turns=1)
+    best = plan.order_so_far[:4]
+    plan.skip_to_last_turn()
+    assert plan.turn == [best]
+    assert sorted(play_some(plan, relevance, turns=1).order) == list(range(60))
+
+
+@pytest.mark.parametrize("strategy", ["sliding", "tournament"])
+def test_nothing_is_left_out_where_one_turn_is_left_or_none(strategy: str) -> None:
+    plan = choose_windows(strategy, 5, window_size=5, stride=2)
+    turn = plan.turn
+    plan.skip_to_last_turn()
+    assert plan.turn == turn
+    play_some(plan, [1.0] * 5, turns=1)
+    plan.skip_to_last_turn()
+    assert plan.turn == [] and plan.order == tuple(range(5))

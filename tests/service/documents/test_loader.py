@@ -5,7 +5,7 @@ import hashlib
 import threading
 import time
 import weakref
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 
 from model import PageImage, PageImageError, PreparedPage, RankingModel, TextPageFormat
-from service.documents.loader import Loaded, LoadedPage, PageLoader
+from service.documents.loader import ListedPage, Loaded, LoadedPage, PageLoader
 from service.documents.page_cache import PageCache
 from service.documents.selection import PageSelection, parse_page_selection
 from service.documents.sources import Content, MemorySource, Source
@@ -589,3 +589,78 @@ def test_faults_of_the_request_and_of_the_service_are_not_skipped(loads: Loading
 def test_documents_are_not_skipped_unless_the_request_asks(loads: Loading) -> None:
     with pytest.raises(UnusableDocumentError):
         loads.load(pdf(THREE_PAGES), UnusableDocumentError("invalid_base64", "no base64", document_index=1))
+
+
+class Stopwatch:
+    """A pace that has time for so many pages, and then for so many seconds. Remembers what it is told."""
+
+    def __init__(self, pages: int, *, seconds: float | None = None) -> None:
+        self.pages = pages
+        self.seconds = seconds
+        self.listed: Sequence[ListedPage] = ()
+        self.told: list[Any] = []
+
+    def before_opening(self, documents: int) -> None:
+        self.told.append(("opening", documents))
+
+    def after_opening(self, documents: int, seconds: float) -> None:
+        self.told.append(("opened", documents, seconds > 0))
+
+    def pages_to_load(self, pages: Sequence[ListedPage]) -> int:
+        self.listed = pages
+        return self.pages
+
+    def seconds_to_load(self) -> float | None:
+        return self.seconds
+
+    def after_drawing(self, pages: Mapping[Kind, int], seconds: float) -> None:
+        self.told.append(("drawn", dict(pages), seconds > 0))
+
+
+def test_only_the_first_pages_are_loaded_where_there_is_no_time_for_more(loads: Loading) -> None:
+    pace = Stopwatch(4)
+    sources = pdf(THREE_PAGES, label="a"), image(make_image(), label="b"), pdf(FIVE_PAGES, pages="5,1", label="c")
+    stages: list[Loaded] = []
+    drawn = loads.rendered_by(lambda: stages.append(loads.load_all(*sources, pace=pace)))
+    [loaded] = stages
+    assert [page.label for page in loaded.pages] == ["a#page=1", "a#page=2", "a#page=3", "b"]
+    assert [(page.label, page.number, page.document_index) for page in loaded.unloaded] == [
+        ("c#page=5", 5, 2),
+        ("c#page=1", 1, 2),
+    ]
+    assert loaded.unloaded[0].document_sha256 == hashlib.sha256(FIVE_PAGES).hexdigest()
+    assert drawn == ["render"] * 3 + ["decode"]
+    assert [page.kind for page in pace.listed] == [Kind.PDF] * 3 + [Kind.IMAGE] + [Kind.PDF] * 2
+    assert pace.told == [("opening", 3), ("opened", 3, True), ("drawn", {Kind.PDF: 3, Kind.IMAGE: 1}, True)]
+
+
+def test_a_document_may_be_loaded_in_part(loads: Loading) -> None:
+    loaded = loads.load_all(pdf(FIVE_PAGES), pdf(THREE_PAGES, label="b"), pace=Stopwatch(2))
+    assert [page.number for page in loaded.pages] == [1, 2]
+    assert [page.label for page in loaded.unloaded] == [
+        "a#page=3",
+        "a#page=4",
+        "a#page=5",
+        "b#page=1",
+        "b#page=2",
+        "b#page=3",
+    ]
+    assert loads.load_all(pdf(FIVE_PAGES), pace=Stopwatch(0)).pages == ()
+
+
+def test_pages_in_the_cache_are_listed_with_what_is_known_of_them(loads: Loading) -> None:
+    loads.load(pdf(FIVE_PAGES, pages="2"))
+    pace = Stopwatch(5)
+    loads.load(pdf(FIVE_PAGES), pace=pace)
+    assert [page.prepared is not None for page in pace.listed] == [False, True, False, False, False]
+    again = Stopwatch(5)
+    loads.load(pdf(FIVE_PAGES), pace=again)
+    assert again.told == [] and all(page.prepared is not None for page in again.listed)
+
+
+def test_the_pages_that_are_ready_must_do_as_the_time_is_up(loads: Loading) -> None:
+    loads.load(pdf(FIVE_PAGES, pages="1,2,4"))
+    loaded = loads.load_all(pdf(FIVE_PAGES), pace=Stopwatch(5, seconds=0.0))
+    assert [page.number for page in loaded.pages] == [1, 2]
+    assert [page.number for page in loaded.unloaded] == [3, 4, 5]
+    assert len(loads.load(pdf(FIVE_PAGES))) == 5

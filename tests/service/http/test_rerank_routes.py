@@ -153,6 +153,13 @@ def test_metadata_that_cannot_come_back_is_refused(service: RunningService) -> N
         refused(rerank(service, [sent]), 400, "invalid_request", "documents[0].metadata", "64 bits")
 
 
+def test_metadata_that_would_swell_the_answer_are_refused(service: RunningService) -> None:
+    document = {"image": encoded(picture()), "metadata": "x" * (64 * 1024 - 2)}
+    assert rerank(service, [document]).json()["results"][0]["metadata"] == document["metadata"]
+    document["metadata"] += "x"
+    refused(rerank(service, [document]), 400, "invalid_request", "documents[0].metadata", "limit is 65536")
+
+
 def test_unknown_fields_are_ignored_and_named(service: RunningService) -> None:
     response = rerank(service, [{"image": encoded(picture()), "colour": 1}], model="rerank-v3.5", max_chunks_per_doc=3)
     results(response)

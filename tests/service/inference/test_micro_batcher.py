@@ -4,7 +4,7 @@ from threading import Thread
 
 import pytest
 
-from service.errors import OverloadedError, UnavailableError
+from service.errors import DeadlineExceededError, OverloadedError, UnavailableError
 from service.fair_queue import Standing
 from service.inference.micro_batcher import BackgroundEncode, BatchBudget, MicroBatcher, QueuedWindow
 from tests.clocks import Clock
@@ -103,6 +103,40 @@ def test_an_entry_that_waited_too_long_fails_with_queue_timeout() -> None:
     with pytest.raises(UnavailableError, match="10 s") as refused:
         late.result(timeout=0)
     assert refused.value.code == "queue_timeout"
+
+
+def test_a_window_whose_request_was_to_be_answered_by_now_fails_with_deadline_exceeded() -> None:
+    clock = Clock()
+    batcher = MicroBatcher(BUDGET, clock=clock)
+    late = batcher.submit(request(10), expires_at=3)
+    clock.now = 4
+    batcher.submit(request(20), expires_at=5)
+    assert [entry.request.token_count for entry in take(batcher)] == [20]
+    with pytest.raises(DeadlineExceededError) as refused:
+        late.result(timeout=0)
+    assert refused.value.code == "deadline_exceeded"
+
+
+def test_a_window_of_a_request_that_was_answered_without_it_is_no_cancellation() -> None:
+    clock = Clock()
+    dropped: list[int] = []
+    batcher = MicroBatcher(BUDGET, on_cancelled=lambda: dropped.append(1), clock=clock)
+    for expires_at in (3, 30):
+        batcher.submit(request(10), expires_at=expires_at).cancel()
+    clock.now = 4
+    batcher.submit(request(20))
+    assert [entry.request.token_count for entry in take(batcher)] == [20]
+    assert dropped == [1]
+
+
+def test_a_window_that_must_end_soon_shares_its_batch_only_with_those_that_leave_it_time() -> None:
+    batcher = MicroBatcher(BUDGET, clock=Clock())
+    batcher.record_rate(tokens=10, seconds=1.0, cost=10.0)
+    batcher.submit(request(20, patches=0), expires_at=4.5)
+    batcher.submit(request(20, patches=0))
+    batcher.submit(request(10, patches=0))
+    assert [entry.request.token_count for entry in take(batcher)] == [20, 20]  # two seconds each
+    assert [entry.request.token_count for entry in take(batcher)] == [10]
 
 
 def test_counts_follow_the_queue() -> None:

@@ -17,6 +17,7 @@ from model import (
     PreparedPage,
     PreparedRequest,
     Reranker,
+    no_observation,
 )
 from model.device import running_on
 from service.errors import InternalError, ServiceError, UnavailableError
@@ -56,8 +57,9 @@ class ScriptedModel(FakeRankingModel):
         self._fault = fault
         self._wait = wait
 
-    def warm_up(self) -> None:
+    def warm_up(self, *, observe: Observe = no_observation) -> PageScores:
         self.is_warm = True
+        return self.answers([10])[0]
 
     def start(self, batch: Sequence[PreparedRequest], *, observe: Observe) -> "FakePending":
         tokens = [prepared.token_count for prepared in batch]
@@ -212,7 +214,7 @@ def test_the_thread_that_scores_warms_up_first(reranker: Reranker) -> None:
 
 def test_a_failed_warm_up_is_raised_and_no_request_is_taken(reranker: Reranker) -> None:
     class Cold(ScriptedModel):
-        def warm_up(self) -> None:
+        def warm_up(self, *, observe: Observe = no_observation) -> PageScores:
             raise DeviceMemoryError("too small a card")
 
     batcher = MicroBatcher(BUDGET)
