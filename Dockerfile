@@ -1,4 +1,5 @@
 # The service as an image: `make image` (for NVIDIA cards), or VARIANT=cpu (for trials, on the demo checkpoint) or ray (deploy/ray).
+# For linux/amd64 and linux/arm64: `docker buildx build --platform linux/amd64,linux/arm64 …`, or `make image PLATFORM=linux/arm64`.
 # No weights inside; they are mounted at /models. How to run, rebuild and check it: docker/README.md.
 # Kept to what buildah 1.28 reads (no heredocs, no COPY --link), because `make image-check` builds this file with it.
 ARG BASE=python:3.11.16-slim-bookworm@sha256:a36c24f9cbdf4fd0f52d67f0823eeac19c2028c637cecc392d97f980d4fec56b
@@ -8,6 +9,12 @@ ARG VARIANT=cuda
 # The optional secret `pip_conf` is for networks with package mirrors of their own; nothing of it stays in the image.
 FROM ${BASE} AS build
 ARG VARIANT
+# Set by the builder; empty with builders that do not know it.
+ARG TARGETARCH
+RUN case "${TARGETARCH:-amd64}" in \
+    amd64|arm64) ;; \
+    *) echo "torch has no wheels for ${TARGETARCH}. Build for linux/amd64 or linux/arm64." >&2; exit 1 ;; \
+    esac
 # For VARIANT=cpu: PyTorch's index of CPU wheels, whose address its installation page names; empty where pip_conf knows one.
 ARG CPU_TORCH_INDEX=
 ARG FLASH_ATTN_WHEEL=

@@ -20,6 +20,12 @@ CPU_TORCH_INDEX ?=
 CPU_TORCH ?= $(if $(CPU_TORCH_INDEX),--index $(CPU_TORCH_INDEX) --index-strategy unsafe-best-match)
 LOCK = $(TOOLS)/bin/uv pip compile pyproject.toml --extra otel --extra s3 --constraints constraints.txt --generate-hashes --no-header \
 	--no-annotate --no-emit-index-url --python-version 3.11 --python-platform x86_64-manylinux_2_28
+# Both architectures have wheels of everything in a lock, with the hashes in it. Downloads nothing.
+define LOCK_HOLDS_FOR
+$(TOOLS)/bin/uv pip install --quiet --dry-run --require-hashes --only-binary :all: --requirement docker/requirements-$(1).lock \
+	--target build/lock-check --python-version 3.11 --python-platform $(2)-manylinux_2_28
+
+endef
 # Tests that import no torch and take seconds in all; tests/test_unit_target.py holds them to the first.
 UNIT_TESTS := \
 	tests/test_layout.py tests/test_prose.py tests/test_unit_target.py \
@@ -46,7 +52,7 @@ UNIT_TESTS := \
 	tests/service/urls
 NO_CACHES := --feature-cache-gpu-bytes 0 --feature-cache-host-bytes 0 --page-cache-bytes 0
 
-.PHONY: install format check check-deploy test test-unit test-api test-ray test-clients test-browser test-gpu bench bench-smoke fuzz soak demo image image-check lock sbom clean help
+.PHONY: install format check check-deploy test test-unit test-api test-ray test-clients test-browser test-gpu bench bench-smoke fuzz soak demo image image-check lock release sbom clean help
 
 help: ## show this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -136,8 +142,8 @@ soak: $(INSTALLED) ## a service for SOAK_SECONDS=600 under load, a tenth of it h
 	$(BIN)/python -m benchmarks.soak --seconds $(SOAK_SECONDS)
 	$(BIN)/python -m benchmarks.report
 
-image: ## build the image with Docker; VARIANT=cpu (with CPU_TORCH_INDEX=…) for the small one, VARIANT=ray for deploy/ray
-	docker build --build-arg VARIANT=$(VARIANT) --build-arg CPU_TORCH_INDEX=$(CPU_TORCH_INDEX) --tag ziprerank:$(VERSION)-$(if $(filter cuda,$(VARIANT)),cu130,$(VARIANT)) .
+image: ## build the image with Docker; VARIANT=cpu (with CPU_TORCH_INDEX=…) for the small one, VARIANT=ray for deploy/ray; PLATFORM=linux/arm64
+	docker build $(if $(PLATFORM),--platform $(PLATFORM)) --build-arg VARIANT=$(VARIANT) --build-arg CPU_TORCH_INDEX=$(CPU_TORCH_INDEX) --tag ziprerank:$(VERSION)-$(if $(filter cuda,$(VARIANT)),cu130,$(VARIANT)) .
 
 image-check: ## build the CPU image without Docker and run it; Debian, root, about 8 GB of disk (docker/README.md)
 	$(PYTHON) docker/image_check.py
@@ -146,6 +152,11 @@ lock: $(TOOLS)/.installed ## resolve docker/requirements-*.lock anew, at the ver
 	$(LOCK) --output-file docker/requirements-cuda.lock
 	$(LOCK) --output-file docker/requirements-ray.lock --extra ray
 	$(LOCK) --output-file docker/requirements-cpu.lock $(CPU_TORCH)
+	$(foreach variant,cuda ray,$(foreach machine,x86_64 aarch64,$(call LOCK_HOLDS_FOR,$(variant),$(machine))))
+
+release: ## VERSION=1.2.3: changelog section, version, commit and tag, on main; pushes nothing
+	$(if $(filter command line,$(origin VERSION)),,$(error Name the version: make release VERSION=1.2.3))
+	$(PYTHON) deploy/release/release.py cut $(VERSION)
 
 sbom: $(INSTALLED) $(TOOLS)/.installed ## build/sbom: what is in each image, as CycloneDX
 	$(TOOLS)/bin/python docker/sbom.py "$$($(BIN)/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')" build/sbom

@@ -23,7 +23,7 @@ MAX_REQUESTS = 16
 """Requests that a replica works on at once; more are refused. Few, so that a test can be too much for it."""
 
 SERVED_BY = "x-test-server"
-"""Header with the server that HAProxy chose, by its own account."""
+"""Header with the server that the balancer chose, by its own account."""
 
 
 @dataclass

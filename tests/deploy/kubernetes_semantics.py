@@ -25,6 +25,7 @@ DRAIN_SLACK_SECONDS = 10  # the raster processes and the event loop end after th
 _UNITS: dict[str, int | Decimal] = {
     "": 1, "m": Decimal("0.001"), "k": 10**3, "M": 10**6, "G": 10**9, "Ki": 2**10, "Mi": 2**20, "Gi": 2**30,
 }  # fmt: skip
+_OF_THE_CLUSTER = ("Namespace", "PriorityClass")
 _POD_LABEL = {"app.kubernetes.io/name": "ziprerank"}
 
 
@@ -126,6 +127,9 @@ def _references(overlay: Overlay) -> Iterator[str]:
     namespaces = {resource["metadata"].get("namespace") for resource in overlay.resources} - {None}
     if len(namespaces) != 1:
         yield f"the resources lie in several namespaces: {namespaces}"
+    for resource in overlay.resources:
+        if resource["kind"] not in _OF_THE_CLUSTER and "namespace" not in resource["metadata"]:
+            yield f"{resource['kind']} {resource['metadata']['name']} has no namespace: it would land in the user's own"
     for name, template in overlay.pods:
         spec = template["spec"]
         for container in spec["containers"] + spec.get("initContainers", []):

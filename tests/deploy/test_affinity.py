@@ -7,6 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 import httpx
+import pytest
 
 from tests.deploy.fleet import MAX_REQUESTS, REPLICAS, SERVED_BY, Fleet
 from tests.deploy.processes import repeating
@@ -61,8 +62,13 @@ def test_a_hot_key_is_helped_by_other_replicas(fleet: Fleet) -> None:
     assert len({answer.headers[SERVED_BY] for answer in answers}) > 1
 
 
-def test_the_balancer_answers_for_no_replica_at_metrics(fleet: Fleet) -> None:
-    assert httpx.get(f"{fleet.url}/metrics", timeout=PATIENCE_SECONDS).status_code == 404
+@pytest.mark.parametrize("path", ["/metrics", "/metrics/", "/%6Detrics"])
+def test_no_replica_answers_for_its_metrics_through_the_balancer(fleet: Fleet, path: str) -> None:
+    answer = httpx.get(fleet.url + path, timeout=PATIENCE_SECONDS)
+    assert (answer.status_code, answer.text) == (404, "Scrape the replicas, not the balancer.\n")
+
+
+def test_the_balancer_has_metrics_of_its_own(fleet: Fleet) -> None:
     assert "haproxy_server_status" in httpx.get(f"{fleet.statistics_url}/metrics", timeout=PATIENCE_SECONDS).text
 
 

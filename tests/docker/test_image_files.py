@@ -68,6 +68,16 @@ def test_every_way_to_a_card_asks_for_it_by_name() -> None:
     assert "ZIPRERANK_DEVICE: cuda" in gpu and "ZIPRERANK_DEVICE: cpu" in cpu
 
 
+@pytest.mark.parametrize(("architecture", "status"), [("amd64", 0), ("arm64", 0), ("", 0), ("riscv64", 1), ("386", 1)])
+def test_the_build_is_refused_where_torch_has_no_wheels(architecture: str, status: int) -> None:
+    dockerfile = (PROJECT / "Dockerfile").read_text()
+    [check] = re.findall(r"^RUN (case \"\$\{TARGETARCH.*?esac)$", dockerfile, re.MULTILINE | re.DOTALL)
+    script = check.replace("\\\n", "")
+    done = subprocess.run(["sh", "-c", script], env={"TARGETARCH": architecture}, capture_output=True, text=True)
+    assert done.returncode == status
+    assert status == 0 or "linux/amd64 or linux/arm64" in done.stderr
+
+
 def test_every_variant_has_fonts_for_the_usual_scripts() -> None:
     """Texts are drawn as pages. The stage below all variants installs them; `make image-check` looks for their letters."""
     dockerfile = (PROJECT / "Dockerfile").read_text()
