@@ -1,6 +1,7 @@
 """Runs walk.mjs, which goes through the playground in a browser, and reads what it saw."""
 
 import json
+import os
 import shutil
 import subprocess
 from pathlib import Path
@@ -10,7 +11,8 @@ from tests.patience import PATIENCE_SECONDS
 
 HERE = Path(__file__).parent
 PACKAGES = HERE.parents[1] / "build" / "browser"
-CHROMIUM = "chromium"
+CHROMIUM = os.environ.get("CHROMIUM", "chromium")
+"""The command that starts the browser."""
 
 
 def walk(url: str, *, key: str = "", scheme: str, width: int, query: str, dropped: Path, large: Path) -> dict[str, Any]:
