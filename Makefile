@@ -54,7 +54,7 @@ UNIT_TESTS := \
 	tests/service/urls
 NO_CACHES := --feature-cache-gpu-bytes 0 --feature-cache-host-bytes 0 --page-cache-bytes 0
 
-.PHONY: install format check check-deploy docs test test-unit test-api test-ray test-clients test-gpu bench bench-smoke fuzz soak demo image image-check lock release sbom clean help
+.PHONY: install format check check-deploy docs test test-unit test-api test-ray test-clients test-browser test-gpu bench bench-smoke fuzz soak demo image image-check lock release sbom clean help
 
 help: ## show this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -68,7 +68,7 @@ $(INSTALLED): pyproject.toml constraints.txt
 	@touch $@
 
 demo: $(INSTALLED) ## start the service, rank a bundled PDF over HTTP, stop it
-	$(BIN)/ziprerank demo
+	$(BIN)/ziprerank demo --once
 
 test: $(INSTALLED) ## all tests that need no GPU
 	$(BIN)/python -m pytest
@@ -90,6 +90,10 @@ $(RAY_VENV)/.installed: pyproject.toml constraints.txt
 test-clients: $(INSTALLED) $(TOOLS)/.installed ## real clients of rerank APIs, unmodified, against a service; in environments of their own, with npm
 	$(BIN)/python -m tests.clients.install
 	$(BIN)/python -m pytest tests/clients
+
+test-browser: $(INSTALLED) ## the playground in Debian's chromium, with the keyboard and a drop; pictures in build/browser/pictures
+	tests/browser/install
+	REQUIRE_BROWSER=1 $(BIN)/python -m pytest tests/browser
 
 test-gpu: $(INSTALLED) ## the tests that need a CUDA device; fails without one
 	REQUIRE_GPU=1 $(BIN)/python -m pytest -m gpu
@@ -129,6 +133,7 @@ bench: $(INSTALLED) ## measure this machine (minutes): stage by stage, under loa
 	$(BIN)/python -m benchmarks.event_loop
 	$(BIN)/python -m benchmarks.host_path
 	$(BIN)/python -m benchmarks.ranking_agreement
+	$(BIN)/python -m benchmarks.kept_tokens
 	$(BIN)/python -m benchmarks.attacks
 	$(BIN)/python -m benchmarks.report
 

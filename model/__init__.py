@@ -52,6 +52,7 @@ if TYPE_CHECKING:
         WindowError,
     )
     from model.fake_ranking_model import FakeRankingModel, score_in_input_order
+    from model.kept_tokens import KeptTokens
     from model.loading import load_reranker
     from model.memory_plan import DEFAULT_BATCH_LIMITS, BatchLimits, MemoryPlan
     from model.pages.image import LONGEST_PAGE_EDGE
@@ -89,6 +90,7 @@ __all__ = [
     "FeatureCacheCounts",
     "InputError",
     "KeepRatioError",
+    "KeptTokens",
     "LayersInfo",
     "MemoryFacts",
     "MemoryPlan",
@@ -162,6 +164,7 @@ _HOMES = {
     "MemoryFacts": "model.diagnosis",
     "MemoryPlan": "model.memory_plan",
     "ModelInfo": "model.ranking_model",
+    "KeptTokens": "model.kept_tokens",
     "Observe": "model.dataflow",
     "PageCountError": "model.errors",
     "PageImage": "model.dataflow",

@@ -12,6 +12,8 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
+from model.kept_tokens import KeptTokens
+
 Observe = Callable[[str], AbstractContextManager[None]]
 """Each stage runs inside `with observe(stage): …`, where the caller may measure it."""
 
@@ -68,6 +70,7 @@ class PreparedRequest:
     pages: tuple[PreparedPage, ...]
     kept_counts: tuple[int, ...]  # visual tokens that each page keeps
     patch_count: int  # cost of the vision pass without the feature cache
+    reports_kept_tokens: bool = False  # its scores say which visual tokens were kept
 
     @property
     def visual_token_count(self) -> int:
@@ -143,6 +146,7 @@ class PageScores:
     kept_tokens: int  # after pruning
     prompt_tokens: int  # length of the packed sequence
     cached_pages: int = 0  # pages whose features came from the cache
+    kept: tuple[KeptTokens, ...] | None = None  # of each page, in input order; None: the request did not ask for it
 
     @property
     def is_finite(self) -> bool:

@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 
 from model.dataflow import Observe, PageImage, PageScores, PreparedPage, PreparedRequest, no_observation
 from model.device import StageClock
+from model.kept_tokens import KeptTokens
 from model.memory_plan import BatchLimits
 from model.pages.text_page_format import TextPageFormat
 from model.ranking_model import FeatureCacheCounts, ModelInfo, PendingBatch, RankingModel
@@ -22,9 +23,22 @@ def score_in_input_order(batch: Sequence[PreparedRequest]) -> list[PageScores]:
             visual_tokens=request.visual_token_count,
             kept_tokens=request.kept_token_count,
             prompt_tokens=request.token_count,
+            kept=keep_first_tokens(request) if request.reports_kept_tokens else None,
         )
         for request in batch
     ]
+
+
+def keep_first_tokens(request: PreparedRequest) -> tuple[KeptTokens, ...]:
+    """As many kept tokens as each page has, from its top."""
+    return tuple(
+        KeptTokens(
+            rows=page.rows,
+            columns=page.columns,
+            mask=bytes(index < kept for index in range(page.visual_token_count)),
+        )
+        for page, kept in zip(request.pages, request.kept_counts, strict=True)
+    )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

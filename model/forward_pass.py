@@ -57,7 +57,10 @@ class ForwardPass:
 
         read_counts: for each prompt, the number of positions at its end to read; None: 1 for each.
         """
-        packed = self.pack(batch, observe, read_counts)
+        return self.read_observed(self.pack(batch, observe, read_counts), observe)
+
+    def read_observed(self, packed: PackedBatch, observe: Observe) -> torch.Tensor:
+        """`read`, as the stage `language`."""
         with observe("language"):
             return self.read(packed.sequences)
 

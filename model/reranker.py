@@ -31,6 +31,7 @@ from model.errors import PageCountError, ScoreError
 from model.feature_cache import FeatureCache
 from model.forward_pass import ForwardPass, letter_logits
 from model.image_processor import prepare_page
+from model.kept_tokens import KeptTokens
 from model.memory_plan import BatchLimits, MemoryPlan
 from model.page_encoder import PageEncoder
 from model.pages.image import LONGEST_PAGE_EDGE
@@ -157,11 +158,24 @@ class Reranker:
             sum(page.content_hash in self.feature_cache for page in request.pages) for request in batch
         )
         with running_on(self.compute.device):
-            # float32 (B, letters)
-            logits = letter_logits(self.forward_pass.run(batch, observe), self.letter_rows) if batch else torch.empty(0)
             return PendingScores(
-                batch=tuple(batch), cached_pages=cached_pages, logits=download(logits), device=self.compute.device
+                batch=tuple(batch),
+                cached_pages=cached_pages,
+                values=download(self._scored(batch, observe) if batch else torch.empty(0)),
+                device=self.compute.device,
             )
+
+    def _scored(self, batch: Sequence[PreparedRequest], observe: Observe) -> torch.Tensor:
+        """Logits, float32 (B, letters); with the selection behind them, as `PendingScores` reads it, where it is asked for."""
+        stages = self.forward_pass
+        packed = stages.pack(batch, observe)
+        logits = letter_logits(stages.read_observed(packed, observe), self.letter_rows)
+        if not _reports_kept_tokens(batch):
+            return logits
+        visual_tokens = sum(request.visual_token_count for request in batch)
+        mask = torch.zeros(visual_tokens, dtype=torch.uint8, device=packed.kept.device)
+        mask.index_fill_(0, packed.kept, 1)
+        return torch.cat([logits.flatten().view(torch.uint8), mask])
 
     @torch.inference_mode()
     def encode(self, pages: Sequence[PreparedPage]) -> int:
@@ -297,19 +311,25 @@ def _layers_info(runner: LayerRunner) -> LayersInfo:
     return LayersInfo(is_compiled=runner.is_compiled, reason=runner.reason, compile_seconds=runner.seconds)
 
 
+def _reports_kept_tokens(batch: Sequence[PreparedRequest]) -> bool:
+    return any(request.reports_kept_tokens for request in batch)
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PendingScores:
     """A batch that is running on the device."""
 
     batch: tuple[PreparedRequest, ...]
     cached_pages: tuple[int, ...]  # for each request
-    logits: Download
+    values: Download
+    """float32 (B, letters), the logits. Where a request reports its kept tokens: their bytes, and then uint8 (V,), which has 1
+    for each kept token, in one tensor, because a second copy would be a second wait."""
     device: torch.device
 
     @property
     def is_complete(self) -> bool:
         """Whether `wait` would return immediately."""
-        return self.logits.is_complete
+        return self.values.is_complete
 
     def wait(self) -> list[PageScores]:
         """The scores in the order of the batch. This is the only synchronisation of a batch.
@@ -317,9 +337,10 @@ class PendingScores:
         Raises: DeviceMemoryError, DeviceLostError.
         """
         with running_on(self.device):
-            rows = self.logits.wait().tolist()
+            logits_of_batch, masks = self._split(self.values.wait())
         answers: list[PageScores] = []
-        for request, row, cached_pages in zip(self.batch, rows, self.cached_pages, strict=True):
+        rows = logits_of_batch.tolist()
+        for request, row, mask, cached_pages in zip(self.batch, rows, masks, self.cached_pages, strict=True):
             logits = tuple(row[: len(request.pages)])
             answers.append(
                 PageScores(
@@ -329,9 +350,31 @@ class PendingScores:
                     kept_tokens=request.kept_token_count,
                     prompt_tokens=request.token_count,
                     cached_pages=cached_pages,
+                    kept=None if mask is None else _kept_tokens(request, mask),
                 )
             )
         return answers
+
+    def _split(self, values: torch.Tensor) -> tuple[torch.Tensor, Sequence[np.ndarray | None]]:
+        """Logits, float32 (B, letters); for each request uint8 (visual tokens,), or None where it does not report them."""
+        if not _reports_kept_tokens(self.batch):
+            return values, [None] * len(self.batch)
+        counts = [request.visual_token_count for request in self.batch]
+        logits, mask = torch.split(values, [len(values) - sum(counts), sum(counts)])
+        masks = [
+            part.numpy() if request.reports_kept_tokens else None
+            for request, part in zip(self.batch, torch.split(mask, counts), strict=True)
+        ]
+        return logits.view(torch.float32).view(len(self.batch), -1), masks
+
+
+def _kept_tokens(request: PreparedRequest, mask: np.ndarray) -> tuple[KeptTokens, ...]:
+    """Page by page. mask: uint8 (visual tokens,) of the request."""
+    ends = np.cumsum([page.visual_token_count for page in request.pages])
+    return tuple(
+        KeptTokens(rows=page.rows, columns=page.columns, mask=mask[end - page.visual_token_count : end].tobytes())
+        for page, end in zip(request.pages, ends, strict=True)
+    )
 
 
 def require_finite(answer: PageScores) -> PageScores:

@@ -20,6 +20,7 @@ from service.dialects import DIALECTS
 from service.dialects.dialect import Dialect
 from service.documents.loader import PageLoader
 from service.documents.page_cache import PageCache
+from service.documents.page_image import PageImages
 from service.fair_queue import MAX_SLOWNESS, Standing
 from service.fair_threads import FairThreads
 from service.fetching.fetcher import FetchLimits, UrlFetcher
@@ -33,6 +34,7 @@ from service.http.error_responses import http_error_response
 from service.http.exchange import REQUEST_ID_HEADER, ExchangeMiddleware
 from service.http.openapi import describe_api
 from service.http.operation_routes import OPERATION_DESCRIPTIONS, OperationRoutes
+from service.http.playground_routes import PLAYGROUND_DESCRIPTIONS, PlaygroundRoutes
 from service.http.rate_limits import RATE_LIMIT_HEADER, RATE_LIMIT_POLICY_HEADER, RateLimits
 from service.http.rerank_routes import RerankRoutes
 from service.http.route_table import RouteTable
@@ -113,7 +115,7 @@ def build_app(
 
     stop: called where the process cannot go on: the model cannot be served, or the device is lost.
     """
-    table = RouteTable.of_dialects(dialects)
+    table = RouteTable.of_dialects(dialects, has_playground=settings.playground)
     metrics = Metrics()
     tracing = Tracing(
         settings.tracing,
@@ -147,7 +149,7 @@ def build_app(
     describe_api(
         app,
         table,
-        {**DOCUMENT_DESCRIPTIONS, **OPERATION_DESCRIPTIONS},
+        {**DOCUMENT_DESCRIPTIONS, **OPERATION_DESCRIPTIONS, **PLAYGROUND_DESCRIPTIONS},
         is_key_required=settings.is_key_required,
         root_path=settings.root_path,
     )
@@ -289,7 +291,11 @@ def _build_router(service: Service, table: RouteTable) -> APIRouter:
             threads=service.threads,
         ),
         documents=DocumentRoutes(
-            settings=settings, metrics=metrics, registry=service.registry, threads=service.threads
+            settings=settings,
+            metrics=metrics,
+            registry=service.registry,
+            page_images=PageImages(service.rasterizer, at_once=settings.rasterizer_processes),
+            threads=service.threads,
         ),
         operation=OperationRoutes(
             settings=settings,
@@ -301,6 +307,7 @@ def _build_router(service: Service, table: RouteTable) -> APIRouter:
             page_cache=service.page_cache,
             started_at=time.time(),
         ),
+        playground=PlaygroundRoutes(root_path=settings.root_path) if settings.playground else None,
     )
 
 

@@ -48,7 +48,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if options.command == "demo":
         from service.commands.demo import run_demo
 
-        return run_demo()
+        return run_demo(once=options.once)
     flags = {name: vars(options).get(name) for name in Settings.model_fields}
     try:
         settings = read_settings({name: value for name, value in flags.items() if value is not None})
@@ -108,7 +108,10 @@ def build_parser() -> argparse.ArgumentParser:
     )
     _add_settings(doctor, DOCTOR_SETTINGS)
     keys.add_keys_command(commands)
-    commands.add_parser("demo", help="start the service on the bundled checkpoint, rank a bundled PDF, and stop")
+    demo = commands.add_parser(
+        "demo", help="start the service on the bundled checkpoint, rank a bundled PDF, and serve a page to try it on"
+    )
+    demo.add_argument("--once", action="store_true", help="stop the service after the first answer")
     training.add_training_commands(commands)
     return parser
 

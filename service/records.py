@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from model import WindowStrategy
+from model import KeptTokens, WindowStrategy
 from service.degraded_reason import DegradedReason
 from service.errors import ServiceError
 from service.time_limits import Degradation, OnDeadline
@@ -137,6 +137,7 @@ class RerankQuery:
     timeout_ms: int | None = None  # from the arrival of the request's head; None: not sent
     on_deadline: OnDeadline = "degrade"
     wants_timings: bool = False
+    wants_kept_tokens: bool = False
     documents_field: str = "documents"  # the list's name in the client's format, for messages
     metadata: Mapping[int, Any] = field(default_factory=dict)  # by document, for the answer
     warnings: tuple[str, ...] = ()  # about the request, for the answer
@@ -153,6 +154,7 @@ class RankedPage:
     logit: float | None  # of the page's letter; None after several windows, whose logits do not compare, and of a blend
     degraded_reasons: tuple[DegradedReason, ...]  # kinds of content that are missing from the page
     document_sha256: str  # of the document's bytes, hex
+    kept: KeptTokens | None = None  # in the last window that ranked the page; None: the query did not ask for it
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

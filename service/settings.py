@@ -126,6 +126,7 @@ class Settings(BaseSettings):
         allow_inf_nan=False,
         description="a connection without a request is closed after it; longer than that of the balancer in front",
     )
+    playground: bool = Field(False, description="on: the page /playground, to try the service on in a browser; off")
     api_key: SecretStr | None = Field(None, description="key that clients must send as 'Authorization: Bearer …'")
     api_keys_file: Path | None = Field(
         None, description="file of further keys, which `ziprerank keys` writes; read again when it changes"

@@ -38,30 +38,31 @@ class UnreadableSamplesError(ValueError):
     """32-bit grey samples out of range: negative, NaN, infinite, or above 2^32 - 1."""
 
 
-def to_page(image: Image.Image) -> Image.Image:
-    """The image upright, in sRGB over white, longest edge at most 1024 pixels. Returns `image` itself if no step is needed.
+def to_page(image: Image.Image, *, longest_edge: int = LONGEST_PAGE_EDGE) -> Image.Image:
+    """The image upright, in sRGB over white, longest edge at most `longest_edge`. Returns `image` itself if no step is needed.
 
+    longest_edge: in pixels; another than 1024 is for people, not for the model.
     Raises: UnreadableSamplesError.
     """
     image = upright(image)
     mode = _MODES_OF_COLOURS.get(image.mode)
     transform = None if mode is None else transform_to_srgb(image, mode)
     if mode is None or transform is None:
-        return shrink(to_rgb(image))
-    return _converted(image, mode, transform)
+        return shrink(to_rgb(image), longest_edge)
+    return _converted(image, mode, transform, longest_edge)
 
 
-def _converted(image: Image.Image, mode: str, transform: "ImageCmsTransform") -> Image.Image:
+def _converted(image: Image.Image, mode: str, transform: "ImageCmsTransform", longest_edge: int) -> Image.Image:
     """The image in sRGB over white, shrunk. Shrinks first, because lcms takes seconds for the CMYK of a large scan."""
     if image.mode.startswith("I;16"):
         image = _high_bytes(image)
     alpha = None
     if image.has_transparency_data:
-        image = shrink(image.convert("LA" if mode == "L" else "RGBA"))
+        image = shrink(image.convert("LA" if mode == "L" else "RGBA"), longest_edge)
         alpha = image.getchannel("A")
         image = image.convert(mode)
     else:
-        image = shrink(image if image.mode == mode else image.convert(mode))
+        image = shrink(image if image.mode == mode else image.convert(mode), longest_edge)
     colours = transform.apply(image)
     page = Image.new("RGB", colours.size, WHITE)
     page.paste(colours, mask=alpha)
@@ -125,14 +126,14 @@ def _is_finite(image: Image.Image) -> bool:
     return math.isfinite(mean)
 
 
-def shrink(image: Image.Image) -> Image.Image:
-    """The image with its longest edge at most 1024 pixels, resized by Lanczos; a smaller image is returned unchanged.
+def shrink(image: Image.Image, longest_edge: int = LONGEST_PAGE_EDGE) -> Image.Image:
+    """The image with its longest edge at most `longest_edge`, resized by Lanczos; a smaller image is returned unchanged.
 
     Both sides are rounded down to whole pixels, so the longest edge may be 1023, as in the pages of the published training.
     """
     longest = max(image.size)
-    if longest <= LONGEST_PAGE_EDGE:
+    if longest <= longest_edge:
         return image
-    scale = LONGEST_PAGE_EDGE / longest
+    scale = longest_edge / longest
     size = (max(1, int(image.width * scale)), max(1, int(image.height * scale)))
     return image.resize(size, Image.Resampling.LANCZOS)

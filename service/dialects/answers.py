@@ -1,5 +1,6 @@
 """The answer that clients of Cohere, Jina, vLLM, infinity and Voyage read, each its own part of it."""
 
+import base64
 from typing import Annotated, Any, Literal, NotRequired
 
 from pydantic import Field
@@ -22,6 +23,16 @@ class ResultDocument(TypedDict):
     sha256: Annotated[str, Field(description="SHA-256 of the document's bytes; empty where the document was skipped")]
 
 
+class KeptTokenMask(TypedDict):
+    """The grid of a page's visual tokens, and those of them that the language model read."""
+
+    rows: int
+    columns: int
+    mask: Annotated[
+        str, Field(description="base64 of rows x columns bytes, row by row: 1 for a kept token, 0 for a pruned one")
+    ]
+
+
 class RerankResult(TypedDict):
     index: Annotated[int, Field(description="position in `documents`; the pages of one PDF share it")]
     id: Annotated[str, Field(description="the document's id; for PDF and TIFF with `#page=N`")]
@@ -38,6 +49,12 @@ class RerankResult(TypedDict):
         Annotated[str, Field(description="of the document's bytes; by `return_documents` on `/rerank`")]
     ]
     metadata: NotRequired[Annotated[Any, Field(description="as it was sent with the document")]]
+    kept_tokens: NotRequired[
+        Annotated[
+            KeptTokenMask,
+            Field(description="by `ziprerank.include_kept_tokens`; of the last window that ranked the page"),
+        ]
+    ]
 
 
 class SkippedDocument(TypedDict):
@@ -197,6 +214,9 @@ def _line(result: Result, query: RerankQuery) -> RerankResult:
         )
     if page.document_index in query.metadata:
         line["metadata"] = query.metadata[page.document_index]
+    if page.kept is not None:
+        mask = base64.b64encode(page.kept.mask).decode()
+        line["kept_tokens"] = KeptTokenMask(rows=page.kept.rows, columns=page.kept.columns, mask=mask)
     return line
 
 

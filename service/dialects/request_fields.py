@@ -91,6 +91,9 @@ class ZipRerankOptions(BaseModel):
         "the documents where not all have one; score: weighted sum of normalised first_stage_scores and the model's scores",
     )
     include_timings: bool = Field(False, description="add stage times and token counts to the answer")
+    include_kept_tokens: bool = Field(
+        False, description="add to each result the visual tokens of its page that were kept, as a mask"
+    )
 
     @model_validator(mode="before")
     @classmethod
@@ -263,6 +266,7 @@ def query_of(
         skips_unusable=own.on_document_error == "skip",
         blend=blend,
         wants_timings=own.include_timings,
+        wants_kept_tokens=own.include_kept_tokens,
         documents_field=documents.field,
         metadata=documents.metadata,
         warnings=(*documents.notes, *notes),

@@ -1,9 +1,9 @@
 """JSON bodies and the query string of the routes of registered documents. Answers are dumped from these models."""
 
 from collections.abc import Mapping
-from typing import Any, Literal
+from typing import Annotated, Any, Literal, TypeVar
 
-from pydantic import BaseModel, Field, ValidationError
+from pydantic import BaseModel, BeforeValidator, Field, ValidationError
 
 from service.dialects.faults import to_service_error
 from service.registered.store import Listing, StoredDocument
@@ -31,6 +31,9 @@ class RegisteredDocument(BaseModel):
     bytes: int
     sha256: str
     created: int = Field(description="when these bytes were put, in seconds since 1970")
+    expires: int | None = Field(
+        None, description="present where `ttl_seconds` was sent: when the document is deleted, in seconds since 1970"
+    )
     error: DocumentFailure | None = Field(None, description="present in state failed")
 
 
@@ -48,6 +51,14 @@ class RegisteredDocuments(BaseModel):
     next: str | None = Field(description="send it as `after` for the documents that follow; null: there are none")
 
 
+def _whole_number(value: Any) -> Any:
+    """Query strings hold texts."""
+    return int(value) if isinstance(value, str) and value.isascii() and value.isdecimal() else value
+
+
+PageImageWidth = Annotated[Literal[160, 320, 800, 1600], BeforeValidator(_whole_number)]
+
+
 class DocumentsQuery(BaseModel):
     """The query string of `GET /documents`."""
 
@@ -55,10 +66,27 @@ class DocumentsQuery(BaseModel):
     after: str = Field("", max_length=128, description="the `next` of the answer before")
 
 
-def parse_documents_query(fields: Mapping[str, str]) -> DocumentsQuery:
-    """Raises: InvalidRequestError."""
+class PutQuery(BaseModel):
+    """The query string of `PUT /documents/{id}`."""
+
+    ttl_seconds: int | None = Field(
+        None, ge=1, le=31_536_000, description="the document is deleted after so many seconds; absent: it stays"
+    )
+
+
+class PageImageQuery(BaseModel):
+    """The query string of `GET /documents/{id}/pages/{page}/image`."""
+
+    width: PageImageWidth = Field(320, description="pixels; the image is at most this wide, and no page is enlarged")
+
+
+Query = TypeVar("Query", bound=BaseModel)
+
+
+def parse_query(schema: type[Query], fields: Mapping[str, str]) -> Query:
+    """The query string by its schema. Raises: InvalidRequestError."""
     try:
-        return DocumentsQuery.model_validate(dict(fields))
+        return schema.model_validate(dict(fields))
     except ValidationError as error:
         raise to_service_error(error) from error
 
@@ -89,6 +117,8 @@ def _facts(document: StoredDocument) -> dict[str, Any]:
         "sha256": manifest.sha256,
         "created": manifest.created,
     }
+    if manifest.expires is not None:
+        facts["expires"] = manifest.expires
     if document.outcome is not None and (failure := document.outcome.failure):
         message = failure.message if failure.page is None else f"page {failure.page}: {failure.message}"
         facts["error"] = DocumentFailure(code=failure.code, message=message, page=failure.page)

@@ -31,6 +31,7 @@ _RESPONSES: Mapping[int, str] = {
     200: "The answer.",
     202: "The document is stored, and its pages are being processed.",
     204: "The document is deleted.",
+    304: "The client has the answer already.",
     400: "The body cannot be parsed, or a field has a wrong type or value.",
     401: "The API key is missing or wrong.",
     404: "No registered document has this id.",
@@ -62,6 +63,22 @@ _PATH_PARAMETERS: Sequence[Mapping[str, Any]] = (
         "description": "of a registered document",
         "schema": {"type": "string", "pattern": f"^{DOCUMENT_ID.pattern}$"},
         "example": "annual-report",
+    },
+    {
+        "name": "page",
+        "in": "path",
+        "required": True,
+        "description": "of the document, from 1",
+        "schema": {"type": "integer", "minimum": 1, "maximum": 999_999_999},
+        "example": 1,
+    },
+    {
+        "name": "file",
+        "in": "path",
+        "required": True,
+        "description": "of the playground",
+        "schema": {"type": "string", "minLength": 1},
+        "example": "app.js",
     },
     {
         "name": "model",
@@ -137,6 +154,7 @@ class OperationDescription:
     answer: Any = None
     answer_content: Mapping[str, Any] | None = None  # bodies of the answer that are not JSON, by media type
     error: Any = ErrorBody
+    other_answers: Collection[int] = ()  # statuses of answers without a body that are no errors
     answer_headers: Collection[str] = ()  # of the answer, beside those of all responses
     statuses: Collection[int] = ()  # of errors that the endpoint itself raises
     parameters: Sequence[Mapping[str, Any]] = ()
@@ -265,6 +283,8 @@ class _Writer:
             content = {"content": description.answer_content}
         head = _response_head(description.status, headers=description.answer_headers)
         yield str(description.status), {**head, **content}
+        for other in description.other_answers:
+            yield str(other), _response_head(other)
         for status in sorted({*_STATUSES[route.door], *description.statuses}):
             codes = ", ".join(f"`{code}`" for code in _codes_of(status))
             head = _response_head(status, more=f" `code`: {codes}.")

@@ -95,6 +95,14 @@ GET_DOCUMENT = Route(
 DELETE_DOCUMENT = Route(
     method="DELETE", path="/documents/{id}", name="delete_document", prefixes=_BOTH, door="admitted", group="documents"
 )
+PAGE_IMAGE = Route(
+    method="GET",
+    path="/documents/{id}/pages/{page}/image",
+    name="page_image",
+    prefixes=_BOTH,
+    door="admitted",
+    group="documents",
+)
 LIST_DOCUMENTS = Route(
     method="GET", path="/documents", name="list_documents", prefixes=_BOTH, door="admitted", group="documents"
 )
@@ -131,10 +139,20 @@ INFO = Route(method="GET", path="/info", name="info", door="keyed", group="descr
 WEAVIATE_META = Route(method="GET", path="/meta", name="weaviate_meta", door="keyed", group="description")
 VERSION = Route(method="GET", path="/version", name="version", door="keyed", group="description")
 
+PLAYGROUND = Route(
+    method="GET", path="/playground", name="playground", door="open", group="description", is_traced=False
+)
+PLAYGROUND_FILE = Route(
+    method="GET", path="/playground/{file}", name="playground_file", door="open", group="description", is_traced=False
+)
+PLAYGROUND_ROUTES = (PLAYGROUND, PLAYGROUND_FILE)
+"""Of services whose setting `playground` is on."""
+
 FIXED_ROUTES = (
     PUT_DOCUMENT,
     GET_DOCUMENT,
     DELETE_DOCUMENT,
+    PAGE_IMAGE,
     LIST_DOCUMENTS,
     LIVEZ,
     READYZ,
@@ -166,11 +184,11 @@ class RouteTable:
         names = [name for route in self.routes for name in route.operation_names]
         if shared := sorted({name for name in names if names.count(name) > 1}):
             raise ValueError(f"Two routes share a name: {shared}.")
-        self._open_paths = frozenset(path for path, _, route in self._patterns if route.door == "open")
-        self._untraced_paths = frozenset(path for path, _, route in self._patterns if not route.is_traced)
+        self._open = tuple(pattern for _, pattern, route in self._patterns if route.door == "open")
+        self._untraced = tuple(pattern for _, pattern, route in self._patterns if not route.is_traced)
 
     @classmethod
-    def of_dialects(cls, dialects: Sequence[Dialect]) -> "RouteTable":
+    def of_dialects(cls, dialects: Sequence[Dialect], *, has_playground: bool = False) -> "RouteTable":
         """The fixed routes and one for each path of the dialects. Raises: ValueError."""
         operations: defaultdict[str, list[Operation]] = defaultdict(list)
         names: dict[str, str] = {}
@@ -194,7 +212,8 @@ class RouteTable:
             )
             for path, shared in operations.items()
         ]
-        return cls([*rerank_routes, *FIXED_ROUTES])
+        playground = PLAYGROUND_ROUTES if has_playground else ()
+        return cls([*rerank_routes, *playground, *FIXED_ROUTES])
 
     def find(self, method: str, path: str) -> FoundRoute | None:
         """The route of a request; None where the service has none."""
@@ -221,11 +240,11 @@ class RouteTable:
 
     def is_open(self, path: str) -> bool:
         """Whether a path needs no key, for any method."""
-        return path in self._open_paths
+        return any(pattern.fullmatch(path) for pattern in self._open)
 
     def is_traced(self, path: str) -> bool:
         """Whether requests for a path get a server span. Unknown paths do."""
-        return path not in self._untraced_paths
+        return not any(pattern.fullmatch(path) for pattern in self._untraced)
 
 
 def _suffix_of(prefix: str) -> str:

@@ -5,13 +5,14 @@ Only awaits and moves small objects on the event loop; decoding, resizing and sc
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from concurrent.futures import Executor, Future
 from contextlib import AsyncExitStack
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
 from model import (
+    KeptTokens,
     PageCountError,
     PageScores,
     PreparedPage,
@@ -56,6 +57,7 @@ class RequestContext:
     timing: RequestTiming
     standing: Standing  # in the queue
     threads: Executor  # the caller's
+    wants_kept_tokens: bool = False
     queued: "list[Future[WindowResult]]" = field(default_factory=list)  # every window so far
 
 
@@ -64,6 +66,7 @@ class TimedRanking:
     """A ranking, and how much of the work that was asked for it is."""
 
     ranking: Ranking
+    kept: Mapping[int, KeptTokens]  # by page; of those that a window ranked, where the query asks for them
     done: Done
 
 
@@ -145,6 +148,7 @@ class RerankPipeline:
             timing=timing,
             standing=standing,
             threads=threads,
+            wants_kept_tokens=query.wants_kept_tokens,
         )
         timed = await self._rank(context, [page.prepared for page in loaded.pages], left_out=len(loaded.unloaded))
         ranking = timed.ranking
@@ -152,7 +156,7 @@ class RerankPipeline:
         self._metrics.request_pages.observe(len(pages))
         with record.observe("respond"):
             tokens = count_tokens(ranking)
-            ranked = rank_pages(pages, ranking)
+            ranked = rank_pages(pages, ranking, timed.kept)
             score_kind: Literal["softmax", "rank", "blend"] = "rank" if ranking.logits is None else "softmax"
             if query.blend is not None:
                 ranked, score_kind = blended(ranked, query.blend), "blend"
@@ -241,6 +245,7 @@ class RerankPipeline:
             work.window_strategy, work.ranked_pages, window_size=settings.window_size, stride=settings.stride
         )
         answers: list[PageScores] = []
+        kept: dict[int, KeptTokens] = {}
         ranked: set[int] = set()
         keep_ratio = lowest = work.keep_ratio
         is_cut_off = False
@@ -257,6 +262,8 @@ class RerankPipeline:
                 lowest = min(lowest, keep_ratio)
                 answers += scored
                 ranked.update(*turn)
+                for window, scores in zip(turn, scored, strict=True):
+                    kept.update(_kept_by_page(window, scores))  # a later window takes the place of an earlier one
                 plan.submit([scores.order for scores in scored])
                 if plan.turn:
                     keep_ratio = timing.choose_again(work, plan, pages, claim).keep_ratio
@@ -270,7 +277,7 @@ class RerankPipeline:
             is_cut_off=is_cut_off,
         )
         timing.ranked(done, expected=expected, seconds=time.perf_counter() - started)
-        return TimedRanking(ranking=combine_windows(order, answers), done=done)
+        return TimedRanking(ranking=combine_windows(order, answers), kept=kept, done=done)
 
     async def _score_turn(
         self,
@@ -332,8 +339,10 @@ def standing_of(caller: Caller, priority: int) -> Standing:
     return Standing(share_id=caller.share_id, priority=max(priority, own), since=time.monotonic(), slowness=slowness)
 
 
-def rank_pages(pages: Sequence[LoadedPage | ListedPage], ranking: Ranking) -> tuple[RankedPage, ...]:
-    """All pages, best first."""
+def rank_pages(
+    pages: Sequence[LoadedPage | ListedPage], ranking: Ranking, kept: Mapping[int, KeptTokens] | None = None
+) -> tuple[RankedPage, ...]:
+    """All pages, best first. kept: by the place in `pages`."""
     return tuple(
         RankedPage(
             document_index=pages[index].document_index,
@@ -343,6 +352,7 @@ def rank_pages(pages: Sequence[LoadedPage | ListedPage], ranking: Ranking) -> tu
             logit=None if ranking.logits is None else ranking.logits[index],
             degraded_reasons=pages[index].degraded_reasons,
             document_sha256=pages[index].document_sha256,
+            kept=kept.get(index) if kept is not None else None,
         )
         for index in ranking.order
     )
@@ -359,9 +369,14 @@ def count_tokens(ranking: Ranking) -> TokenCounts:
     )
 
 
+def _kept_by_page(window: Sequence[int], scores: PageScores) -> Iterable[tuple[int, KeptTokens]]:
+    return zip(window, scores.kept, strict=True) if scores.kept is not None else ()
+
+
 def _prepare(context: RequestContext, pages: Sequence[PreparedPage], keep_ratio: float) -> PreparedRequest:
     try:
-        return context.model.prepare(context.text, pages, keep_ratio)
+        prepared = context.model.prepare(context.text, pages, keep_ratio)
+        return replace(prepared, reports_kept_tokens=context.wants_kept_tokens)
     except QueryError as error:
         raise InvalidRequestError("invalid_request", str(error), field="query") from error
     except PageCountError as error:

@@ -12,7 +12,7 @@ from typing import TypeVar
 
 from PIL import Image, TiffImagePlugin, WebPImagePlugin
 
-from model.pages.image import to_page
+from model.pages.image import LONGEST_PAGE_EDGE, to_page
 from service.degraded_reason import DegradedReason
 from service.raster import cut_off_jpeg, damaged_png
 from service.raster.page import PagePixels, RasterFailure, require_sane_box
@@ -45,25 +45,25 @@ class ImageDocument:
         self.page_count = len(self._frames)
         self.is_paged = self.page_count > 1
 
-    def render(self, number: int) -> PagePixels:
-        """Page `number` (1-based), upright, in sRGB over white, its longest edge at most 1024 pixels.
+    def render(self, number: int, *, longest_edge: int = LONGEST_PAGE_EDGE) -> PagePixels:
+        """Page `number` (1-based), upright, in sRGB over white, its longest edge at most so many pixels.
 
         The page is degraded if at least half of a JPEG or PNG picture is there, but not all of it.
 
         Raises: RasterFailure, codes corrupt_image, image_too_many_pixels, bad_page_box, page_memory.
         """
-        page = self._read(lambda image: self._page(image, self._frames[number - 1]))
+        page = self._read(lambda image: self._page(image, self._frames[number - 1], longest_edge))
         reasons = (DegradedReason.IMAGE,) if self._lacks_pixels else ()
         return PagePixels(width=page.width, height=page.height, data=page.tobytes(), degraded_reasons=reasons)
 
-    def _page(self, image: Image.Image, frame: int) -> Image.Image:
+    def _page(self, image: Image.Image, frame: int, longest_edge: int) -> Image.Image:
         if frame > 0:
             image.seek(frame)
             self._require_decodable(image)
         image.load()
         if not self._is_mended and self._may_lack_pixels(image):
             raise RasterFailure("corrupt_image")  # perhaps: mending tells
-        return to_page(_black_on_white(image))
+        return to_page(_black_on_white(image), longest_edge=longest_edge)
 
     def _may_lack_pixels(self, image: Image.Image) -> bool:
         if image.format in _JPEGS:

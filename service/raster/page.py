@@ -7,15 +7,19 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Literal
 
-from model.pages.image import LONGEST_PAGE_EDGE, MAX_ASPECT_RATIO
+from model.pages.image import MAX_ASPECT_RATIO
 from service.degraded_reason import DegradedReason
 
 MAX_FRAMES = 1_000
 MAX_TEXT_PAGES = 200  # of 1024 px: about 1.5 million characters in English
 MIN_PDF_EDGE = 28
 MEMORY_EXIT_STATUS = 71  # of a worker that ran out of memory between two replies
-# MuPDF rounds a page box outwards, so an edge of one pixel more exists for a moment; whole memory pages of 4 KiB.
-SLOT_BYTES = -(-((LONGEST_PAGE_EDGE + 1) ** 2) * 3 // 4096) * 4096
+LONGEST_VIEW_EDGE = 2400
+"""In pixels, of pages that are drawn for people: an A4 page is then 1,697 pixels wide."""
+
+# MuPDF rounds a page box outwards, so an edge of one pixel more exists for a moment; whole memory pages of 4 KiB. Memory that
+# no page has been written to costs nothing.
+SLOT_BYTES = -(-((LONGEST_VIEW_EDGE + 1) ** 2) * 3 // 4096) * 4096
 
 FAILURE_CODES = frozenset(
     {

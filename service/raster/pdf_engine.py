@@ -20,7 +20,6 @@ from model.pages.image import LONGEST_PAGE_EDGE
 from service.degraded_reason import DegradedReason
 from service.raster.page import (
     MIN_PDF_EDGE,
-    SLOT_BYTES,
     OnDegradedPage,
     PagePixels,
     RasterFailure,
@@ -34,8 +33,8 @@ from service.raster.pdf_streams import all_hold_what_is_needed
 from service.raster.pdf_warnings import depend_on_streams, reasons_of
 
 _MAGIC_WINDOW_BYTES = 1_024
-_MAX_PIXMAP_PIXELS = 1_060_000
-_WHITE = b"\xff" * SLOT_BYTES
+_ROUNDING_PIXELS = 5  # more than MuPDF adds to an edge
+_WHITE = b"\xff" * (3 * (LONGEST_PAGE_EDGE + 1) ** 2)
 _SAMPLING_STEP = 4_093  # bytes: no column is met twice in a row
 _INVISIBLE_TEXT = 3  # the rendering mode
 _KEYS_OF_PAGES = ("Type", "Contents", "Annots")
@@ -74,8 +73,8 @@ class PdfDocument:
         with _failing_as("corrupt_document"):
             self._audit = ResourceAudit(Layers.of(self._pdf))
 
-    def render(self, number: int) -> PagePixels:
-        """Page `number` (1-based) with its longest edge at 1024 pixels, over white.
+    def render(self, number: int, *, longest_edge: int = LONGEST_PAGE_EDGE) -> PagePixels:
+        """Page `number` (1-based) with its longest edge at so many pixels, over white.
 
         Raises: RasterFailure, codes page_unreadable, bad_page_box, page_degraded, page_memory.
         """
@@ -92,12 +91,13 @@ class PdfDocument:
             area = page.rect
             width, height = area.width, area.height
             require_sane_box(width, height)
-            scale = LONGEST_PAGE_EDGE / max(width, height)
+            scale = longest_edge / max(width, height)
             pixmap = _draw(page, scale)
-            if pixmap.n != 3 or pixmap.stride != pixmap.width * 3 or pixmap.width * pixmap.height > _MAX_PIXMAP_PIXELS:
+            most_pixels = (longest_edge + _ROUNDING_PIXELS) ** 2
+            if pixmap.n != 3 or pixmap.stride != pixmap.width * 3 or pixmap.width * pixmap.height > most_pixels:
                 raise RasterFailure("bad_page_box", width=round(width), height=round(height))
             reasons |= self._lost_content(page_object) | self._reasons
-            pixels = _fit(pixmap, degraded_reasons=tuple(sorted(reasons)))
+            pixels = _fit(pixmap, longest_edge=longest_edge, degraded_reasons=tuple(sorted(reasons)))
             if _is_white(pixels.data) and (content.may_paint() or page.first_annot) and _paints_unseen(page, scale):
                 pixels = replace(pixels, degraded_reasons=tuple(sorted(reasons | {DegradedReason.BLANK})))
         return pixels
@@ -184,14 +184,16 @@ def _meets(area: Any, box: Sequence[float]) -> bool:
     return bool(box[0] < area.x1 and box[2] > area.x0 and box[1] < area.y1 and box[3] > area.y0)
 
 
-def _fit(pixmap: Any, *, degraded_reasons: tuple[DegradedReason, ...]) -> PagePixels:
+def _fit(
+    pixmap: Any, *, degraded_reasons: tuple[DegradedReason, ...], longest_edge: int = LONGEST_PAGE_EDGE
+) -> PagePixels:
     """Shrink an edge that MuPDF rounded up; extend a short one by white paper, because stretching would distort the page."""
     # `samples` is a copy; the view `samples_mv` does not keep the pixmap alive, and reading it later is a crash.
     width, height = pixmap.width, pixmap.height
-    if max(width, height) <= LONGEST_PAGE_EDGE and min(width, height) >= MIN_PDF_EDGE:
+    if max(width, height) <= longest_edge and min(width, height) >= MIN_PDF_EDGE:
         return PagePixels(width=width, height=height, data=pixmap.samples, degraded_reasons=degraded_reasons)
     image = Image.frombytes("RGB", (width, height), pixmap.samples)
-    image = image.resize((min(width, LONGEST_PAGE_EDGE), min(height, LONGEST_PAGE_EDGE)), Image.Resampling.LANCZOS)
+    image = image.resize((min(width, longest_edge), min(height, longest_edge)), Image.Resampling.LANCZOS)
     paper = Image.new("RGB", (max(image.width, MIN_PDF_EDGE), max(image.height, MIN_PDF_EDGE)), "white")
     paper.paste(image, (0, 0))
     return PagePixels(width=paper.width, height=paper.height, data=paper.tobytes(), degraded_reasons=degraded_reasons)

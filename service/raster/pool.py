@@ -19,13 +19,22 @@ from typing import Self
 from service.errors import ServiceError
 from service.raster.crash_history import CrashHistory
 from service.raster.limits import RasterLimits
-from service.raster.page import DocumentOutline, Kind
+from service.raster.page import LONGEST_VIEW_EDGE, DocumentOutline, Kind
 from service.raster.process import RasterPage
 from service.raster.request import RasterDocument, RasterRequest
 from service.raster.schedule import RasterSchedule, draining, not_ready
 from service.raster.supervisor import RasterSupervisor
 
-__all__ = ["DocumentOutline", "Kind", "PendingRaster", "RasterDocument", "RasterLimits", "RasterPage", "Rasterizer"]
+__all__ = [
+    "LONGEST_VIEW_EDGE",
+    "DocumentOutline",
+    "Kind",
+    "PendingRaster",
+    "RasterDocument",
+    "RasterLimits",
+    "RasterPage",
+    "Rasterizer",
+]
 
 
 def _observe_nothing(stage: str, seconds: float) -> None:

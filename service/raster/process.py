@@ -25,6 +25,7 @@ from model.pages.text_page_format import TextPageFormat
 from service.degraded_reason import DegradedReason
 from service.raster.page import (
     FAILURE_CODES,
+    LONGEST_VIEW_EDGE,
     MEMORY_EXIT_STATUS,
     SLOT_BYTES,
     DocumentOutline,
@@ -52,7 +53,7 @@ _PACKAGE_PARENT = Path(__file__).resolve().parents[2]
 class RasterPage:
     """One page as pixels, in the parent's memory."""
 
-    pixels: np.ndarray  # uint8 (height, width, 3), longest edge at most 1024, owned
+    pixels: np.ndarray  # uint8 (height, width, 3), longest edge at most 1024 unless a larger one was asked for, owned
     degraded_reasons: tuple[DegradedReason, ...]  # kinds of content that are missing from the page
     seconds: float  # that the call took
     began_ns: int  # in `time.time_ns`; as the worker reports it, but within the call
@@ -122,13 +123,20 @@ class RasterProcess:
         self._open[key] = len(data)
         return opened
 
-    def render(self, key: int, number: int, *, seconds: float) -> RasterPage:
-        """Raises: RasterFailure, ProcessDied."""
+    def render(self, key: int, number: int, *, seconds: float, longest_edge: int = LONGEST_PAGE_EDGE) -> RasterPage:
+        """longest_edge: of the page, at most `LONGEST_VIEW_EDGE`. Raises: RasterFailure, ProcessDied."""
         self._open.move_to_end(key)
-        return self._call_for_page({"verb": "page", "document": key, "number": number}, seconds=seconds)
+        message = {"verb": "page", "document": key, "number": number}
+        return self._call_for_page(message, seconds=seconds, longest_edge=longest_edge)
 
     def render_only_page(
-        self, data: bytes | bytearray, *, kind: Kind, seconds: float, text_page: TextPageFormat | None = None
+        self,
+        data: bytes | bytearray,
+        *,
+        kind: Kind,
+        seconds: float,
+        text_page: TextPageFormat | None = None,
+        longest_edge: int = LONGEST_PAGE_EDGE,
     ) -> RasterPage:
         """`open`, `render` and `forget` in one call, for a document with a single page.
 
@@ -136,16 +144,18 @@ class RasterProcess:
         """
         self.documents_opened += 1
         message = {"verb": "only_page", "kind": kind, "bytes": len(data), **_text_page(text_page)}
-        return self._call_for_page(message, payload=data, seconds=seconds)
+        return self._call_for_page(message, payload=data, seconds=seconds, longest_edge=longest_edge)
 
     def _call_for_page(
-        self, message: dict[str, Any], *, seconds: float, payload: bytes | bytearray = b""
+        self, message: dict[str, Any], *, seconds: float, longest_edge: int, payload: bytes | bytearray = b""
     ) -> RasterPage:
         """Copy the page out of the slot: the next call overwrites it, and the worker could at any time."""
+        assert longest_edge <= LONGEST_VIEW_EDGE, "the slot has room for no larger page"
         started, sent_ns = time.perf_counter(), time.time_ns()
-        reply = self._call(message, payload=payload, seconds=seconds)
+        edge = {} if longest_edge == LONGEST_PAGE_EDGE else {"longest_edge": longest_edge}
+        reply = self._call(message | edge, payload=payload, seconds=seconds)
         got_ns = time.time_ns()
-        width, height = (self._integer(reply, name, most=LONGEST_PAGE_EDGE) for name in ("width", "height"))
+        width, height = (self._integer(reply, name, most=longest_edge) for name in ("width", "height"))
         began_ns, ended_ns = (
             min(max(self._integer(reply, name, most=2**63), sent_ns), got_ns) for name in ("began_ns", "ended_ns")
         )

@@ -13,6 +13,7 @@ from concurrent.futures import Future
 from dataclasses import dataclass
 from typing import Any
 
+from model.pages.image import LONGEST_PAGE_EDGE
 from model.pages.text_page_format import TextPageFormat
 from service.errors import ServiceError, is_of_document
 from service.raster.page import DocumentOutline, Kind
@@ -29,6 +30,7 @@ class RasterDocument:
     kind: Kind  # by the first bytes of `data`
     outline: DocumentOutline | None = None  # None: the document must be opened to learn it
     text_page: TextPageFormat | None = None  # of a text; None: the default
+    longest_edge: int = LONGEST_PAGE_EDGE  # of its pages, in pixels; at most LONGEST_VIEW_EDGE
 
 
 class DocumentState:

@@ -188,10 +188,14 @@ class RasterSupervisor:
         with self._within(self._limits.page_seconds, task) as seconds:
             if has_single_page:
                 page = self._child.render_only_page(
-                    state.document.data, kind=state.document.kind, text_page=state.document.text_page, seconds=seconds
+                    state.document.data,
+                    kind=state.document.kind,
+                    text_page=state.document.text_page,
+                    longest_edge=state.document.longest_edge,
+                    seconds=seconds,
                 )
             else:
-                page = self._child.render(state.key, number, seconds=seconds)
+                page = self._child.render(state.key, number, longest_edge=state.document.longest_edge, seconds=seconds)
         self._observe(state.document.kind.stage, page.seconds)
         return page
 

@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+from model.pages.image import LONGEST_PAGE_EDGE
 from model.pages.text_layout import TextPages, TooManyTextPagesError, is_short
 from model.pages.text_page_format import PUBLISHED_TEXT_PAGE, TextPageFormat
 from service.degraded_reason import DegradedReason
@@ -27,8 +28,11 @@ class TextFile:
         self.page_count = self._pages.page_count
         self.is_paged = self.page_count > 1
 
-    def render(self, number: int) -> PagePixels:
-        """Page `number` (1-based). Raises: RasterFailure, codes empty_text, page_memory."""
+    def render(self, number: int, *, longest_edge: int = LONGEST_PAGE_EDGE) -> PagePixels:
+        """Page `number` (1-based), in the format of the text's pages, which no longer edge makes larger.
+
+        Raises: RasterFailure, codes empty_text, page_memory.
+        """
         with _failing():
             page = self._pages.draw(number)
             data = page.tobytes()

@@ -6,7 +6,7 @@ its parent), puts pixels into an inherited shared slot, and ends when the socket
 
     > {"ticket": 1, "verb": "open", "document": 7, "kind": "pdf", "bytes": 5120}  and then 5,120 bytes
     < {"ticket": 1, "page_count": 28, "is_paged": true, "rss_bytes": 60000000}
-    > {"ticket": 2, "verb": "page", "document": 7, "number": 3}
+    > {"ticket": 2, "verb": "page", "document": 7, "number": 3}  perhaps with "longest_edge": 2400
     < {"ticket": 2, "width": 725, "height": 1024, "degraded_reasons": [], "began_ns": …, "ended_ns": …,
        "rss_bytes": 61000000}
     > {"ticket": 3, "verb": "close", "documents": [7]}
@@ -29,6 +29,7 @@ from collections.abc import Callable
 from contextlib import closing
 from typing import Any, BinaryIO, Protocol
 
+from model.pages.image import LONGEST_PAGE_EDGE
 from model.pages.text_page_format import TextPageFormat
 from service.raster.image_decoder import ImageDocument
 from service.raster.page import MEMORY_EXIT_STATUS, SLOT_BYTES, Kind, PagePixels, RasterFailure, WorkerSettings
@@ -47,7 +48,7 @@ class OpenDocument(Protocol):
     page_count: int
     is_paged: bool
 
-    def render(self, number: int) -> PagePixels: ...
+    def render(self, number: int, *, longest_edge: int = LONGEST_PAGE_EDGE) -> PagePixels: ...
     def close(self) -> None: ...
 
 
@@ -133,12 +134,12 @@ class RasterWorker:
 
     def _page(self, message: dict[str, Any], stream: BinaryIO) -> dict[str, Any]:
         began_ns = time.time_ns()
-        return self._show(self._documents[message["document"]].render(message["number"]), began_ns)
+        return self._show(self._documents[message["document"]].render(message["number"], **_edge(message)), began_ns)
 
     def _only_page(self, message: dict[str, Any], stream: BinaryIO) -> dict[str, Any]:
         began_ns = time.time_ns()
         with closing(self._read(message, stream)) as document:
-            return self._show(document.render(1), began_ns)
+            return self._show(document.render(1, **_edge(message)), began_ns)
 
     def _show(self, page: PagePixels, began_ns: int) -> dict[str, Any]:
         if page.degraded_reasons and self._settings.on_degraded_page == "error":
@@ -151,6 +152,10 @@ class RasterWorker:
         for key in message["documents"]:
             self._documents.pop(key).close()
         return {}
+
+
+def _edge(message: dict[str, Any]) -> dict[str, int]:
+    return {"longest_edge": message["longest_edge"]} if "longest_edge" in message else {}
 
 
 def extend_cpu_limit(*, seconds: float) -> None:

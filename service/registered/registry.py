@@ -2,10 +2,13 @@
 
 import asyncio
 import hashlib
+import heapq
 import logging
 import time
 from collections.abc import Callable
 from concurrent.futures import Executor
+from contextlib import suppress
+from dataclasses import replace
 from typing import Any, TypeVar
 
 from model import RankingModel
@@ -16,6 +19,8 @@ from service.errors import ServiceError, TooLargeError, UnusableDocumentError
 from service.registered.processor import DocumentProcessor
 from service.registered.source import RegisteredSource, not_found, require_manifest
 from service.registered.store import DocumentKey, DocumentStore, Listing, Manifest, StoredDocument, new_version
+
+_LONGEST_SLEEP_SECONDS = 60.0
 
 Result = TypeVar("Result")
 
@@ -42,21 +47,32 @@ class DocumentRegistry:
         self._max_file_bytes = max_file_bytes
         self._max_document_pages = max_document_pages
         self._resuming: asyncio.Task[None] | None = None
+        self._expiries: list[
+            tuple[float, str, DocumentKey]
+        ] = []  # a heap: when, in seconds since 1970, the id, and the key
+        self._has_new_expiry = asyncio.Event()
+        self._expiring: asyncio.Task[None] | None = None
 
     def start(self, model: RankingModel) -> None:
         """Begin with the background work, first with the documents that an earlier process left unfinished."""
         self._processor.start(model)
         self._resuming = asyncio.create_task(self._resume())
+        self._expiring = asyncio.create_task(self._expire())
 
-    async def put(self, key: DocumentKey, data: bytes | bytearray) -> StoredDocument:
+    async def put(self, key: DocumentKey, data: bytes | bytearray, *, ttl_seconds: int | None = None) -> StoredDocument:
         """Store the document's bytes, in place of earlier ones, and queue them for processing.
 
+        ttl_seconds: after which the document is deleted; None: it stays.
         Raises: TooLargeError, UnsupportedMediaTypeError, UnusableDocumentError about the bytes; OverloadedError,
         UnavailableError.
         """
         self._processor.refuse_when_full()
         manifest = await self._examine(key, data)
+        if ttl_seconds is not None:
+            manifest = replace(manifest, expires=manifest.created + ttl_seconds)
         await self._in_thread(self._store.put, key, manifest, data)
+        if manifest.expires is not None:
+            self._note_expiry(manifest.expires, key)
         self._processor.add(key)
         return StoredDocument(manifest=manifest, outcome=None)
 
@@ -88,8 +104,9 @@ class DocumentRegistry:
 
     async def close(self) -> None:
         """Stop the background work."""
-        if self._resuming is not None:
-            self._resuming.cancel()
+        for task in (self._resuming, self._expiring):
+            if task is not None:
+                task.cancel()
         await self._processor.close()
         self._threads.shutdown(wait=False, cancel_futures=True)
 
@@ -124,8 +141,33 @@ class DocumentRegistry:
             await self._in_thread(self._store.sweep)
             for key in await self._in_thread(self._store.unfinished):
                 self._processor.resume(key)
+            for expires, key in await self._in_thread(self._store.expiries):
+                self._note_expiry(expires, key)
         except ServiceError as error:
             logger.error("could not scan the document store: %s", error)
+
+    def _note_expiry(self, expires: float, key: DocumentKey) -> None:
+        heapq.heappush(self._expiries, (expires, key.folder, key))
+        self._has_new_expiry.set()
+
+    async def _expire(self) -> None:
+        """Delete documents whose time is over. No request finds them meanwhile: the store sees to that."""
+        while True:
+            seconds = self._expiries[0][0] - time.time() if self._expiries else None
+            if seconds is None or seconds > 0:
+                self._has_new_expiry.clear()
+                with suppress(TimeoutError):
+                    # In steps, because the clock of the day may be set.
+                    await asyncio.wait_for(
+                        self._has_new_expiry.wait(), None if seconds is None else min(seconds, _LONGEST_SLEEP_SECONDS)
+                    )
+                continue
+            _, _, key = heapq.heappop(self._expiries)
+            try:
+                await self._in_thread(self._store.delete_expired, key)
+            except ServiceError as error:
+                logger.error("an expired document is still in the store: %s", error)
+                heapq.heappush(self._expiries, (time.time() + _LONGEST_SLEEP_SECONDS, key.folder, key))
 
     async def _in_thread(self, function: Callable[..., Result], *arguments: Any) -> Result:
         return await asyncio.get_running_loop().run_in_executor(self._threads, function, *arguments)

@@ -3,6 +3,7 @@
     <store>/<owner>/<id in base 32>/manifest.json             names the current version; written once a version
                                     <version>.document        its bytes
                                     <version>.outcome.json    the outcome of processing; absent while it goes on
+                                    <version>.until-1764201600  empty: the document expires then, in seconds since 1970
 
 A version's bytes are written first, then the manifest, in one piece, then the bytes of the version before are deleted. So a
 kill at any moment leaves the old or the new version whole, and several processes may share a store without locks: manifests
@@ -13,6 +14,7 @@ threads.
 import base64
 import hashlib
 import logging
+import re
 import time
 import uuid
 from collections import OrderedDict
@@ -30,6 +32,8 @@ from service.raster.page import Kind
 from service.registered.files import DocumentFiles
 
 _MANIFEST = "manifest.json"
+_UNTIL = ".until-"
+_EXPIRY_NAME = re.compile(rf"[0-9a-f]{{32}}{re.escape(_UNTIL)}[0-9]{{1,15}}")
 _SHARED = "shared"  # the owner's folder where all callers share their documents
 _LEFTOVER_SECONDS = 3600.0  # younger files may belong to a version that is just being written
 _RECENT_SECONDS = 5.0
@@ -68,6 +72,7 @@ class Manifest:
     page_count: int
     is_paged: bool
     created: int  # seconds since 1970
+    expires: int | None = None  # seconds since 1970; from then on there is no such document. None: it stays
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -118,43 +123,71 @@ _Record = TypeVar("_Record")
 class DocumentStore:
     """Thread-safe. Every method raises UnavailableError as `DocumentFiles` does."""
 
-    def __init__(self, files: DocumentFiles, *, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(
+        self,
+        files: DocumentFiles,
+        *,
+        clock: Callable[[], float] = time.monotonic,
+        wall_clock: Callable[[], float] = time.time,
+    ) -> None:
         self._files = files
+        self._wall_clock = wall_clock
         self._recent = _RecentManifests(0.0 if files.is_local else _RECENT_SECONDS, clock)
 
     def put(self, key: DocumentKey, manifest: Manifest, data: bytes) -> None:
         """Make `data` the document's bytes. `manifest` has a version of its own, from `new_version`."""
         replaced = self._surviving_manifest(key)
+        if manifest.expires is not None:
+            self._files.write(f"{key.folder}/{manifest.version}{_UNTIL}{manifest.expires}", b"")
         self._files.write(_document_path(key, manifest.version), data)
         self._files.write(_manifest_path(key), _MANIFESTS.dump_json(manifest))
         self._recent.forget(key)
         if replaced is not None:
-            self._delete_version(key, replaced.version)
+            self._delete_version(key, replaced)
 
     def delete(self, key: DocumentKey) -> bool:
         """Whether there was such a document."""
         is_there = self._files.read(_manifest_path(key)) is not None
         deleted = self._surviving_manifest(key)
+        if deleted is not None and self._has_expired(deleted):
+            is_there = False
         self._files.delete(_manifest_path(key))
         self._recent.forget(key)
         if deleted is not None:
-            self._delete_version(key, deleted.version)
+            self._delete_version(key, deleted)
         self._files.delete_if_empty(key.folder)
         return is_there
 
+    def delete_expired(self, key: DocumentKey) -> None:
+        """Delete the document if its time is over; nothing happens to one that was put again meanwhile."""
+        manifest = self._surviving_manifest(key)
+        if manifest is not None and self._has_expired(manifest):
+            self.delete(key)
+
+    def expiries(self) -> Sequence[tuple[int, DocumentKey]]:
+        """When documents of all tenants expire, in seconds since 1970. By the names of files alone: nothing is read."""
+        return [
+            (int(name.rpartition("-")[2]), key)
+            for key, names in self._names_by_key().items()
+            for name in names
+            if _EXPIRY_NAME.fullmatch(name)
+        ]
+
     def manifest(self, key: DocumentKey) -> Manifest | None:
-        """Of the current version, read from the file again each time, from an object store every 5 s. None: no such document.
+        """Of the current version, read from the file again each time, from an object store every 5 s.
+
+        None: there is no such document, or its time is over.
 
         Raises: InternalError where it is damaged.
         """
-        return self._recent.get(key) or self._current_manifest(key)
+        return self._unless_expired(self._recent.get(key) or self._current_manifest(key))
 
     def find(self, key: DocumentKey) -> StoredDocument | None:
         """The manifest and the outcome of processing, both as they are now: a document that another process deleted is gone.
 
         Raises: InternalError where one of them is damaged.
         """
-        manifest = self._current_manifest(key)
+        manifest = self._unless_expired(self._current_manifest(key))
         if manifest is None:
             return None
         outcome = self._files.read(_outcome_path(key, manifest.version))
@@ -198,7 +231,7 @@ class DocumentStore:
                 manifest = self._read_manifest(key)
             except InternalError:  # without the manifest, current files cannot be distinguished from leftovers
                 continue
-            current = {_MANIFEST, *(_version_names(manifest.version) if manifest else ())}
+            current = {_MANIFEST, *(_version_names(manifest) if manifest else ())}
             for path in (f"{key.folder}/{name}" for name in names - current):
                 if self._files.age_seconds(path) > _LEFTOVER_SECONDS:
                     self._files.delete(path)
@@ -242,9 +275,15 @@ class DocumentStore:
             return self._read_manifest(key)
         return None
 
-    def _delete_version(self, key: DocumentKey, version: str) -> None:
-        for name in _version_names(version):
+    def _delete_version(self, key: DocumentKey, manifest: Manifest) -> None:
+        for name in _version_names(manifest):
             self._files.delete(f"{key.folder}/{name}")
+
+    def _unless_expired(self, manifest: Manifest | None) -> Manifest | None:
+        return None if manifest is not None and self._has_expired(manifest) else manifest
+
+    def _has_expired(self, manifest: Manifest) -> bool:
+        return manifest.expires is not None and self._wall_clock() >= manifest.expires
 
 
 def new_version() -> str:
@@ -316,8 +355,10 @@ def _outcome_path(key: DocumentKey, version: str) -> str:
     return f"{key.folder}/{version}.outcome.json"
 
 
-def _version_names(version: str) -> tuple[str, str]:
-    return f"{version}.document", f"{version}.outcome.json"
+def _version_names(manifest: Manifest) -> tuple[str, ...]:
+    version = manifest.version
+    names = f"{version}.document", f"{version}.outcome.json"
+    return names if manifest.expires is None else (*names, f"{version}{_UNTIL}{manifest.expires}")
 
 
 def _has_open_version(names: set[str]) -> bool:

@@ -1,6 +1,7 @@
 """What only a card can show. `make test-gpu` runs these with REQUIRE_GPU=1, so that nothing passes by being skipped."""
 
 import time
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -145,6 +146,22 @@ def test_one_synchronisation_a_batch(dtype: str, config: dict[str, Any]) -> None
         assert answer.order == expected.order
         [answer, _] = reranker.score([request, request], observe=waiting_is_an_error)  # hits, where there is a cache
         assert answer.order == expected.order
+
+
+@pytest.mark.parametrize("dtype", ["bfloat16", "float32"])
+def test_the_kept_tokens_come_down_without_another_wait(dtype: str) -> None:
+    reranker = make_reranker(dtype)
+    case = next(case for case in CASES if case.name == "five_small-0.25")
+    silent = reranker.prepare(case.query, case.pages(), case.keep_ratio)
+    reporting = replace(silent, reports_kept_tokens=True)
+    [expected, _] = reranker.score([reporting, silent])  # libraries are loaded, pinned memory is there
+    with waiting_is_an_error("start"):
+        pending = reranker.start([reporting, silent])
+    [told, untold] = pending.wait()
+    assert told.kept == expected.kept
+    assert told.kept is not None
+    assert [sum(kept.mask) for kept in told.kept] == list(silent.kept_counts)
+    assert untold.kept is None
 
 
 @pytest.mark.parametrize("sizes", [(1 << 26, 0), (0, 1 << 26), (1 << 21, 1 << 26)], ids=["gpu", "host", "both"])

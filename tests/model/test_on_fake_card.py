@@ -116,6 +116,24 @@ def test_eight_bit_products_neither_wait_nor_mix_devices(model_config: ModelConf
     assert card.faults == [] and len(card.waits) == card.downloads == 1
 
 
+def test_kept_tokens_come_down_with_the_scores_in_one_copy_and_one_wait(model_config: ModelConfig) -> None:
+    with FakeCard() as card:
+        reranker = make_reranker(card, model_config)
+        first, second, third = make_requests(reranker)
+        reporting = [replace(request, reports_kept_tokens=True) for request in (first, third)]
+        card.waits.clear()
+        pending = reranker.start([reporting[0], second, reporting[1]])
+        assert card.waits == [] and not pending.is_complete
+        answers = pending.wait()
+        assert len(card.waits) == card.downloads == 1
+        assert answers[1].kept is None
+        for request, answer in zip(reporting, (answers[0], answers[2]), strict=True):
+            assert answer.kept is not None
+            sizes = [page.visual_token_count for page in request.pages]  # the fake card computes no values
+            assert [len(kept.mask) for kept in answer.kept] == sizes
+    assert card.faults == []
+
+
 def test_pages_from_every_place_meet_in_one_batch(model_config: ModelConfig) -> None:
     """Known on the device, known on the host, and new."""
     with FakeCard() as card:
@@ -290,9 +308,9 @@ def test_scores_that_are_read_before_they_have_arrived_are_a_fault(model_config:
         reranker = make_reranker(card, model_config)
         pending = reranker.start(make_requests(reranker))
         with pytest.raises(CardFault, match="pinned buffer is read before a copy is complete"):
-            pending.logits.tensor.tolist()
+            pending.values.tensor.tolist()
         pending.wait()
-        pending.logits.tensor.tolist()
+        pending.values.tensor.tolist()
 
 
 def mlp_in_float32(mlp: SwiGluMlp, hidden: torch.Tensor) -> torch.Tensor:

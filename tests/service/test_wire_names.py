@@ -10,8 +10,8 @@ CLIENTS = {"commands/demo.py", "commands/rank_form.py", "commands/rank_table.py"
 """Parts that send requests over HTTP, as any other client does."""
 
 WIRE_NAMES = (
-    "relevance_score", "top_n", "raw_scores", "return_documents", "include_timings", "billed_units", "search_units",
-    "api_version", "documents[",
+    "relevance_score", "top_n", "raw_scores", "return_documents", "include_timings", "include_kept_tokens", "billed_units",
+    "search_units", "api_version", "documents[",
 )  # fmt: skip
 
 

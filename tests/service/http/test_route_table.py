@@ -44,7 +44,7 @@ def routes_of_the_application() -> list[tuple[str, str]]:
 
 def as_sent(path: str) -> str:
     """A path as a client sends it."""
-    return path.replace("{id}", "report-7").replace("{model:path}", "nvidia/llama-rerank")
+    return path.replace("{id}", "report-7").replace("{page}", "3").replace("{model:path}", "nvidia/llama-rerank")
 
 
 def endpoint() -> None:

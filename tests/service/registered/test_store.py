@@ -6,20 +6,25 @@ import subprocess
 import sys
 import time
 import uuid
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from service.errors import InternalError, UnavailableError
+from service.registered.files import DocumentFiles
 from service.registered.store import (
     DocumentKey,
     DocumentReplaced,
+    DocumentStore,
     Failure,
     Outcome,
     new_version,
 )
 from tests.clocks import Clock
 from tests.service.registered.stores import NEW, OLD, REPORT, manifest_of, open_store, put
+
+OTHER = DocumentKey(tenant=b"", id="other")
 
 
 @pytest.fixture(params=["folder", "memory"])
@@ -292,3 +297,60 @@ def test_a_kill_at_any_moment_of_a_put_leaves_a_whole_version(tmp_path: Path) ->
     age_by(3700, *files_below(tmp_path))
     store.sweep()
     assert len(files_below(tmp_path)) == 2
+
+
+def test_an_expired_document_is_found_by_nobody_and_leaves_no_file(url: str) -> None:
+    wall = Clock(1_000.0)
+    store = DocumentStore(DocumentFiles(url), wall_clock=wall)
+    manifest = replace(manifest_of(OLD), expires=1_100)
+    store.put(REPORT, manifest, OLD)
+    put(store, NEW, OTHER)
+    assert store.expiries() == [(1_100, REPORT)]
+    wall.now = 1_099.9
+    store.delete_expired(REPORT)
+    assert (
+        store.manifest(REPORT) == manifest
+        and store.unfinished()
+        and len(store.list(b"", after="", limit=9).documents) == 2
+    )
+    wall.now = 1_100.0
+    assert store.manifest(REPORT) is None and store.find(REPORT) is None
+    assert [document.manifest.id for document in store.list(b"", after="", limit=9).documents] == [OTHER.id]
+    assert store.unfinished() == [OTHER]
+    store.delete_expired(REPORT)
+    store.delete_expired(OTHER)
+    assert store.expiries() == []
+    assert DocumentFiles(url).names(REPORT.folder) == []
+    assert store.read(OTHER, store.manifest(OTHER) or manifest) == NEW
+
+
+def test_a_document_put_again_takes_its_new_time_and_leaves_none_of_the_old(url: str) -> None:
+    wall = Clock(1_000.0)
+    store = DocumentStore(DocumentFiles(url), wall_clock=wall)
+    for expires in (1_100, 1_200):
+        store.put(REPORT, replace(manifest_of(OLD), expires=expires), OLD)
+    assert store.expiries() == [(1_200, REPORT)]
+    put(store, NEW)
+    assert store.expiries() == []
+    wall.now = 5_000.0
+    store.delete_expired(REPORT)
+    assert store.manifest(REPORT) is not None
+
+
+def test_deleting_an_expired_document_finds_none_but_clears_its_files(url: str) -> None:
+    wall = Clock(1_000.0)
+    store = DocumentStore(DocumentFiles(url), wall_clock=wall)
+    store.put(REPORT, replace(manifest_of(OLD), expires=1_100), OLD)
+    wall.now = 2_000.0
+    assert store.delete(REPORT) is False
+    assert DocumentFiles(url).names(REPORT.folder) == []
+
+
+def test_a_sweep_leaves_the_time_of_a_current_version(tmp_path: Path) -> None:
+    store = open_store(str(tmp_path))
+    store.put(REPORT, replace(manifest_of(OLD), expires=int(time.time()) + 9_000), OLD)
+    (tmp_path / REPORT.folder / f"{new_version()}.document").write_bytes(b"left by a killed process")
+    age_by(7_200, *files_below(tmp_path))
+    store.sweep()
+    assert [key for _, key in store.expiries()] == [REPORT]
+    assert len(files_below(tmp_path)) == 3
