@@ -1,7 +1,7 @@
 """A hook of mkdocs: links from docs/ to other files of the repository, which the site does not have.
 
-On the repository's host `[sizing](../deploy/README.md#sizing)` is a link. In the site it becomes a link into the repository where
-mkdocs.yml has a `repo_url`, and else the text with the file's path behind it.
+On the repository's host `[sizing](../deploy/README.md#sizing)` is a link. In the site it becomes a link into the repository
+where mkdocs.yml has a `repo_url`, and else the text with the file's path behind it.
 """
 
 import re
