@@ -157,6 +157,8 @@ def test_commands_have_the_flags_that_the_program_takes(page: Path) -> None:
         arguments = ziprerank_arguments(words)
         if arguments is not None and arguments[:2] != ["train", "demo"]:
             build_parser().parse_args(arguments)
+            written_out = flags_of(help_of(*arguments[: 2 if arguments[0] in ("keys", "train") else 1]))
+            assert {word for word in arguments if word.startswith("--")} <= written_out, " ".join(words)
 
 
 def test_commands_are_found() -> None:
