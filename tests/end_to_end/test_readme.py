@@ -8,7 +8,6 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import httpx
 import pytest
 
 from tests.documentation import blocks
@@ -59,7 +58,7 @@ def test_the_command_of_curl_is_answered_as_shown(service: RunningService, shown
 
 def test_the_script_prints_the_results_that_are_shown(service: RunningService, shown: list[dict[str, Any]]) -> None:
     script = block("python", "httpx.post")
-    assert ROOT in script and httpx.__name__ in script
+    assert ROOT in script
     done = subprocess.run(
         [sys.executable, "-"],
         input=script.replace(ROOT, service.url),
