@@ -16,15 +16,19 @@ from service.cli import build_parser
 from service.settings import PREFIX, Settings
 from tests.documentation import Block, blocks
 
+
+def is_of_the_repository(folders: tuple[str, ...]) -> bool:
+    """Whether a page there belongs to it: not to an environment, a build, or folders that lie beside the project."""
+    beside = ("build", "dist", "node_modules", "shared")
+    return not any(folder in beside or (folder.startswith(".") and folder != ".github") for folder in folders)
+
+
 PROJECT = Path(__file__).parents[1]
 README = PROJECT / "README.md"
 MOST_LINES_OF_README = 150
 MANUAL = (README, *sorted((PROJECT / "docs").glob("*.md")))
 PAGES = tuple(
-    page
-    for page in sorted(PROJECT.rglob("*.md"))
-    if not {"build", "dist", "node_modules", ".venv", ".git"} & set(page.relative_to(PROJECT).parts)
-    and not any(part.endswith(".egg-info") for part in page.parts)
+    page for page in sorted(PROJECT.rglob("*.md")) if is_of_the_repository(page.relative_to(PROJECT).parent.parts)
 )
 OF_CLIENTS = {"URL", "KEY"}
 """Variables of the scripts in docs/clients.md, which are not the service's."""
