@@ -116,7 +116,8 @@ class RerankClient:
             },
         }
         headers = {"Authorization": f"Bearer {self.api_key}"} if self.api_key else {}
-        if affinity := _only_registered(documents.values()):
+        affinity = _only_registered(documents.values())
+        if affinity and affinity.isascii() and affinity.isprintable():  # no other id exists; the service says so
             headers["X-ZipRerank-Affinity"] = affinity
         return _Job(
             url=f"{self.base_url.rstrip('/')}/v1/rerank",
