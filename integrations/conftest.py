@@ -5,7 +5,7 @@ import os
 import threading
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
@@ -59,21 +59,20 @@ class Relay:
     """A server between a client and the service, which keeps what it is sent."""
 
     url: str
-    requests: list[tuple[dict[str, str], dict[str, Any]]] = field(
-        default_factory=list
-    )  # headers by lower-case name; body
+    requests: list[tuple[dict[str, str], dict[str, Any]]]  # headers by lower-case name; body
 
 
 @pytest.fixture
 def relay(service: Service) -> Iterator[Relay]:
     """Forwards each request to the service; the first one is answered with 503 where the query says `busy`."""
+    requests: list[tuple[dict[str, str], dict[str, Any]]] = []
 
     class Handler(BaseHTTPRequestHandler):
         def do_POST(self) -> None:
             body = self.rfile.read(int(self.headers["Content-Length"]))
             sent = {name.lower(): value for name, value in self.headers.items()}
-            relay.requests.append((sent, json.loads(body)))
-            if b"busy" in body and len(relay.requests) == 1:
+            requests.append((sent, json.loads(body)))
+            if b"busy" in body and len(requests) == 1:
                 self._answer(503, b'{"message": "The queue is full."}', {"Retry-After": "0"})
                 return
             kept = {
@@ -95,7 +94,6 @@ def relay(service: Service) -> Iterator[Relay]:
     server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
     thread = threading.Thread(target=server.serve_forever, daemon=True)
     thread.start()
-    relay = Relay(url=f"http://127.0.0.1:{server.server_port}")
-    yield relay
+    yield Relay(url=f"http://127.0.0.1:{server.server_port}", requests=requests)
     server.shutdown()
     server.server_close()

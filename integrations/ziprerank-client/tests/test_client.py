@@ -8,15 +8,16 @@ from typing import Any
 import pytest
 from ziprerank_client import MetadataNames, Ranked, RerankClient, ZipRerankError, to_document
 
+Item = tuple[str, dict[str, Any]]
 NAMES = MetadataNames()
 
 
-def document(item: tuple[str, dict[str, Any]]) -> dict[str, str]:
+def document(item: Item) -> dict[str, str]:
     text, metadata = item
     return to_document(text, metadata, NAMES)
 
 
-def pages_of(service: Any, *numbers: int) -> list[tuple[str, dict[str, Any]]]:
+def pages_of(service: Any, *numbers: int) -> list[Item]:
     return [("no text", {"ziprerank_id": service.document, "page": number}) for number in numbers]
 
 
@@ -76,7 +77,8 @@ def test_options_and_the_affinity_of_one_document_are_sent(service: Any, relay: 
     )
     ranking = client.rank(service.query, pages_of(service, 1, service.right_page), document)
     assert sum(each.score for each in ranking) == pytest.approx(1)
-    client.rank(service.query, [*pages_of(service, 1), ("a text", {})], document)
+    text_only: list[Item] = [("a text", {})]
+    client.rank(service.query, [*pages_of(service, 1), *text_only], document)
     (headers, body), (other_headers, _) = relay.requests
     assert headers["x-ziprerank-affinity"] == service.document
     assert "x-ziprerank-affinity" not in other_headers
@@ -92,7 +94,11 @@ def test_options_and_the_affinity_of_one_document_are_sent(service: Any, relay: 
 
 def test_skipped_documents_come_last_with_their_reasons(service: Any) -> None:
     client = RerankClient(base_url=service.url, api_key=service.key, on_document_error="skip")
-    items = [("", {"image": "no/such/file.png"}), ("", {"image": b"spoilt"}), *pages_of(service, 1, service.right_page)]
+    items: list[Item] = [
+        ("", {"image": "no/such/file.png"}),
+        ("", {"image": b"spoilt"}),
+        *pages_of(service, 1, service.right_page),
+    ]
     ranking = client.rank(service.query, items, document)
     assert [each.index for each in ranking] == [3, 2, 1, 0]
     assert [bool(each.error) for each in ranking] == [False, False, True, True]
@@ -120,7 +126,7 @@ def test_a_wrong_key_and_a_closed_port_are_said(service: Any) -> None:
 
 
 def test_a_busy_service_is_asked_again(service: Any, relay: Any) -> None:
-    items = [(text, {}) for text in service.texts]
+    items: list[Item] = [(text, {}) for text in service.texts]
     [best] = RerankClient(base_url=relay.url, api_key=service.key).rank("busy bank loan", items, document, top_n=1)
     assert best.index == 2
     assert len(relay.requests) == 2
