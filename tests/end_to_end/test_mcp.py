@@ -118,7 +118,7 @@ def test_a_page_is_shown_as_an_image(url: str, width: int) -> None:
 @pytest.mark.parametrize(
     ("tool", "arguments", "key", "message"),
     [
-        ("rank_pages", {"query": "q", "documents": ["absent"]}, KEY, "404: documents[0]"),
+        ("rank_pages", {"query": "q", "documents": ["absent"]}, KEY, "404: There is no registered document 'absent'"),
         ("page_image", {"document": GUIDE, "page": 999}, KEY, "page 999 does not exist"),
         ("list_documents", {}, "another-key", "401: The API key is missing or wrong"),
     ],
