@@ -1,4 +1,4 @@
-"""The command line: `ziprerank serve`, `rank`, `doctor`, `keys`, `demo`, and the commands of training.
+"""The command line: `ziprerank serve`, `rank`, `doctor`, `keys`, `mcp`, `demo`, and the commands of training.
 
 Every setting of the service is a flag of `serve`, documented in `settings`. The flags of `rank` are in `commands.rank`, those
 of training in `commands.training`.
@@ -10,7 +10,7 @@ from collections.abc import Sequence
 
 from pydantic_core import PydanticUndefined
 
-from service.commands import keys, rank, training
+from service.commands import keys, mcp, rank, training
 from service.settings import PREFIX, Settings, api_keys_file, read_settings
 
 EXIT_USAGE = 2
@@ -45,6 +45,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return training.run_training_command(options)
     if options.command == "keys":
         return keys.run_keys(options, default_file=api_keys_file())
+    if options.command == "mcp":
+        return mcp.run_mcp(options)
     if options.command == "demo":
         from service.commands.demo import run_demo
 
@@ -108,6 +110,7 @@ def build_parser() -> argparse.ArgumentParser:
     )
     _add_settings(doctor, DOCTOR_SETTINGS)
     keys.add_keys_command(commands)
+    mcp.add_mcp_command(commands)
     demo = commands.add_parser(
         "demo", help="start the service on the bundled checkpoint, rank a bundled PDF, and serve a page to try it on"
     )

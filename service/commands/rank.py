@@ -11,10 +11,10 @@ import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
-from urllib.parse import urlsplit
 
 from service.commands.progress import Progress
 from service.commands.rank_job import ExitCode, RankError, RankJob, place_of
+from service.commands.server_url import is_sendable_key, is_server_url
 from service.settings import Settings
 
 if TYPE_CHECKING:
@@ -204,9 +204,10 @@ def _read_server(options: argparse.Namespace, settings: Settings) -> "Server | N
             raise RankError(ExitCode.USAGE, f"--{name.replace('_', '-')} {relation} --url.")
     if options.url is None:
         return None
-    _require_url(options.url)
+    if not is_server_url(options.url):
+        raise RankError(ExitCode.USAGE, "--url: give an address such as http://localhost:8000, and a key by --api-key.")
     api_key = None if settings.api_key is None else settings.api_key.get_secret_value()
-    if api_key is not None and not (api_key.isascii() and api_key.isprintable()):
+    if api_key is not None and not is_sendable_key(api_key):
         raise RankError(ExitCode.USAGE, "--api-key: a key has printable ASCII characters only.")
     from service.commands.rank_server import Server
 
@@ -216,18 +217,6 @@ def _read_server(options: argparse.Namespace, settings: Settings) -> "Server | N
         connect_seconds=options.connect_seconds or _CONNECT_SECONDS,
         answer_seconds=options.answer_seconds or _ANSWER_SECONDS,
     )
-
-
-def _require_url(url: str) -> None:
-    """Raises: RankError."""
-    try:
-        address = urlsplit(url)
-        is_usable = address.scheme in ("http", "https") and bool(address.hostname) and address.port != 0
-        is_bare = address.username is None and not address.query and not address.fragment
-    except ValueError:
-        is_usable = is_bare = False
-    if not (is_usable and is_bare and url.isascii() and url.isprintable() and " " not in url):
-        raise RankError(ExitCode.USAGE, "--url: give an address such as http://localhost:8000, and a key by --api-key.")
 
 
 def _positive_count(text: str) -> int:

@@ -48,12 +48,14 @@ CLIENTS: tuple[Client, ...] = (
     ),
     *_clients("langchain", "CohereRerank", "JinaRerank", "VoyageAIRerank"),
     Client(family="langchain", name="InfinityRerank", shows_422="nothing"),  # it takes the parsed error for results
-    *_clients("langchain", "NVIDIARerank", images=_BOTH),
+    *_clients("langchain", "NVIDIARerank", "ZipRerankCompressor", images=_BOTH),
     *_clients("llama_index", "CohereRerank", "JinaRerank"),
+    *_clients("llama_index", "ZipRerank", images=_BOTH),
     Client(family="llama_index", name="NVIDIARerank", shows="status"),
     Client(family="llama_index", name="TextEmbeddingInference", shows="nothing"),  # it compares the answer's length
     Client(family="llama_index", name="TextEmbeddingInference bare key", shows="nothing"),
     *_clients("haystack", "CohereRanker", "HuggingFaceTEIRanker", "JinaRanker", "NvidiaRanker", "VLLMRanker"),
+    *_clients("haystack", "ZipRerankRanker", images=_BOTH),
     *_clients(
         "platforms", "agno CohereReranker", "lightrag ali_rerank", "lightrag cohere_rerank", "lightrag jina_rerank"
     ),

@@ -18,6 +18,13 @@ ENVIRONMENTS = HERE.parents[1] / "build" / "clients"
 LISTS = HERE / "families"
 SCRIPTS = HERE / "scripts"
 NODE = "node"  # the family of the JavaScript clients
+INTEGRATIONS = HERE.parents[1] / "integrations"
+LOCAL_PACKAGES: Mapping[str, tuple[Path, ...]] = {
+    "langchain": (INTEGRATIONS / "ziprerank-client", INTEGRATIONS / "langchain-ziprerank"),
+    "llama_index": (INTEGRATIONS / "ziprerank-client", INTEGRATIONS / "llama-index-postprocessor-ziprerank"),
+    "haystack": (INTEGRATIONS / "ziprerank-client", INTEGRATIONS / "ziprerank-haystack"),
+}
+"""Packages of this repository that a family has beside those of its list."""
 PYTHON_FAMILIES = tuple(sorted(file.stem for file in LISTS.glob("*.txt")))
 
 _NOWHERE = "http://127.0.0.1:9"  # nothing listens there, so that no client reaches another machine

@@ -1,6 +1,7 @@
 """Install the client families under build/clients, each whose list changed since: `python -m tests.clients.install`.
 
-Only what a list names is installed, at its version, so a family has neither more nor less than was tried. `--lock` makes the
+Only what a list names is installed, at its version, so a family has neither more nor less than was tried; and the packages
+under integrations/ that belong to it. `--lock` makes the
 lists anew from families/*.in. Clients need no machine learning framework, and none comes in unseen.
 """
 
@@ -10,11 +11,12 @@ import re
 import shutil
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
 
-from tests.clients.environments import ENVIRONMENTS, LISTS, NODE, PYTHON_FAMILIES, SCRIPTS, interpreter
+from tests.clients.environments import ENVIRONMENTS, LISTS, LOCAL_PACKAGES, NODE, PYTHON_FAMILIES, SCRIPTS, interpreter
 
 UV = ENVIRONMENTS.parent / "image-tools" / "bin" / "uv"
 _FRAMEWORKS = re.compile(r"torch|triton|transformers|sentence-transformers|tensorflow|jax|jaxlib|nvidia-c\S*")
@@ -32,7 +34,10 @@ def install(family: str) -> bool:
     sources = (
         [SCRIPTS / NODE / "package.json", SCRIPTS / NODE / "package-lock.json"]
         if family == NODE
-        else [LISTS / f"{family}.txt"]
+        else [
+            LISTS / f"{family}.txt",
+            *(file for package in LOCAL_PACKAGES.get(family, ()) for file in _files(package)),
+        ]
     )
     digest = hashlib.sha256(sys.version.encode() + b"".join(source.read_bytes() for source in sources)).hexdigest()
     stamp = ENVIRONMENTS / family / ".installed"
@@ -45,12 +50,23 @@ def install(family: str) -> bool:
     return True
 
 
+def _files(package: Path) -> list[Path]:
+    """What is built into a package of this repository."""
+    built = (file for file in package.rglob("*") if file.suffix in (".py", ".typed"))
+    return [package / "pyproject.toml", package / "README.md", *sorted(built)]
+
+
 def _install_python(family: str, requirements: Path) -> None:
     if found := frameworks_in(requirements.read_text()):
         raise SystemExit(f"{requirements}: {', '.join(found)}: clients need no framework. Lock again, or exclude it.")
     python = str(interpreter(family))
     _run(str(UV), "venv", "--quiet", "--clear", "--python", sys.executable, str(ENVIRONMENTS / family))
     _run(str(UV), "pip", "sync", "--quiet", "--python", python, str(requirements))
+    # Without their dependencies, which the list has: the check says if one lacks.
+    for package in LOCAL_PACKAGES.get(family, ()):
+        with tempfile.TemporaryDirectory() as folder:
+            copy = shutil.copytree(package, Path(folder) / package.name)  # the build writes beside the sources
+            _run(str(UV), "pip", "install", "--quiet", "--no-deps", "--python", python, str(copy))
     _run(str(UV), "pip", "check", "--quiet", "--python", python)
 
 

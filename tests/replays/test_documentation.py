@@ -20,7 +20,7 @@ from tests.replays.services import KEY, best_first
 from tests.servers import RunningService
 
 DEFAULT_ROOT = "http://127.0.0.1:8000"
-LANGUAGES = {"here": "python", "curl": "sh", NODE: "js", **dict.fromkeys(PYTHON_FAMILIES, "python")}
+LANGUAGES = {"here": "python", "curl": "sh", NODE: "js", "mcp": "json", **dict.fromkeys(PYTHON_FAMILIES, "python")}
 REPLAYED = {
     "replay open_webui": "RAG_EXTERNAL_RERANKER_URL",
     "replay librechat": "JINA_API_URL",

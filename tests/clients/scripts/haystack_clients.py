@@ -1,4 +1,4 @@
-"""Haystack's rankers for rerank APIs, which take texts."""
+"""Haystack's rankers for rerank APIs, which take texts; ours takes an image too."""
 
 from answering import Case, Ranking, answer_cases
 
@@ -6,7 +6,12 @@ from answering import Case, Ranking, answer_cases
 def _run(case: Case, ranker) -> Ranking:
     from haystack import Document
 
-    documents = [Document(content=text, id=str(place)) for place, text in enumerate(case.documents)]
+    documents = [
+        Document(meta=document, id=str(place))
+        if isinstance(document, dict)
+        else Document(content=document, id=str(place))
+        for place, document in enumerate(case.documents)
+    ]
     ranked = ranker.run(query=case.query, documents=documents, top_k=case.top_n)["documents"]
     return [(int(document.id), document.score) for document in ranked]
 
@@ -51,6 +56,12 @@ def tei_ranker(case: Case) -> Ranking:
     return _run(case, ranker)
 
 
+def ziprerank_ranker(case: Case) -> Ranking:
+    from haystack_integrations.components.rankers.ziprerank import ZipRerankRanker
+
+    return _run(case, ZipRerankRanker(base_url=case.root, api_key=_secret(case), top_k=None))
+
+
 if __name__ == "__main__":
     answer_cases(
         {
@@ -59,5 +70,6 @@ if __name__ == "__main__":
             "JinaRanker": jina_ranker,
             "NvidiaRanker": nvidia_ranker,
             "VLLMRanker": vllm_ranker,
+            "ZipRerankRanker": ziprerank_ranker,
         }
     )

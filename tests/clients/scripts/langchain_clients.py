@@ -1,4 +1,4 @@
-"""LangChain's document compressors for rerank APIs. Their documents are texts; NVIDIARerank also takes an image beside one."""
+"""LangChain's document compressors for rerank APIs. Their documents are texts; NVIDIARerank and ours also take an image."""
 
 from answering import Case, Ranking, answer_cases
 
@@ -60,6 +60,12 @@ def voyageai_rerank(case: Case) -> Ranking:
     return _compress(case, ranker)
 
 
+def ziprerank_compressor(case: Case) -> Ranking:
+    from langchain_ziprerank import ZipRerankCompressor
+
+    return _compress(case, ZipRerankCompressor(base_url=case.root, api_key=case.key, top_n=case.top_n))
+
+
 if __name__ == "__main__":
     answer_cases(
         {
@@ -68,5 +74,6 @@ if __name__ == "__main__":
             "JinaRerank": jina_rerank,
             "NVIDIARerank": nvidia_rerank,
             "VoyageAIRerank": voyageai_rerank,
+            "ZipRerankCompressor": ziprerank_compressor,
         }
     )

@@ -1,4 +1,4 @@
-"""LlamaIndex's rerank postprocessors, which take texts."""
+"""LlamaIndex's rerank postprocessors, which take texts; ours takes an image too."""
 
 from answering import Case, Ranking, answer_cases
 
@@ -6,7 +6,14 @@ from answering import Case, Ranking, answer_cases
 def _postprocess(case: Case, postprocessor) -> Ranking:
     from llama_index.core.schema import NodeWithScore, TextNode
 
-    nodes = [NodeWithScore(node=TextNode(text=text, id_=str(place))) for place, text in enumerate(case.documents)]
+    nodes = [
+        NodeWithScore(
+            node=TextNode(text="", metadata=document, id_=str(place))
+            if isinstance(document, dict)
+            else TextNode(text=document, id_=str(place))
+        )
+        for place, document in enumerate(case.documents)
+    ]
     ranked = postprocessor.postprocess_nodes(nodes, query_str=case.query)
     return [(int(node.node_id), node.score) for node in ranked]
 
@@ -51,6 +58,12 @@ def tei_rerank_bare_key(case: Case) -> Ranking:
     return _postprocess(case, TextEmbeddingInference(base_url=case.root, auth_token=case.key, top_n=_top_n(case)))
 
 
+def ziprerank(case: Case) -> Ranking:
+    from llama_index.postprocessor.ziprerank import ZipRerank
+
+    return _postprocess(case, ZipRerank(base_url=case.root, api_key=case.key, top_n=case.top_n))
+
+
 if __name__ == "__main__":
     answer_cases(
         {
@@ -59,5 +72,6 @@ if __name__ == "__main__":
             "NVIDIARerank": nvidia_rerank,
             "TextEmbeddingInference": tei_rerank,
             "TextEmbeddingInference bare key": tei_rerank_bare_key,
+            "ZipRerank": ziprerank,
         }
     )
