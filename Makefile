@@ -4,6 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 DEPLOY_TOOLS := $(VENV)/.deploy-tools
+DOCS_TOOLS := $(VENV)/.docs-tools
 COLD_LOAD ?= --pages 4 --requests 40 --long-requests 100
 API_CASES ?= 2000
 FUZZ_SECONDS ?= 300
@@ -28,7 +29,7 @@ $(TOOLS)/bin/uv pip install --quiet --dry-run --require-hashes --only-binary :al
 endef
 # Tests that import no torch and take seconds in all; tests/test_unit_target.py holds them to the first.
 UNIT_TESTS := \
-	tests/test_layout.py tests/test_prose.py tests/test_unit_target.py \
+	tests/test_docs.py tests/test_layout.py tests/test_prose.py tests/test_unit_target.py \
 	tests/benchmarks/test_distribution.py tests/benchmarks/test_pdf_questions.py \
 	tests/docker \
 	tests/model/pages tests/model/test_ranking.py tests/model/test_windows.py \
@@ -46,13 +47,14 @@ UNIT_TESTS := \
 	tests/service/raster/test_pdf_engine.py tests/service/raster/test_schedule.py \
 	tests/service/raster/test_text_file.py \
 	tests/service/registered/test_source.py tests/service/registered/test_store.py \
+	tests/service/test_configuration_page.py \
 	tests/service/test_errors.py tests/service/test_error_page.py tests/service/test_fair_queue.py \
 	tests/service/test_fair_threads.py tests/service/test_lifecycle.py tests/service/test_limits_table.py \
 	tests/service/test_retry_after.py tests/service/test_stall_watch.py tests/service/test_wire_names.py \
 	tests/service/urls
 NO_CACHES := --feature-cache-gpu-bytes 0 --feature-cache-host-bytes 0 --page-cache-bytes 0
 
-.PHONY: install format check check-deploy test test-unit test-api test-ray test-clients test-browser test-gpu bench bench-smoke fuzz soak demo image image-check lock release sbom clean help
+.PHONY: install format check check-deploy docs test test-unit test-api test-ray test-clients test-browser test-gpu bench bench-smoke fuzz soak demo image image-check lock release sbom clean help
 
 help: ## show this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -108,6 +110,14 @@ check-deploy: $(DEPLOY_TOOLS) ## image, compose, Kubernetes, rules, dashboard: r
 
 $(DEPLOY_TOOLS): $(INSTALLED)
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[deploy]'
+	@touch $@
+
+docs: $(DOCS_TOOLS) ## the pages of docs/ as a site in build/docs, with every link checked
+	$(BIN)/python -m mkdocs build --strict --clean
+	REQUIRE_MKDOCS=1 $(BIN)/python -m pytest tests/test_docs.py tests/test_site.py
+
+$(DOCS_TOOLS): $(INSTALLED)
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[docs]'
 	@touch $@
 
 format: $(INSTALLED) ## format and fix what can be fixed

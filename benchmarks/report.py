@@ -23,7 +23,7 @@ SOAK = "soak"
 MACHINES = ("CPU", "H100", "H200")
 
 _ROOT = Path(__file__).parents[1]
-_ARMS_IN_SHORT = ("R0", "A4", "A5")
+_ARMS_IN_SHORT = ("R0", "A5")
 _SLOS_SHOWN = ("300", "1000")
 
 
@@ -57,7 +57,7 @@ class Target:
 
     path: Path
     results_folder: str  # from there
-    is_short: bool
+    is_short: bool  # the time of one request at the first and the last arm, and the load; no plots
 
 
 TARGETS = (
@@ -101,16 +101,18 @@ def updated(text: str, records: Sequence[Record], target: Target) -> str:
 def generated(records: Sequence[Record], target: Target) -> str:
     stages = [record for record in records if record.name.startswith("stage_latency") and record.machine]
     loads = [record for record in records if record.name.startswith("http_load")]
-    deadlines = [record for record in records if record.name.startswith("deadline_")]
     sections = [
         *_stage_section(stages, _ARMS_IN_SHORT if target.is_short else None),
         *_load_section(loads),
-        *([] if target.is_short else _deadline_section(deadlines)),
-        *_overload_section([record for record in records if record.name.startswith("overload")]),
-        *(f"![{record.name}]({target.results_folder}/{record.name}.png)" for record in [*stages, *loads]),
-        *([] if target.is_short else _soak_section([record for record in records if record.name == SOAK])),
-        *([] if target.is_short else [_sources(records, target)]),
     ]
+    if not target.is_short:
+        sections += [
+            *_deadline_section([record for record in records if record.name.startswith("deadline_")]),
+            *_overload_section([record for record in records if record.name.startswith("overload")]),
+            *(f"![{record.name}]({target.results_folder}/{record.name}.png)" for record in [*stages, *loads]),
+            *_soak_section([record for record in records if record.name == SOAK]),
+            _sources(records, target),
+        ]
     return "\n\n".join(sections)
 
 

@@ -40,7 +40,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     for_demo = training.demo_arguments(arguments)
     if for_demo is not None:
         return training.run_demo_training(for_demo)
-    options = _build_parser().parse_args(arguments)
+    options = build_parser().parse_args(arguments)
     if options.command in training.COMMANDS:
         return training.run_training_command(options)
     if options.command == "keys":
@@ -81,7 +81,8 @@ def _serve(settings: Settings) -> int:
     return serve(settings)
 
 
-def _build_parser() -> argparse.ArgumentParser:
+def build_parser() -> argparse.ArgumentParser:
+    """The parser of every command but `train demo`, which parses its own arguments."""
     parser = argparse.ArgumentParser(prog="ziprerank", description="Ranks document pages by relevance to a query.")
     commands = parser.add_subparsers(dest="command", required=True)
     serve = commands.add_parser(

@@ -159,6 +159,11 @@ MEANINGS: Mapping[str, Meaning] = {
         when="A queue or a limit of work at once is full: requests, bytes, tokens, raster work, documents to process, URLs.",
         retry="same",
     ),
+    "time_too_short": Meaning(
+        when="The request would take longer than the time that it names (`timeout_ms`, `X-Request-Timeout-Ms`), even with less "
+        "work; or with all of its work, where `on_deadline` is `fail`. The message has the time that it needs, which depends on the load.",
+        retry="same",
+    ),
     "internal_error": Meaning(
         when="A fault of the service. Its details are in the log under the request's id, and never in an answer.",
         retry="same",
@@ -201,7 +206,7 @@ MEANINGS: Mapping[str, Meaning] = {
         retry="same",
     ),
     "deadline_exceeded": Meaning(
-        when="The request took longer than `REQUEST_SECONDS`, or would take longer than the time that it names.",
+        when="The request took longer than `REQUEST_SECONDS`.",
         retry="same",
     ),
 }

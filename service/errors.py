@@ -10,7 +10,7 @@
     ├── TooLargeError                413  a limit of size or number
     ├── UnsupportedMediaTypeError    415  a content type or file kind outside the list
     ├── UnusableDocumentError        422  recognised, but cannot be turned into pages
-    ├── OverloadedError              429  a queue is full
+    ├── OverloadedError              429  a queue is full, or the request names less time than it needs
     ├── HeadTooLargeError            431  size or number of the headers
     ├── InternalError                500  a fault of the service, reported without details
     ├── UnavailableError             503  not ready, draining, or a part of the service is out of order
@@ -147,7 +147,7 @@ class UnusableDocumentError(ServiceError):
 
 class OverloadedError(ServiceError):
     status = 429
-    codes = frozenset({"overloaded"})
+    codes = frozenset({"overloaded", "time_too_short"})
 
 
 class HeadTooLargeError(ServiceError):

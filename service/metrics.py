@@ -28,6 +28,7 @@ REJECTION_REASONS = {
     "overloaded": "queue_full",
     "queue_timeout": "deadline",
     "deadline_exceeded": "deadline",
+    "time_too_short": "deadline",
     "request_timeout": "deadline",
     "body_too_large": "too_large",
     "file_too_large": "too_large",

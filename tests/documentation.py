@@ -1,4 +1,4 @@
-"""The code blocks and the table of docs/clients.md, each block with the comment that says what runs it."""
+"""The code blocks of pages, and the table of docs/clients.md, where a comment before each block says what runs it."""
 
 import re
 from dataclasses import dataclass
@@ -25,8 +25,8 @@ class Block:
 
 
 @cache
-def blocks() -> tuple[Block, ...]:
-    page = CLIENTS.read_text()
+def blocks(path: Path = CLIENTS) -> tuple[Block, ...]:
+    page = path.read_text()
     return tuple(
         Block(
             runner=found["runner"] or "",

@@ -71,7 +71,7 @@ class ZipRerankOptions(BaseModel):
     on_deadline: OnDeadline = Field(
         "degrade",
         description="where the time is too short: degrade ranks less (see meta.degraded and X-ZipRerank-Degraded); fail "
-        "answers with 504",
+        "answers with 429",
     )
     on_document_error: Literal["fail", "skip"] = Field(
         "fail",

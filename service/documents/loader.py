@@ -60,13 +60,13 @@ class Pace(Protocol):
     """Says how much of a load there is time for, and learns how long its steps take. Called on the event loop."""
 
     def before_opening(self, documents: int) -> None:
-        """So many documents must be opened to learn their number of pages. Raises: DeadlineExceededError."""
+        """So many documents must be opened to learn their number of pages. Raises: OverloadedError."""
         ...
 
     def after_opening(self, documents: int, seconds: float) -> None: ...
 
     def pages_to_load(self, pages: Sequence[ListedPage]) -> int:
-        """How many of all selected pages, from the first one, to load. Raises: DeadlineExceededError."""
+        """How many of all selected pages, from the first one, to load. Raises: OverloadedError."""
         ...
 
     def seconds_to_load(self) -> float | None:

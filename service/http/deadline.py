@@ -38,17 +38,16 @@ def degraded_header(degradation: Degradation) -> str:
     )
 
 
-async def within(seconds: float, work: Awaitable[Result], *, remedy: str, limit_seconds: float | None = None) -> Result:
+async def within(seconds: float, work: Awaitable[Result], *, remedy: str) -> Result:
     """The result of `work`, which is cancelled after so many seconds. remedy: a sentence that ends the error's message.
 
-    limit_seconds: of the whole request, where a part of it has passed.
     Raises: the errors of `work`; DeadlineExceededError.
     """
     try:
         async with asyncio.timeout(seconds):
             return await work
     except TimeoutError:
-        message = f"The request took over {limit_seconds or seconds:g} s. {remedy}"
+        message = f"The request took over {seconds:g} s. {remedy}"
         raise DeadlineExceededError("deadline_exceeded", message) from None
 
 

@@ -12,6 +12,7 @@ from starlette.responses import Response
 
 from service.dialects.body import RequestBody
 from service.dialects.dialect import RequestHead
+from service.errors import OverloadedError
 from service.fair_queue import Standing
 from service.fair_threads import FairThreads
 from service.http.body import check_body_headers, read_body
@@ -128,15 +129,17 @@ class RerankRoutes:
     async def _in_time(self, request: Request, timeout_ms: int | None, work: Awaitable[Result]) -> Result:
         """The result of a step that comes before the body is read. timeout_ms: of the whole request.
 
-        Raises: the errors of `work`; DeadlineExceededError.
+        Raises: the errors of `work`; OverloadedError.
         """
         if timeout_ms is None:
             return await work
-        seconds = timeout_ms / 1000
-        left = request.state.arrived_at + seconds - time.monotonic()
-        return await within(
-            left, work, limit_seconds=seconds, remedy=f"Send the body sooner, or raise {TIMEOUT_HEADER}."
-        )
+        left = request.state.arrived_at + timeout_ms / 1000 - time.monotonic()
+        try:
+            async with asyncio.timeout(left):
+                return await work
+        except TimeoutError:
+            message = f"The request has {timeout_ms} ms, which passed before its body was read. Raise {TIMEOUT_HEADER}."
+            raise OverloadedError("time_too_short", message, retry_after_seconds=1) from None
 
     def _time_limit(self, query: RerankQuery, arrived_at: float, header_timeout_ms: int | None) -> TimeLimit | None:
         """The smaller of the times in body and header; where neither names one, the configured one."""

@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 
 from model import PreparedPage, RankingModel, WindowPlan
 from service.documents.loader import ListedPage
-from service.errors import DeadlineExceededError
+from service.errors import OverloadedError
 from service.inference.device_claims import Claim, DeviceClaims
 from service.inference.measured_times import MeasuredTimes
 from service.inference.options import RankSettings
@@ -30,6 +30,7 @@ from service.raster.page import Kind
 from service.time_limits import Degradation, GivenUp, OnDeadline
 
 _LARGEST_LEAVING_SHARE = 0.5  # of the whole time, that is kept free for the last steps
+_RETRY_AFTER_SECONDS = 1
 _CUT_OFF = 1.25  # work that was cut off is taken to last so many times as long as it did until then
 
 
@@ -127,14 +128,14 @@ class RequestTiming:
         return self.give_up_at - self._keeper.clock()
 
     def require_time(self, seconds: float = 0.0) -> None:
-        """Raises: DeadlineExceededError where the next step, of so many seconds, does not fit."""
+        """Raises: OverloadedError where the next step, of so many seconds, does not fit."""
         if self._limit is not None and self.seconds_left <= seconds:
             self._times.relax()
             raise self._too_late(seconds)
 
     @asynccontextmanager
     async def required(self) -> AsyncIterator[None]:
-        """For work without which there is no answer. Raises: DeadlineExceededError as the time is up."""
+        """For work without which there is no answer. Raises: OverloadedError as the time is up."""
         self.require_time()
         try:
             async with asyncio.timeout(None if self._limit is None else self.seconds_left) as ending:
@@ -146,7 +147,7 @@ class RequestTiming:
 
     @asynccontextmanager
     async def optional(self) -> AsyncIterator[None]:
-        """For work without which the answer is less. Raises: TimeoutError as the time is up; DeadlineExceededError in the place
+        """For work without which the answer is less. Raises: TimeoutError as the time is up; OverloadedError in the place
         of it where the client wants no less."""
         try:
             async with asyncio.timeout(None if self._limit is None else self.seconds_left):
@@ -186,7 +187,7 @@ class RequestTiming:
     # The ranking
 
     def choose(self, pages: Sequence[PreparedPage], *, left_out: int) -> Work:
-        """The work on the pages that are loaded. left_out: pages that are not. Raises: DeadlineExceededError."""
+        """The work on the pages that are loaded. left_out: pages that are not. Raises: OverloadedError."""
         if self._loading is not None and len(pages) < self._loading.ranked_pages:
             self._is_late = True
         if left_out and self._limit is not None and self._limit.on_deadline == "fail":
@@ -250,7 +251,7 @@ class RequestTiming:
         )
 
     def _choose(self, job: RankingJob) -> Work:
-        """Raises: DeadlineExceededError where the client wants all of the work and there is no time for it."""
+        """Raises: OverloadedError where the client wants all of the work and there is no time for it."""
         rates = self._scaled_rates()
         full = full_work(job, rates)
         if self._limit is None:
@@ -292,7 +293,7 @@ class RequestTiming:
             load_seconds=self._times.ratio("load") * seconds,
         )
 
-    def _too_late(self, seconds: float) -> DeadlineExceededError:
+    def _too_late(self, seconds: float) -> OverloadedError:
         assert self._limit is not None, "only a request with a limit is late"
         leaving = self._limit.ends_at - self.give_up_at
         passed = self._limit.timeout_ms / 1000 - self.seconds_left - leaving
@@ -304,7 +305,7 @@ class RequestTiming:
             f"The request has {self._limit.timeout_ms} ms and would need at least {needed_ms:.0f} ms, of which "
             f"{1000 * passed:.0f} ms have passed. {remedy}"
         )
-        return DeadlineExceededError("deadline_exceeded", message)
+        return OverloadedError("time_too_short", message, retry_after_seconds=_RETRY_AFTER_SECONDS)
 
 
 def _given_up(wanted: RankingJob, done: Done) -> Iterator[GivenUp]:

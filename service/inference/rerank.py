@@ -121,7 +121,7 @@ class RerankPipeline:
         """Rank the pages of the query's documents. Cancelling drops the work that has not begun.
 
         limit: the answer comes within it, from less work if it must be. None: it takes as long as it takes.
-        Raises: ServiceError; DeadlineExceededError where even the least work does not fit the limit.
+        Raises: ServiceError; OverloadedError where even the least work does not fit the limit.
         """
         settings = choose_rank_settings(query.options, self._settings)
         check_query_text(query.text, self._settings.max_query_characters)

@@ -14,8 +14,8 @@ MACHINE = {"device": "cpu", "processor": "a processor", "cores": 2, "python": "3
 def stage_record(device: str, *, milliseconds: float) -> Record:
     arm = {"wall_ms": {"median": milliseconds}}
     results = {
-        "shape": "small", "dtype": "float32", "pages": 6, "longest_edge": 480, "arms": {"R0": "as published", "A4": "ours"},
-        "keep_ratios": [{"keep_ratio": 0.5, "arms": {"R0": arm, "A4": arm}, "reference_over_arm": {"A4": 1.5}}],
+        "shape": "small", "dtype": "float32", "pages": 6, "longest_edge": 480, "arms": {"R0": "as published", "A5": "ours"},
+        "keep_ratios": [{"keep_ratio": 0.5, "arms": {"R0": arm, "A5": arm}, "reference_over_arm": {"A5": 1.5}}],
     }  # fmt: skip
     content = {"command": "python -m x", "commit": "abc", "date": "2026-11-23T00:00:00", "results": results}
     return Record(name=f"stage_latency_{device}", content={**content, "machine": {**MACHINE, "device": device}})
@@ -36,7 +36,7 @@ def test_every_plot_that_is_shown_is_there(target: Target) -> None:
 
 def test_a_card_that_was_not_at_hand_is_an_empty_cell() -> None:
     text = generated([stage_record("cpu", milliseconds=120.0)], TARGETS[0])
-    assert "| 0.5 | A4: ours | 120 ms (1.50×) |  |  |" in text
+    assert "| 0.5 | A5: ours | 120 ms (1.50×) |  |  |" in text
 
 
 def test_a_card_has_its_own_column_and_says_where_its_numbers_come_from() -> None:

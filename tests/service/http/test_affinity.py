@@ -81,7 +81,9 @@ def test_the_api_description_contains_header_and_path_form(service: RunningServi
     description = service.client.get("/openapi.json").json()
     for path in ("/rerank", "/v1/rerank", "/documents/{id}/rerank", "/v1/documents/{id}/rerank"):
         names = {parameter["name"] for parameter in description["paths"][path]["post"]["parameters"]}
-        assert names == {"X-ZipRerank-Affinity", "X-Request-Id"} | ({"id"} if "{id}" in path else set())
+        assert names == {"X-ZipRerank-Affinity", "X-Request-Id", "X-Request-Timeout-Ms"} | (
+            {"id"} if "{id}" in path else set()
+        )
 
 
 @pytest.mark.parametrize(
