@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks import plots, results_file
+from benchmarks.attacks.attackers import ATTACKS, FEW_FILES
 
 BEGIN = "<!-- benchmarks:begin -->"
 END = "<!-- benchmarks:end -->"
@@ -109,6 +110,7 @@ def generated(records: Sequence[Record], target: Target) -> str:
         sections += [
             *_deadline_section([record for record in records if record.name.startswith("deadline_")]),
             *_overload_section([record for record in records if record.name.startswith("overload")]),
+            *_attack_section([record for record in records if record.name == "attacks"]),
             *(f"![{record.name}]({target.results_folder}/{record.name}.png)" for record in [*stages, *loads]),
             *_soak_section([record for record in records if record.name == SOAK]),
             _sources(records, target),
@@ -189,6 +191,36 @@ def _overload_row(record: Record) -> list[str]:
     overload = record.results.get("overload")
     kept = [f"{overload['goodput_of_peak']:.0%}", _number(overload["refusal_ms"]["p99"])] if overload else ["", ""]
     return [f"`{record.results['workload']['send']}`", record.machine or record.device, "; ".join(floods), *kept]
+
+
+def _attack_section(records: Sequence[Record]) -> list[str]:
+    """What hostile clients cost a good one; nothing where it was not measured."""
+    header = ["attack", "device", "answers a second: alone -> attacked", "p99 of /livez, ms: alone -> attacked"]
+    rows = [
+        [
+            _attack_description(name),
+            record.machine or record.device,
+            f"{attack['answers_per_second_alone']:.1f} -> {attack['answers_per_second']:.1f} ({attack['share']:.0%})",
+            f"{attack['livez_p99_ms_alone']:.1f} -> {attack['livez_p99_ms']:.1f}",
+        ]
+        for record in records
+        for name, attack in record.results["attacks"].items()
+    ]
+    if not rows:
+        return []
+    return [
+        "**The service under attack**: a client that sends small requests one after the other, and a probe of `/livez` 20 "
+        "times a second, while other clients misbehave on the same machine.",
+        _table(header, rows),
+        "\n".join(_provenance(record, "the demo checkpoint") for record in records),
+    ]
+
+
+def _attack_description(name: str) -> str:
+    if name == FEW_FILES:
+        return "connections without a request (400), where 256 files may be open"
+    attack = ATTACKS[name]
+    return f"{attack.description} ({attack.connections:,} connections)"
 
 
 def _load_row(record: Record) -> list[str]:

@@ -11,7 +11,7 @@ from model.device import StageClock
 from model.kept_tokens import KeptTokens
 from model.memory_plan import BatchLimits
 from model.pages.text_page_format import TextPageFormat
-from model.ranking_model import FeatureCacheCounts, ModelInfo, PendingBatch, RankingModel
+from model.ranking_model import BetweenLayers, FeatureCacheCounts, ModelInfo, PendingBatch, RankingModel
 
 
 def score_in_input_order(batch: Sequence[PreparedRequest]) -> list[PageScores]:
@@ -85,7 +85,9 @@ class FakeRankingModel:
     def prepare(self, query: str, pages: Sequence[PreparedPage], keep_ratio: float | None = None) -> PreparedRequest:
         return self.model.prepare(query, pages, keep_ratio)
 
-    def start(self, batch: Sequence[PreparedRequest], *, observe: Observe) -> PendingBatch:
+    def start(
+        self, batch: Sequence[PreparedRequest], *, observe: Observe, between_layers: BetweenLayers | None = None
+    ) -> PendingBatch:
         return ScoredBatch(scores=self.score_batch(batch))
 
     def encode(self, pages: Sequence[PreparedPage]) -> int:

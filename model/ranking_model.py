@@ -3,7 +3,7 @@
 `Reranker` implements the protocol; `FakeRankingModel` is a stand-in for tests and benchmarks.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -63,6 +63,10 @@ class FeatureCacheCounts:
     host_bytes: int
 
 
+BetweenLayers = Callable[[], None]
+"""Called while a batch is being computed. It raises nothing."""
+
+
 class PendingBatch(Protocol):
     """A batch that is running on the device."""
 
@@ -118,8 +122,15 @@ class RankingModel(Protocol):
         """
         ...
 
-    def start(self, batch: Sequence[PreparedRequest], *, observe: Observe) -> PendingBatch:
-        """Queue a batch on the device without waiting for it. Raises: DeviceError."""
+    def start(
+        self, batch: Sequence[PreparedRequest], *, observe: Observe, between_layers: BetweenLayers | None = None
+    ) -> PendingBatch:
+        """Queue a batch on the device without waiting for it.
+
+        between_layers: called before most layers of the decoder where the batch is computed within this call, on a CPU. It may
+        score other batches meanwhile.
+        Raises: DeviceError.
+        """
         ...
 
     def encode(self, pages: Sequence[PreparedPage]) -> int:

@@ -12,9 +12,10 @@ from pathlib import Path
 import numpy as np
 import torch
 from PIL import Image
+from torch import nn
 
-from model.attention import AttentionKernel
-from model.compilation import LayerRunner
+from model.attention import AttentionKernel, PackedAttention
+from model.compilation import LayerRunner, RunLayer
 from model.compressor import Compressor, SimilarityCompressor
 from model.config import MAX_WINDOW_SIZE, ModelConfig, RerankerConfig, check_keep_ratio
 from model.dataflow import (
@@ -40,7 +41,7 @@ from model.placement import make_attention_plans, max_window_cost
 from model.prompt import PromptBuilder
 from model.qwen3_vl.network import Network
 from model.ranking import order_by_score, scores_by_rank, softmax
-from model.ranking_model import AttentionInfo, FeatureCacheCounts, LayersInfo, ModelInfo
+from model.ranking_model import AttentionInfo, BetweenLayers, FeatureCacheCounts, LayersInfo, ModelInfo
 from model.windows import WindowStrategy, choose_windows
 
 AnyPage = Image.Image | np.ndarray | PageImage | PreparedPage
@@ -149,11 +150,19 @@ class Reranker:
         return self.start(batch, observe=observe).wait()
 
     @torch.inference_mode()
-    def start(self, batch: Sequence[PreparedRequest], *, observe: Observe = no_observation) -> "PendingScores":
+    def start(
+        self,
+        batch: Sequence[PreparedRequest],
+        *,
+        observe: Observe = no_observation,
+        between_layers: BetweenLayers | None = None,
+    ) -> "PendingScores":
         """Queue a batch on the device and return without waiting. On a CPU the batch is complete on return.
 
+        between_layers: called on a CPU before most layers of the decoder; it may score other batches.
         Raises: DeviceMemoryError, DeviceLostError.
         """
+        is_computed_here = self.compute.device.type == "cpu"
         cached_pages = tuple(
             sum(page.content_hash in self.feature_cache for page in request.pages) for request in batch
         )
@@ -161,13 +170,21 @@ class Reranker:
             return PendingScores(
                 batch=tuple(batch),
                 cached_pages=cached_pages,
-                values=download(self._scored(batch, observe) if batch else torch.empty(0)),
+                values=download(
+                    self._scored(batch, observe, between_layers if is_computed_here else None)
+                    if batch
+                    else torch.empty(0)
+                ),
                 device=self.compute.device,
             )
 
-    def _scored(self, batch: Sequence[PreparedRequest], observe: Observe) -> torch.Tensor:
+    def _scored(
+        self, batch: Sequence[PreparedRequest], observe: Observe, between_layers: BetweenLayers | None
+    ) -> torch.Tensor:
         """Logits, float32 (B, letters); with the selection behind them, as `PendingScores` reads it, where it is asked for."""
         stages = self.forward_pass
+        if between_layers is not None:
+            stages = replace(stages, run_layer=_interrupted(stages.run_layer, between_layers))
         packed = stages.pack(batch, observe)
         logits = letter_logits(stages.read_observed(packed, observe), self.letter_rows)
         if not _reports_kept_tokens(batch):
@@ -301,6 +318,18 @@ class Reranker:
             device_bytes=cache.device_tier.byte_count,
             host_bytes=cache.host_tier.byte_count,
         )
+
+
+def _interrupted(run_layer: RunLayer, between_layers: BetweenLayers) -> RunLayer:
+    """Runs layers, and calls `between_layers` before each."""
+
+    def run(
+        layer: nn.Module, hidden: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor, attend: PackedAttention
+    ) -> torch.Tensor:
+        between_layers()
+        return run_layer(layer, hidden, cos, sin, attend)
+
+    return run
 
 
 def _attention_info(kernel: AttentionKernel) -> AttentionInfo:

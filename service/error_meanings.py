@@ -161,7 +161,8 @@ MEANINGS: Mapping[str, Meaning] = {
     ),
     "time_too_short": Meaning(
         when="The request would take longer than the time that it names (`timeout_ms`, `X-Request-Timeout-Ms`), even with less "
-        "work; or with all of its work, where `on_deadline` is `fail`. The message has the time that it needs, which depends on the load.",
+        "work; or with all of its work, where `on_deadline` is `fail`. The message has the time that it needs, which depends "
+        "on the load.",
         retry="same",
     ),
     "internal_error": Meaning(

@@ -19,13 +19,13 @@ from functools import partial
 from typing import Any
 
 from benchmarks import results_file
-from benchmarks.attacks.attackers import ATTACKS
+from benchmarks.attacks.attackers import ATTACKS, FEW_FILES
 from benchmarks.distribution import percentile
 from benchmarks.http_load.target import started_service
 
 LEAST_SHARE = 0.8
 MOST_LIVEZ_MS = 100.0
-FEW_FILES = 256
+FILES_WHERE_FEW = 256
 CONNECTIONS_WITH_FEW_FILES = 400
 
 _HOST = "127.0.0.1"
@@ -40,10 +40,10 @@ def main() -> None:
     flags = [*options.service_flags, "--log-level", "error"]  # the attacks fill the log
     with started_service(options.model, flags) as url:
         results["attacks"].update(_measure(chosen, url, seconds))
-    if "few_files" in options.only:
-        limits = partial(resource.setrlimit, resource.RLIMIT_NOFILE, (FEW_FILES, FEW_FILES))
+    if FEW_FILES in options.only:
+        limits = partial(resource.setrlimit, resource.RLIMIT_NOFILE, (FILES_WHERE_FEW, FILES_WHERE_FEW))
         with started_service(options.model, flags, before_exec=limits) as url:
-            results["attacks"].update(_measure(["few_files"], url, seconds))
+            results["attacks"].update(_measure([FEW_FILES], url, seconds))
     if options.smoke:
         print(json.dumps(results))
         return
@@ -54,7 +54,7 @@ def main() -> None:
 
 
 def _parse_options() -> argparse.Namespace:
-    names = [*ATTACKS, "few_files"]
+    names = [*ATTACKS, FEW_FILES]
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", default="demo", help="checkpoint (default: demo)")
     parser.add_argument("--seconds", type=float, default=15.0, help="length of each stretch (default: 15)")
@@ -110,7 +110,7 @@ def _good_client(url: str, seconds: float) -> dict[str, Any]:
 def _attacked(name: str, url: str) -> Iterator[None]:
     """While it is entered, the attacker's process runs."""
     attack, connections = name, CONNECTIONS_WITH_FEW_FILES
-    if name == "few_files":
+    if name == FEW_FILES:
         attack = "idle_connections"
     else:
         connections = ATTACKS[name].connections

@@ -13,6 +13,8 @@ from contextlib import suppress
 from dataclasses import dataclass
 
 BIG_BODY_BYTES = 30 * 2**20
+FEW_FILES = "few_files"
+"""The name of an attack of idle connections on a service that may open few files."""
 
 _POST = b"POST /rerank HTTP/1.1\r\nHost: service\r\nContent-Type: application/json\r\n"
 _BLOCK = b"x" * 65536

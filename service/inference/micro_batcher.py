@@ -222,6 +222,18 @@ class MicroBatcher:
                 if self._closed and not self._windows:
                     return None
 
+    def take_between(
+        self, running: Sequence[QueuedWindow], patches_of: Callable[[PreparedRequest], int]
+    ) -> list[QueuedWindow]:
+        """Windows of another caller whose turn it is, if they are short: to be scored while a batch of `running` pauses."""
+        with self._changed:
+            if not self._windows or not self._has_company:
+                return []
+            window = self._windows.peek()
+            cost = self._cost(window.request.token_count, patches_of(window.request))
+            is_own = any(other.standing.share_id == window.standing.share_id for other in running)
+            return [] if is_own or cost > self._short_batch_cost() else self._pop_batch(patches_of)
+
     def record_rate(self, tokens: int, seconds: float, *, cost: float = 0.0) -> None:
         """Update the measured rates of the device by a finished batch. cost: of its windows."""
         self._tokens_rate.add(tokens, seconds)

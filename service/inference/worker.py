@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from queue import SimpleQueue
 from threading import Lock, Semaphore, Thread
 
@@ -28,7 +29,7 @@ _BATCHES_ON_DEVICE = 2
 logger = logging.getLogger(__name__)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(slots=True, kw_only=True, eq=False)
 class _Running:
     """Work on the device; without windows where pages are encoded ahead of requests."""
 
@@ -36,6 +37,7 @@ class _Running:
     clock: StageClock
     started_at: float
     is_alone: bool  # nothing else was on the device when it was started
+    paused_seconds: float = 0.0  # in which other windows were scored in between
 
 
 class InferenceWorker:
@@ -145,12 +147,14 @@ class InferenceWorker:
 
     def _start(self, model: RankingModel, batch: list[QueuedWindow]) -> bool:
         """Queue `batch` on the device. False where that failed; then its windows are already answered."""
-        self._metrics.batch_requests.observe(len(batch))
-        self._metrics.batch_pages.observe(sum(len(window.request.pages) for window in batch))
-        self._metrics.batch_tokens.observe(_tokens(batch))
+        self._count_batch(batch)
         running = self._occupy(batch, model.stage_clock())
         try:
-            pending = model.start([window.request for window in batch], observe=running.clock.observe)
+            pending = model.start(
+                [window.request for window in batch],
+                observe=running.clock.observe,
+                between_layers=partial(self._score_between, model, running),
+            )
         except Exception as error:  # noqa: BLE001 (every window is scored in a smaller batch, or fails)
             failure: Exception = error
         else:
@@ -159,6 +163,15 @@ class InferenceWorker:
         self._vacate(running)
         self._recover(model, batch, failure)
         return False
+
+    def _score_between(self, model: RankingModel, running: _Running) -> None:
+        """While a batch pauses between two layers: score short windows of other callers, who would wait for all of it."""
+        started = self._clock()
+        while not self.is_lost and (short := self._batcher.take_between(running.batch, model.patches_to_encode)):
+            self._count_batch(short)
+            self._score_now(model, short)
+            running.paused_seconds += self._clock() - started
+            started = self._clock()
 
     def _recover(self, model: RankingModel, batch: Sequence[QueuedWindow], failure: Exception) -> None:
         if isinstance(failure, DeviceLostError) or len(batch) == 1:
@@ -171,6 +184,11 @@ class InferenceWorker:
                 self._lose(half)
             else:
                 self._score_now(model, half)
+
+    def _count_batch(self, batch: Sequence[QueuedWindow]) -> None:
+        self._metrics.batch_requests.observe(len(batch))
+        self._metrics.batch_pages.observe(sum(len(window.request.pages) for window in batch))
+        self._metrics.batch_tokens.observe(_tokens(batch))
 
     def _score_now(self, model: RankingModel, batch: Sequence[QueuedWindow]) -> None:
         """Score a part of a batch that failed as a whole, and wait for it: a further failure can be split further."""
@@ -201,6 +219,8 @@ class InferenceWorker:
 
     def _resolve(self, running: _Running, answers: Sequence[PageScores], seconds: dict[str, float]) -> None:
         assert len(answers) == len(running.batch), "a model answers every request of its batch"
+        if running.paused_seconds:
+            seconds = {**seconds, "language": max(0.0, seconds.get("language", 0.0) - running.paused_seconds)}
         traced = [
             TracedWindow(trace=window.trace, queue_seconds=running.started_at - window.queued_at)
             for window in running.batch
@@ -209,7 +229,7 @@ class InferenceWorker:
         self._metrics.observe_stages(seconds, traced[0].trace.exemplar if traced else None)
         self._metrics.last_forward.set(time.time())
         if self._times is not None:
-            own_seconds = self._clock() - running.started_at if running.is_alone else None
+            own_seconds = self._clock() - running.started_at - running.paused_seconds if running.is_alone else None
             self._times.record_batch(answers, seconds, seconds=own_seconds)
         self._batcher.regain_budget()
         for window, scores in zip(running.batch, answers, strict=True):
@@ -281,11 +301,11 @@ class InferenceWorker:
             self._on_device.remove(running)
             now = self._clock()
             if running.batch:
+                # The end of windows that were scored in between is no beginning of this batch.
+                began = running.started_at if running.paused_seconds else max(running.started_at, self._last_end)
                 self._batcher.record_rate(
                     _tokens(running.batch),
-                    now
-                    - max(running.started_at, self._last_end)
-                    + sum(window.progress.seconds for window in running.batch),
+                    now - began - running.paused_seconds + sum(window.progress.seconds for window in running.batch),
                     cost=sum(window.cost + window.progress.cost for window in running.batch),
                 )
             self._metrics.device_busy.inc(now - self._busy_since)

@@ -23,7 +23,7 @@ class GatedScores(FakeRankingModel):
     held: int = 0
     """Requests of the batch at the closed gate."""
 
-    def start(self, batch: Sequence[PreparedRequest], *, observe: Observe) -> Any:
+    def start(self, batch: Sequence[PreparedRequest], *, observe: Observe, between_layers: Any = None) -> Any:
         GatedScores.held = len(batch)
         assert self.gate.wait(PATIENCE_SECONDS)
         return self.model.start(batch, observe=observe)

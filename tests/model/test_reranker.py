@@ -11,6 +11,7 @@ from model import (
     KeepRatioError,
     PageCountError,
     PageImageError,
+    PageScores,
     Reranker,
     RerankerConfig,
     ScoreError,
@@ -167,6 +168,18 @@ def test_a_started_batch_is_complete_on_a_cpu() -> None:
     [first], [again] = pending.wait(), reranker.score([reranker.prepare("a", [PAGE])])
     assert (first.logits, first.cached_pages, again.cached_pages) == (again.logits, 0, 1)
     assert reranker.start([]).wait() == []
+
+
+def test_another_batch_may_be_scored_between_the_layers_of_one() -> None:
+    reranker = make_reranker()
+    long, short = (reranker.prepare("a", random_pages(count)) for count in (5, 2))
+    [expected_long], [expected_short] = reranker.score([long]), reranker.score([short])
+    between: list[PageScores] = []
+    [answer] = reranker.start([long], between_layers=lambda: between.extend(reranker.score([short]))).wait()
+    assert len(between) == reranker.model_config.text.num_hidden_layers - 1
+    assert answer.logits == pytest.approx(expected_long.logits, abs=1e-4)
+    for scores in between:
+        assert scores.logits == pytest.approx(expected_short.logits, abs=1e-4)
 
 
 def make_reranker(**config: Any) -> Reranker:

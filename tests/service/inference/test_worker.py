@@ -3,6 +3,7 @@
 import time
 import weakref
 from collections.abc import Callable, Sequence
+from concurrent.futures import Future
 from threading import Event, Semaphore
 
 import pytest
@@ -20,6 +21,7 @@ from model import (
     no_observation,
 )
 from model.device import running_on
+from model.ranking_model import BetweenLayers
 from service.errors import InternalError, ServiceError, UnavailableError
 from service.fair_queue import Standing
 from service.inference.micro_batcher import BatchBudget, MicroBatcher, WindowResult
@@ -61,7 +63,9 @@ class ScriptedModel(FakeRankingModel):
         self.is_warm = True
         return self.answers([10])[0]
 
-    def start(self, batch: Sequence[PreparedRequest], *, observe: Observe) -> "FakePending":
+    def start(
+        self, batch: Sequence[PreparedRequest], *, observe: Observe, between_layers: BetweenLayers | None = None
+    ) -> "FakePending":
         tokens = [prepared.token_count for prepared in batch]
         self.batches.append(tokens)
         with observe("vision"):
@@ -113,6 +117,61 @@ def test_a_batch_answers_every_member_its_own_score(reranker: Reranker) -> None:
     assert value(metrics, "ziprerank_last_forward_timestamp_seconds") > 0
 
 
+class ModelOfLayers(ScriptedModel):
+    """Its second batch has three pauses, before which `submit` is called."""
+
+    def __init__(self, reranker: Reranker, submit: Callable[[], None]) -> None:
+        super().__init__(reranker)
+        self._submit = submit
+        self.ended: list[list[int]] = []
+
+    def start(
+        self, batch: Sequence[PreparedRequest], *, observe: Observe, between_layers: BetweenLayers | None = None
+    ) -> FakePending:
+        pending = super().start(batch, observe=observe)
+        if len(self.batches) == 2:
+            assert between_layers is not None
+            self._submit()
+            for _ in range(3):
+                between_layers()
+        self.ended.append([prepared.token_count for prepared in batch])
+        return pending
+
+
+@pytest.mark.parametrize(
+    ("share_id", "tokens", "ended"),
+    [
+        ("other", 20, [[10], [20], [400]]),
+        ("flood", 20, [[10], [400], [20]]),
+        ("other", 300, [[10], [400], [300]]),
+    ],
+    ids=["short", "of the same caller", "long"],
+)
+def test_short_windows_of_other_callers_are_scored_while_a_long_batch_pauses(
+    reranker: Reranker, share_id: str, tokens: int, ended: list[list[int]]
+) -> None:
+    clock = Clock()
+    batcher = MicroBatcher(BUDGET, clock=clock)
+    futures: list[Future[WindowResult]] = []
+
+    def submit(count: int, share_id: str) -> None:
+        futures.append(batcher.submit(request(count), standing=Standing(share_id=share_id)))
+
+    model = ModelOfLayers(reranker, lambda: submit(tokens, share_id))
+    submit(10, "other")
+    submit(400, "flood")
+    batcher.record_rate(1000, 1.0, cost=1000.0)  # so that 100 tokens are a tenth of a second
+    worker = InferenceWorker(batcher, Metrics(), clock=clock)
+    worker.start(model)
+    eventually(lambda: len(model.ended) == 3)
+    batcher.close()
+    assert worker.join(10)
+    assert model.ended == ended
+    assert sorted(future.result(timeout=0).scores.logits for future in futures) == sorted(
+        [(10.0,), (400.0,), (float(tokens),)]
+    )
+
+
 def test_only_the_entry_at_fault_gets_the_error(reranker: Reranker) -> None:
     def fault(tokens: list[int]) -> None:
         if 30 in tokens:
@@ -145,7 +204,9 @@ class CardOfLimitedMemory(ScriptedModel):
         self._capacity = capacity
         self._held = 0
 
-    def start(self, batch: Sequence[PreparedRequest], *, observe: Observe) -> FakePending:
+    def start(
+        self, batch: Sequence[PreparedRequest], *, observe: Observe, between_layers: BetweenLayers | None = None
+    ) -> FakePending:
         with running_on(torch.device("cpu")):
             tokens = [prepared.token_count for prepared in batch]
             self._forward(sum(tokens))
