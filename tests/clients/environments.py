@@ -25,6 +25,9 @@ LOCAL_PACKAGES: Mapping[str, tuple[Path, ...]] = {
     "haystack": (INTEGRATIONS / "ziprerank-client", INTEGRATIONS / "ziprerank-haystack"),
 }
 """Packages of this repository that a family has beside those of its list."""
+TIE = 1e-3
+"""Logits of the demo model that are nearer than this may change places when something else is computed beside them."""
+
 PYTHON_FAMILIES = tuple(sorted(file.stem for file in LISTS.glob("*.txt")))
 
 _NOWHERE = "http://127.0.0.1:9"  # nothing listens there, so that no client reaches another machine

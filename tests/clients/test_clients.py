@@ -10,7 +10,7 @@ import pytest
 from service.commands.demo import QUERY
 from tests.clients.catalogue import CLIENTS, Client, ImageForm, Shown
 from tests.clients.conftest import KEY, REGISTERED, RankingService
-from tests.clients.environments import FamilyProcess
+from tests.clients.environments import TIE, FamilyProcess
 
 Family = Callable[[str], FamilyProcess]
 Ranking = list[tuple[int, float]]
@@ -32,7 +32,6 @@ MANY_TEXTS = (
 )
 RIGHT_PAGE = 5  # of the demo's PDF: it alone has all words of the query
 PAGES = (1, 4, RIGHT_PAGE, 9)
-TIE = 1e-3  # logits nearer than this may change places when something else is computed beside them
 SPOILT_IMAGE = "data:image/png;base64,iVBORw0KGgoAAAANSUhEUgAA"
 
 

@@ -18,8 +18,7 @@ from PIL import Image
 
 from service.commands.demo import PDF
 from tests.clients.conftest import KEY, REGISTERED, RankingService
-from tests.clients.environments import interpreter, isolated
-from tests.clients.test_clients import TIE
+from tests.clients.environments import TIE, interpreter, isolated
 from tests.patience import PATIENCE_SECONDS, wait_until_ready
 from tests.processes import listening_url, process
 
