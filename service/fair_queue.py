@@ -68,9 +68,8 @@ class FairQueue(Generic[Item]):
     def __init__(self) -> None:
         self.burst = 0.0  # cost by which a caller that used less than its share may be ahead
         self._shares: dict[str, _Share] = {}
-        self._order: list[
-            tuple[float, int, str]
-        ] = []  # due and additional cost, ticket, caller: a heap; entries of old tickets are void
+        # A heap of due and additional cost, ticket, caller; entries of old tickets are void.
+        self._order: list[tuple[float, int, str]] = []
         self._numbers = itertools.count(1)
         self._now = 0.0  # when the item served last was due
         self._size = 0

@@ -24,15 +24,15 @@ _RATE_MEMORY = 0.8  # weight of the past in measured rates and means
 _SHORTEST_SECONDS = 1e-6  # of a batch, for rates
 _SHARE_AFTER_OVERFLOW = 0.5  # of the batch that did not fit into the device's memory
 _SHARE_REGAINED = 1 / 64  # of the whole budget, with every batch that does fit
-_SHORT_BATCH_SECONDS = (
-    0.1  # more windows in a batch of this length do not make the device faster, but others wait for it
-)
-_BURST_SECONDS = (
-    3.0  # of the device's work that a caller may be ahead of its turn, if it used less than its share before
-)
-_EARLY_PART = (
-    0.75  # of the longest wait: a request is refused early above it, so that others may pass it on the way here
-)
+_SHORT_BATCH_SECONDS = 0.1
+"""More windows in a batch of this length do not make the device faster, but other callers wait for it."""
+
+_BURST_SECONDS = 3.0
+"""Of the device's work, by which a caller may be ahead of its turn if it used less than its share before."""
+
+_EARLY_PART = 0.75
+"""Of the longest wait. Above it a request is refused early; those that passed may find a longer queue when they get here."""
+
 _LITTLE = 1.5  # windows of mean size
 _COMPANY_SECONDS = 300.0  # after a change of the caller: so long batches are kept short for the other one
 
