@@ -18,6 +18,7 @@ from model import DEFAULT_BATCH_LIMITS, Reranker, RerankerConfig
 from service.api_keys import KeyRing
 from service.dialects import DIALECTS
 from service.dialects.dialect import Dialect
+from service.documents.held_pages import HeldPages
 from service.documents.loader import PageLoader
 from service.documents.page_cache import PageCache
 from service.documents.page_image import PageImages
@@ -248,6 +249,7 @@ def _build_service(settings: Settings, lifecycle: Lifecycle, metrics: Metrics, t
             timekeeper=Timekeeper(times, queue_wait=batcher.estimated_wait_of),
             threads=threads,
             page_rates=PageRates(),
+            held_pages=HeldPages(settings.max_held_pages),
         ),
         threads=threads,
     )

@@ -174,6 +174,11 @@ class Settings(BaseSettings):
     max_files: CountLimit = Field(
         100, le=1024, description="uploaded documents of one request; texts and references count as pages alone"
     )
+    max_held_pages: CountLimit = Field(
+        2000,
+        description="new pages, of up to 2.2 MB each, that requests hold at once, and twice as many where callers share them; "
+        "more are refused with 429",
+    )
     max_query_characters: CountLimit = Field(4096, description="length of a query")
     max_document_pages: CountLimit = Field(1000, description="pages of one registered document")
     max_waiting_documents: CountLimit = Field(

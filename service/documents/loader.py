@@ -13,6 +13,7 @@ from typing import Protocol
 
 from model import PageImage, PageImageError, PreparedPage, RankingModel, TextPageFormat
 from service.degraded_reason import DegradedReason
+from service.documents.held_pages import PageShare
 from service.documents.page_cache import CachedPage, ContentKey, PageCache
 from service.documents.sources import Content, Source
 from service.errors import PageOutOfRangeError, ServiceError, TooLargeError, UnusableDocumentError, is_of_document
@@ -97,6 +98,7 @@ class PageLoader:
         threads: Executor | None = None,
         background: bool = False,
         pace: Pace | None = None,
+        held: PageShare | None = None,
         skips_unusable: bool = False,
         trace: Trace | None = None,
     ) -> Loaded:
@@ -105,7 +107,7 @@ class PageLoader:
         sources: with the error in the place of a document that is known to be unusable, where those are skipped.
         tenant: tenants share nothing in the cache. share_id: callers share the raster pool fairly, see `Caller.share_id`.
         threads: the caller's, in place of the loader's. background: yields to all other requests. pace: None: all pages are
-        loaded, however long it takes.
+        loaded, however long it takes. held: counts the pages that are to be drawn; None: they are not counted.
         skips_unusable: a document or page that is unusable is left out; the first error is raised where no page is left.
         trace: gets a span for each stage of each document or page.
         Raises: UnusableDocumentError, PageOutOfRangeError, TooLargeError about the first document or page at fault;
@@ -131,6 +133,8 @@ class PageLoader:
             loading.select_pages(await _opened(request, documents, pace))
             if pace is not None:
                 loading.keep_first(pace.pages_to_load(loading.listed()))
+            if held is not None:
+                held.take(loading.missing_count)
             await loading.make_pages(request, pace)
         return loading.loaded()
 
@@ -449,6 +453,11 @@ class _Loading:
         for document in self._documents:
             document.keep_first(count)
             count -= document.page_count
+
+    @property
+    def missing_count(self) -> int:
+        """Pages that are to be drawn."""
+        return sum(len(document.missing) for document in self._incomplete)
 
     async def make_pages(self, request: PendingRaster, pace: Pace | None) -> None:
         """Render and prepare the missing pages, as many as there is time for.

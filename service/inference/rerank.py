@@ -25,6 +25,7 @@ from model import (
 )
 from service.dialects.results import results_of
 from service.documents.gather import gather, gather_usable
+from service.documents.held_pages import HeldPages, PageShare
 from service.documents.loader import ListedPage, Loaded, LoadedPage, PageLoader
 from service.documents.sources import Source, loading_stage
 from service.errors import DeadlineExceededError, InvalidRequestError, ServiceError
@@ -85,6 +86,7 @@ class RerankPipeline:
         timekeeper: Timekeeper,
         threads: FairThreads,
         page_rates: PageRates,
+        held_pages: HeldPages,
     ) -> None:
         self._settings = settings
         self._registry = registry
@@ -95,6 +97,7 @@ class RerankPipeline:
         self.timekeeper = timekeeper
         self._threads = threads
         self.page_rates = page_rates
+        self._held_pages = held_pages
 
     @property
     def fetches_urls(self) -> bool:
@@ -131,61 +134,62 @@ class RerankPipeline:
         timing = self.timekeeper.start(
             limit, settings, model, query_characters=len(query.text), share_id=caller.share_id
         )
-        async with timing.required():
-            loaded = await self._load_pages(query, caller, model, record, request_id, timing, threads)
-        pages: tuple[LoadedPage | ListedPage, ...] = (*loaded.pages, *loaded.unloaded)
-        self.page_rates.spend(caller, len(loaded.pages))
-        record.sizes.update(documents=len(query.documents), pages=len(pages))
-        if loaded.skipped:
-            record.sizes.update(skipped=len(loaded.skipped))
-            for error in loaded.skipped:
-                self._metrics.count_skipped(error.code)
-        context = RequestContext(
-            text=query.text,
-            settings=settings,
-            model=model,
-            record=record,
-            timing=timing,
-            standing=standing,
-            threads=threads,
-            wants_kept_tokens=query.wants_kept_tokens,
-        )
-        timed = await self._rank(context, [page.prepared for page in loaded.pages], left_out=len(loaded.unloaded))
-        ranking = timed.ranking
-        self._metrics.request_documents.observe(len(query.documents))
-        self._metrics.request_pages.observe(len(pages))
-        with record.observe("respond"):
-            tokens = count_tokens(ranking)
-            ranked = rank_pages(pages, ranking, timed.kept)
-            score_kind: Literal["softmax", "rank", "blend"] = "rank" if ranking.logits is None else "softmax"
-            if query.blend is not None:
-                ranked, score_kind = blended(ranked, query.blend), "blend"
-        record.sizes.update(
-            window_pages=tokens.window_pages,
-            cached_pages=tokens.cached_pages,
-            visual_tokens=tokens.visual_tokens,
-            kept_tokens=tokens.kept_tokens,
-            prompt_tokens=tokens.prompt_tokens,
-        )
-        answer = RerankAnswer(
-            request_id=request_id,
-            created=int(time.time()),
-            model=model.name,
-            pages=ranked,
-            score_kind=score_kind,
-            windows=len(ranking.windows),
-            tokens=tokens,
-            stage_seconds=dict(record.seconds),
-            total_seconds=time.perf_counter() - record.started,
-            degradation=timing.degradation(timed.done),
-            skipped=loaded.skipped,
-        )
-        record.answer_due_at = timing.due_at
-        if answer.degradation is not None:
-            self._metrics.count_degradation(answer.degradation)
-        if record.trace is not None:
-            _describe(record.trace, query, context, pages, answer)
-        return answer
+        with self._held_pages.share(caller.share_id) as held:
+            async with timing.required():
+                loaded = await self._load_pages(query, caller, model, record, request_id, timing, held, threads)
+            pages: tuple[LoadedPage | ListedPage, ...] = (*loaded.pages, *loaded.unloaded)
+            self.page_rates.spend(caller, len(loaded.pages))
+            record.sizes.update(documents=len(query.documents), pages=len(pages))
+            if loaded.skipped:
+                record.sizes.update(skipped=len(loaded.skipped))
+                for error in loaded.skipped:
+                    self._metrics.count_skipped(error.code)
+            context = RequestContext(
+                text=query.text,
+                settings=settings,
+                model=model,
+                record=record,
+                timing=timing,
+                standing=standing,
+                threads=threads,
+                wants_kept_tokens=query.wants_kept_tokens,
+            )
+            timed = await self._rank(context, [page.prepared for page in loaded.pages], left_out=len(loaded.unloaded))
+            ranking = timed.ranking
+            self._metrics.request_documents.observe(len(query.documents))
+            self._metrics.request_pages.observe(len(pages))
+            with record.observe("respond"):
+                tokens = count_tokens(ranking)
+                ranked = rank_pages(pages, ranking, timed.kept)
+                score_kind: Literal["softmax", "rank", "blend"] = "rank" if ranking.logits is None else "softmax"
+                if query.blend is not None:
+                    ranked, score_kind = blended(ranked, query.blend), "blend"
+            record.sizes.update(
+                window_pages=tokens.window_pages,
+                cached_pages=tokens.cached_pages,
+                visual_tokens=tokens.visual_tokens,
+                kept_tokens=tokens.kept_tokens,
+                prompt_tokens=tokens.prompt_tokens,
+            )
+            answer = RerankAnswer(
+                request_id=request_id,
+                created=int(time.time()),
+                model=model.name,
+                pages=ranked,
+                score_kind=score_kind,
+                windows=len(ranking.windows),
+                tokens=tokens,
+                stage_seconds=dict(record.seconds),
+                total_seconds=time.perf_counter() - record.started,
+                degradation=timing.degradation(timed.done),
+                skipped=loaded.skipped,
+            )
+            record.answer_due_at = timing.due_at
+            if answer.degradation is not None:
+                self._metrics.count_degradation(answer.degradation)
+            if record.trace is not None:
+                _describe(record.trace, query, context, pages, answer)
+            return answer
 
     async def _load_pages(
         self,
@@ -195,6 +199,7 @@ class RerankPipeline:
         record: RequestRecord,
         request_id: str,
         timing: RequestTiming,
+        held: PageShare,
         threads: Executor,
     ) -> Loaded:
         """Every page on the model's grid, or as many as there is time for, in the order of the documents."""
@@ -226,6 +231,7 @@ class RerankPipeline:
                 threads=threads,
                 skips_unusable=query.skips_unusable,
                 pace=timing,
+                held=held,
                 trace=record.trace,
             )
         record.add(loaded.stage_seconds)

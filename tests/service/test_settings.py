@@ -140,7 +140,7 @@ def test_limits_are_the_settings_that_are_marked_as_such() -> None:
     """Those of a machine, such as a port or a cache's size, are none."""
     assert {"max_pages", "max_batch_tokens", "queue_seconds", "request_seconds", "rasterizer_processes"} <= set(LIMITS)
     assert not {"port", "window_size", "page_cache_bytes", "drain_grace_seconds"} & set(LIMITS)
-    assert len(LIMITS) == 30
+    assert len(LIMITS) == 31
 
 
 def test_the_folder_of_documents_follows_the_environment_of_the_moment(monkeypatch: pytest.MonkeyPatch) -> None:
