@@ -12,7 +12,7 @@ from collections.abc import Sequence
 import torch
 
 from model import Observe, PageScores, PreparedRequest, Reranker, no_observation
-from model.forward_pass import ForwardPass
+from model.forward_pass import ForwardPass, PackedBatch
 from service.cli import main
 
 # The numbers of pages of a request.
@@ -24,12 +24,13 @@ HOLDS_THE_INTERPRETER = 6  # the batch never ends, and no other thread can run P
 SLOW = 7  # the batch takes two seconds more
 MOST_REQUESTS = 4  # of one batch; more do not fit into the memory of the device
 
-_run, _warm_up = ForwardPass.run, Reranker.warm_up
+_pack, _read, _warm_up = ForwardPass.pack, ForwardPass.read_observed, Reranker.warm_up
+_packed_counts: dict[int, list[int]] = {}  # numbers of pages of each batch that is on its way, by its id
 
 
-def run_with_faults(
+def pack_with_faults(
     self: ForwardPass, batch: Sequence[PreparedRequest], observe: Observe, read_counts: Sequence[int] | None = None
-) -> torch.Tensor:
+) -> PackedBatch:
     counts = [len(request.pages) for request in batch]
     if GATE in counts:
         sys.stdin.readline()
@@ -43,8 +44,14 @@ def run_with_faults(
         raise torch.OutOfMemoryError(f"{len(batch)} requests do not fit")
     if BROKEN in counts:
         raise RuntimeError("a shape that no kernel takes, at 0x7f00")
-    hidden = _run(self, batch, observe, read_counts)
-    for row, count in zip(hidden, counts, strict=True):
+    packed = _pack(self, batch, observe, read_counts)
+    _packed_counts[id(packed)] = counts
+    return packed
+
+
+def read_with_faults(self: ForwardPass, packed: PackedBatch, observe: Observe) -> torch.Tensor:
+    hidden = _read(self, packed, observe)
+    for row, count in zip(hidden, _packed_counts.pop(id(packed)), strict=True):
         if count == NOT_A_NUMBER:
             row.fill_(torch.nan)
     return hidden
@@ -52,7 +59,8 @@ def run_with_faults(
 
 def warm_up_and_break(self: Reranker, *, observe: Observe = no_observation) -> PageScores:
     scores = _warm_up(self, observe=observe)
-    ForwardPass.run = run_with_faults  # type: ignore[method-assign]
+    ForwardPass.pack = pack_with_faults  # type: ignore[method-assign]
+    ForwardPass.read_observed = read_with_faults  # type: ignore[method-assign]
     return scores
 
 
