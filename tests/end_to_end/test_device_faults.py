@@ -133,7 +133,7 @@ def test_a_batch_that_hangs_is_not_ready_and_then_ends_the_process_with_71_and_a
         assert service.running.wait(PATIENCE_SECONDS) == 71
         assert stuck.result(PATIENCE_SECONDS)
         eventually(
-            lambda: "run_with_faults" in service.log and "in _answer" in service.log, "the stacks of both threads"
+            lambda: "pack_with_faults" in service.log and "in _answer" in service.log, "the stacks of both threads"
         )
         assert "stall_exit_seconds is 10" in service.log
 
@@ -146,7 +146,7 @@ def test_a_library_that_keeps_the_interpreter_for_ever_ends_the_process_with_1_a
         stuck = threads.submit(is_cut_off, service.client, HOLDS_THE_INTERPRETER)
         assert service.running.wait(PATIENCE_SECONDS) == 1
         assert stuck.result(PATIENCE_SECONDS)
-        eventually(lambda: "run_with_faults" in service.log, "the stack of the thread that hangs")
+        eventually(lambda: "pack_with_faults" in service.log, "the stack of the thread that hangs")
 
 
 def test_a_queue_that_moves_on_is_no_stall() -> None:
