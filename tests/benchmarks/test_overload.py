@@ -81,5 +81,5 @@ def test_the_report_shows_the_other_callers_time_and_what_is_left_of_the_rate() 
     }
     machine = {"device": "cpu", "processor": "a processor", "cores": 2, "torch": "2.13"}
     content = {"command": "python -m x", "commit": "abc", "date": "2026-11-23T00:00:00", "machine": machine}
-    text = generated([Record(name="overload_pdf_cpu", content={**content, "results": results})], TARGETS[0])
+    text = generated([Record(name="overload_pdf_cpu", content={**content, "results": results})], TARGETS[1])
     assert "| `pdf` | CPU | 2: 500 -> 750 ms (1.50×) | 97% | 21 |" in text
