@@ -28,7 +28,9 @@ def warm_up_and_lose(self: Reranker, *, observe: Observe = no_observation) -> Pa
     return scores
 
 
-def start_on_lost_device(self: Reranker, batch: Sequence[PreparedRequest], *, observe: object) -> PendingScores:
+def start_on_lost_device(
+    self: Reranker, batch: Sequence[PreparedRequest], *, observe: object, between_layers: object = None
+) -> PendingScores:
     raise DeviceLostError("The device failed. Restart the process to use it again: an illegal memory access")
 
 
