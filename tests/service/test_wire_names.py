@@ -6,7 +6,9 @@ from pathlib import Path
 import pytest
 
 SERVICE = Path(__file__).parents[2] / "service"
-CLIENTS = {"commands/demo.py", "commands/rank_form.py", "commands/rank_table.py"}
+CLIENTS = {
+    "commands/demo.py", "commands/mcp_requests.py", "commands/mcp_tools.py", "commands/rank_form.py", "commands/rank_table.py",
+}  # fmt: skip
 """Parts that send requests over HTTP, as any other client does."""
 
 WIRE_NAMES = (
