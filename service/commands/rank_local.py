@@ -27,7 +27,8 @@ from service.commands.progress import Progress
 from service.commands.rank_documents import TENANT, gather_uploads, raster_limits_for_files, read_uploads
 from service.commands.rank_job import ExitCode, RankError, RankJob, to_rank_error
 from service.dialects.answers import RerankResponse, write_answer
-from service.documents.loader import Loaded, LoadedPage, PageLoader
+from service.documents.loaded import Loaded, LoadedPage
+from service.documents.loader import PageLoader
 from service.documents.page_cache import PageCache
 from service.documents.sources import MemorySource, Source
 from service.errors import ServiceError

@@ -11,7 +11,7 @@ from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass, replace
 
 from model import PreparedPage, RankingModel, WindowPlan
-from service.documents.loader import ListedPage
+from service.documents.loaded import ListedPage
 from service.errors import OverloadedError
 from service.inference.device_claims import Claim, DeviceClaims
 from service.inference.measured_times import MeasuredTimes

@@ -15,7 +15,8 @@ import numpy as np
 import pytest
 
 from model import PageImage, PageImageError, PreparedPage, RankingModel, TextPageFormat
-from service.documents.loader import ListedPage, Loaded, LoadedPage, PageLoader
+from service.documents.loaded import ListedPage, Loaded, LoadedPage
+from service.documents.loader import PageLoader
 from service.documents.page_cache import PageCache
 from service.documents.selection import PageSelection, parse_page_selection
 from service.documents.sources import Content, MemorySource, Source

@@ -11,7 +11,8 @@ import numpy as np
 import pytest
 
 from model import PageImage, PreparedPage, RankingModel, TextPageFormat
-from service.documents.loader import Loaded, LoadedPage, PageLoader
+from service.documents.loaded import Loaded, LoadedPage
+from service.documents.loader import PageLoader
 from service.documents.sources import Source
 from service.errors import OverloadedError, UnavailableError, UnusableDocumentError
 from service.registered.files import DocumentFiles
