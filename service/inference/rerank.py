@@ -26,7 +26,8 @@ from model import (
 from service.dialects.results import results_of
 from service.documents.gather import gather, gather_usable
 from service.documents.held_pages import HeldPages, PageShare
-from service.documents.loader import ListedPage, Loaded, LoadedPage, PageLoader
+from service.documents.loaded import ListedPage, Loaded, LoadedPage
+from service.documents.loader import PageLoader
 from service.documents.sources import Source, loading_stage
 from service.errors import DeadlineExceededError, InvalidRequestError, ServiceError
 from service.fair_queue import MAX_SLOWNESS, Standing
@@ -49,8 +50,9 @@ _WINDOWS_AT_ONCE = 2  # one on the device, one behind it
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RequestContext:
-    """The values that all windows of one query share."""
+    """The values that the steps of one query share."""
 
+    request_id: str
     text: str
     settings: RankSettings
     model: RankingModel
@@ -130,86 +132,36 @@ class RerankPipeline:
         check_query_text(query.text, self._settings.max_query_characters)
         self.refuse_early(caller, pages=1 if query.skips_unusable else len(query.documents))
         standing = standing_of(caller, query.priority)
-        threads = self._threads.of(standing)
-        timing = self.timekeeper.start(
-            limit, settings, model, query_characters=len(query.text), share_id=caller.share_id
+        context = RequestContext(
+            request_id=request_id,
+            text=query.text,
+            settings=settings,
+            model=model,
+            record=record,
+            timing=self.timekeeper.start(
+                limit, settings, model, query_characters=len(query.text), share_id=caller.share_id
+            ),
+            standing=standing,
+            threads=self._threads.of(standing),
+            wants_kept_tokens=query.wants_kept_tokens,
         )
         with self._held_pages.share(caller.share_id) as held:
-            async with timing.required():
-                loaded = await self._load_pages(query, caller, model, record, request_id, timing, held, threads)
-            pages: tuple[LoadedPage | ListedPage, ...] = (*loaded.pages, *loaded.unloaded)
-            self.page_rates.spend(caller, len(loaded.pages))
-            record.sizes.update(documents=len(query.documents), pages=len(pages))
-            if loaded.skipped:
-                record.sizes.update(skipped=len(loaded.skipped))
-                for error in loaded.skipped:
-                    self._metrics.count_skipped(error.code)
-            context = RequestContext(
-                text=query.text,
-                settings=settings,
-                model=model,
-                record=record,
-                timing=timing,
-                standing=standing,
-                threads=threads,
-                wants_kept_tokens=query.wants_kept_tokens,
-            )
+            async with context.timing.required():
+                loaded = await self._load_pages(query, caller, context, held)
+            self._count_loaded(loaded, query, caller, record)
             timed = await self._rank(context, [page.prepared for page in loaded.pages], left_out=len(loaded.unloaded))
-            ranking = timed.ranking
-            self._metrics.request_documents.observe(len(query.documents))
-            self._metrics.request_pages.observe(len(pages))
-            with record.observe("respond"):
-                tokens = count_tokens(ranking)
-                ranked = rank_pages(pages, ranking, timed.kept)
-                score_kind: Literal["softmax", "rank", "blend"] = "rank" if ranking.logits is None else "softmax"
-                if query.blend is not None:
-                    ranked, score_kind = blended(ranked, query.blend), "blend"
-            record.sizes.update(
-                window_pages=tokens.window_pages,
-                cached_pages=tokens.cached_pages,
-                visual_tokens=tokens.visual_tokens,
-                kept_tokens=tokens.kept_tokens,
-                prompt_tokens=tokens.prompt_tokens,
-            )
-            answer = RerankAnswer(
-                request_id=request_id,
-                created=int(time.time()),
-                model=model.name,
-                pages=ranked,
-                score_kind=score_kind,
-                windows=len(ranking.windows),
-                tokens=tokens,
-                stage_seconds=dict(record.seconds),
-                total_seconds=time.perf_counter() - record.started,
-                degradation=timing.degradation(timed.done),
-                skipped=loaded.skipped,
-            )
-            record.answer_due_at = timing.due_at
-            if answer.degradation is not None:
-                self._metrics.count_degradation(answer.degradation)
-            if record.trace is not None:
-                _describe(record.trace, query, context, pages, answer)
-            return answer
+            return self._answer_of(query, context, loaded, timed)
 
-    async def _load_pages(
-        self,
-        query: RerankQuery,
-        caller: Caller,
-        model: RankingModel,
-        record: RequestRecord,
-        request_id: str,
-        timing: RequestTiming,
-        held: PageShare,
-        threads: Executor,
-    ) -> Loaded:
+    async def _load_pages(self, query: RerankQuery, caller: Caller, context: RequestContext, held: PageShare) -> Loaded:
         """Every page on the model's grid, or as many as there is time for, in the order of the documents."""
+        record = context.record
         urls = {index: given.url for index, given in enumerate(query.documents) if isinstance(given, UrlDocument)}
         async with AsyncExitStack() as stack:
             fetched: Mapping[int, bytearray | ServiceError] = {}
             if urls:
                 with record.observe("fetch"):
                     fetched = await stack.enter_async_context(
-                        self._fetcher.fetched(urls, request_id=request_id, skips_unusable=query.skips_unusable)
+                        self._fetcher.fetched(urls, request_id=context.request_id, skips_unusable=query.skips_unusable)
                     )
             find_sources: Callable[..., Awaitable[Sequence[Source | ServiceError]]]
             find_sources = gather_usable if query.skips_unusable else gather
@@ -219,23 +171,71 @@ class RerankPipeline:
                     tenant=caller.tenant,
                     registered=self._registry,
                     max_file_bytes=self._settings.max_file_bytes,
-                    threads=threads,
+                    threads=context.threads,
                     fetched=fetched,
                 )
             record.stage = loading_stage(sources)
             loaded = await self._loader.load(
                 sources,
-                model,
+                context.model,
                 tenant=caller.tenant,
                 share_id=caller.share_id,
-                threads=threads,
+                threads=context.threads,
                 skips_unusable=query.skips_unusable,
-                pace=timing,
+                pace=context.timing,
                 held=held,
                 trace=record.trace,
             )
         record.add(loaded.stage_seconds)
         return loaded
+
+    def _count_loaded(self, loaded: Loaded, query: RerankQuery, caller: Caller, record: RequestRecord) -> None:
+        self.page_rates.spend(caller, len(loaded.pages))
+        record.sizes.update(documents=len(query.documents), pages=len(loaded.pages) + len(loaded.unloaded))
+        if loaded.skipped:
+            record.sizes.update(skipped=len(loaded.skipped))
+            for error in loaded.skipped:
+                self._metrics.count_skipped(error.code)
+
+    def _answer_of(
+        self, query: RerankQuery, context: RequestContext, loaded: Loaded, timed: TimedRanking
+    ) -> RerankAnswer:
+        record, timing, ranking = context.record, context.timing, timed.ranking
+        pages: tuple[LoadedPage | ListedPage, ...] = (*loaded.pages, *loaded.unloaded)
+        self._metrics.request_documents.observe(len(query.documents))
+        self._metrics.request_pages.observe(len(pages))
+        with record.observe("respond"):
+            tokens = count_tokens(ranking)
+            ranked = rank_pages(pages, ranking, timed.kept)
+            score_kind: Literal["softmax", "rank", "blend"] = "rank" if ranking.logits is None else "softmax"
+            if query.blend is not None:
+                ranked, score_kind = blended(ranked, query.blend), "blend"
+        record.sizes.update(
+            window_pages=tokens.window_pages,
+            cached_pages=tokens.cached_pages,
+            visual_tokens=tokens.visual_tokens,
+            kept_tokens=tokens.kept_tokens,
+            prompt_tokens=tokens.prompt_tokens,
+        )
+        answer = RerankAnswer(
+            request_id=context.request_id,
+            created=int(time.time()),
+            model=context.model.name,
+            pages=ranked,
+            score_kind=score_kind,
+            windows=len(ranking.windows),
+            tokens=tokens,
+            stage_seconds=dict(record.seconds),
+            total_seconds=time.perf_counter() - record.started,
+            degradation=timing.degradation(timed.done),
+            skipped=loaded.skipped,
+        )
+        record.answer_due_at = timing.due_at
+        if answer.degradation is not None:
+            self._metrics.count_degradation(answer.degradation)
+        if record.trace is not None:
+            _describe(record.trace, query, context, pages, answer)
+        return answer
 
     async def _rank(self, context: RequestContext, pages: Sequence[PreparedPage], *, left_out: int) -> TimedRanking:
         """Turn by turn; each window is a queue entry of its own, so that windows of several requests share batches.
@@ -318,6 +318,7 @@ class RerankPipeline:
         record.stage = "queue"
         queued = self._batcher.submit(
             prepared,
+            patches=context.model.patches_to_encode(prepared),
             standing=context.standing,
             admitted=admitted,
             expires_at=context.timing.give_up_at,
