@@ -294,6 +294,14 @@ class StageClock:
         self._device = device
         self._events: list[tuple[str, torch.cuda.Event, torch.cuda.Event]] = []  # not yet read
         self._intervals: list[StageInterval] = []
+        self.paused_seconds = 0.0
+
+    @contextmanager
+    def paused(self) -> Iterator[None]:
+        """Leave the time inside out of the stage that is being measured. Only on a CPU; not to be nested."""
+        started = time.perf_counter()
+        yield
+        self.paused_seconds += time.perf_counter() - started
 
     @contextmanager
     def observe(self, stage: str) -> Iterator[None]:
@@ -306,9 +314,10 @@ class StageClock:
             end.record(stream)
             self._events.append((stage, start, end))
             return
-        started = time.perf_counter()
+        started, paused_before = time.perf_counter(), self.paused_seconds
         yield
-        self._intervals.append(StageInterval(stage=stage, started=started, seconds=time.perf_counter() - started))
+        seconds = time.perf_counter() - started - (self.paused_seconds - paused_before)
+        self._intervals.append(StageInterval(stage=stage, started=started, seconds=seconds))
 
     def seconds(self) -> dict[str, float]:
         """Total seconds of each stage. Waits for the end of the last run."""

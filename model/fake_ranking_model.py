@@ -90,7 +90,7 @@ class FakeRankingModel:
     ) -> PendingBatch:
         return ScoredBatch(scores=self.score_batch(batch))
 
-    def encode(self, pages: Sequence[PreparedPage]) -> int:
+    def encode(self, pages: Sequence[PreparedPage], *, between_layers: BetweenLayers | None = None) -> int:
         return len(pages)
 
     def patches_to_encode(self, request: PreparedRequest) -> int:

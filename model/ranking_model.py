@@ -127,14 +127,18 @@ class RankingModel(Protocol):
     ) -> PendingBatch:
         """Queue a batch on the device without waiting for it.
 
-        between_layers: called before most layers of the decoder where the batch is computed within this call, on a CPU. It may
-        score other batches meanwhile.
+        between_layers: called before most layers where the batch is computed within this call, on a CPU. It may score other
+        batches meanwhile.
         Raises: DeviceError.
         """
         ...
 
-    def encode(self, pages: Sequence[PreparedPage]) -> int:
-        """Cache page features ahead of requests. Returns the number of pages that were not cached. Raises: DeviceError."""
+    def encode(self, pages: Sequence[PreparedPage], *, between_layers: BetweenLayers | None = None) -> int:
+        """Cache page features ahead of requests. Returns the number of pages that were not cached.
+
+        between_layers: see `start`.
+        Raises: DeviceError.
+        """
         ...
 
     def patches_to_encode(self, request: PreparedRequest) -> int:

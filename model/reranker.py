@@ -159,10 +159,9 @@ class Reranker:
     ) -> "PendingScores":
         """Queue a batch on the device and return without waiting. On a CPU the batch is complete on return.
 
-        between_layers: called on a CPU before most layers of the decoder; it may score other batches.
+        between_layers: called on a CPU before most layers; it may score other batches.
         Raises: DeviceMemoryError, DeviceLostError.
         """
-        is_computed_here = self.compute.device.type == "cpu"
         cached_pages = tuple(
             sum(page.content_hash in self.feature_cache for page in request.pages) for request in batch
         )
@@ -170,11 +169,7 @@ class Reranker:
             return PendingScores(
                 batch=tuple(batch),
                 cached_pages=cached_pages,
-                values=download(
-                    self._scored(batch, observe, between_layers if is_computed_here else None)
-                    if batch
-                    else torch.empty(0)
-                ),
+                values=download(self._scored(batch, observe, between_layers) if batch else torch.empty(0)),
                 device=self.compute.device,
             )
 
@@ -182,9 +177,11 @@ class Reranker:
         self, batch: Sequence[PreparedRequest], observe: Observe, between_layers: BetweenLayers | None
     ) -> torch.Tensor:
         """Logits, float32 (B, letters); with the selection behind them, as `PendingScores` reads it, where it is asked for."""
-        stages = self.forward_pass
-        if between_layers is not None:
-            stages = replace(stages, run_layer=_interrupted(stages.run_layer, between_layers))
+        stages = replace(
+            self.forward_pass,
+            features=self._pausing_encoder(between_layers),
+            run_layer=self._pausing(self.run_decoder_layer, between_layers),
+        )
         packed = stages.pack(batch, observe)
         logits = letter_logits(stages.read_observed(packed, observe), self.letter_rows)
         if not _reports_kept_tokens(batch):
@@ -194,16 +191,25 @@ class Reranker:
         mask.index_fill_(0, packed.kept, 1)
         return torch.cat([logits.flatten().view(torch.uint8), mask])
 
+    def _pausing(self, run_layer: RunLayer, between_layers: BetweenLayers | None) -> RunLayer:
+        if between_layers is None or self.compute.device.type != "cpu":
+            return run_layer
+        return _interrupted(run_layer, between_layers)
+
+    def _pausing_encoder(self, between_layers: BetweenLayers | None) -> PageEncoder:
+        return replace(self.encoder, run_block=self._pausing(self.run_vision_block, between_layers))
+
     @torch.inference_mode()
-    def encode(self, pages: Sequence[PreparedPage]) -> int:
+    def encode(self, pages: Sequence[PreparedPage], *, between_layers: BetweenLayers | None = None) -> int:
         """Encode the pages whose features are not in the cache and cache them. Returns the number of such pages.
 
+        between_layers: see `start`.
         Raises: DeviceMemoryError, DeviceLostError.
         """
         unknown = [page for page in pages if page.content_hash not in self.feature_cache]
         if unknown and self.feature_cache.is_on:
             with running_on(self.compute.device):
-                self.encoder.encode(unknown, no_observation)
+                self._pausing_encoder(between_layers).encode(unknown, no_observation)
                 wait_for(self.compute.device)
         return len(unknown)
 

@@ -3,9 +3,10 @@
 This is start-time fair queueing (Goyal, Vin, Cheng 1996): the shares of deficit round robin, but a caller that asks for little
 is served first. Time is counted in cost: a caller's next item is due when the costs of its items before have passed, the
 caller that is due first is served, and one that comes anew is due at once. Over any time in which two callers have items
-waiting, the costs that they were served differ by at most one item of each, and by `burst`: one that asked for less than its
-share before may be ahead by that much. Callers may be slower than others: their costs count several times, and their items
-wait for the additional cost before they are served.
+waiting, the costs that they were served differ by at most one item of each, and by three times `burst`: one that asked for less
+than its share before may be ahead of its turn by the burst, and one that has little waiting may be ahead of one that has much
+by twice as much, since that delays the other one little. Callers may be slower than others: their costs count several times,
+and their items wait for the additional cost before they are served.
 """
 
 import heapq
@@ -16,6 +17,9 @@ from typing import Any, Generic, TypeVar
 MAX_SLOWNESS = 16
 
 _OVERFLOW = 2
+
+_DELAY_BY_WAITING = 8.0  # by which all that a caller has waiting counts in the order
+_LONGEST_DELAY = 2.0  # bursts; so that not even a burst brings much work before little
 
 _IDLE_CALLERS = 1024  # whose costs are remembered, beside those that are due later than now
 
@@ -59,16 +63,18 @@ class _Share:
 
     items: "list[tuple[int, float, int, _Entry]]" = field(default_factory=list)  # priority, since, age, entry: a heap
     due: dict[int, float] = field(default_factory=dict)
+    waiting_cost: float = 0.0  # expected, of all items
     ticket: int = 0  # of its valid entry in the order
 
 
 class FairQueue(Generic[Item]):
     """Not thread-safe. Each call takes time that grows with the logarithm of the items or callers."""
 
-    def __init__(self) -> None:
-        self.burst = 0.0  # cost by which a caller that used less than its share may be ahead
+    def __init__(self, *, burst: float = 0.0) -> None:
+        """burst: cost by which a caller may be ahead of its turn, if it used less than its share before."""
+        self._burst = burst
         self._shares: dict[str, _Share] = {}
-        # A heap of due and additional cost, ticket, caller; entries of old tickets are void.
+        # A heap of due and additional costs, ticket, caller; entries of old tickets are void.
         self._order: list[tuple[float, int, str]] = []
         self._numbers = itertools.count(1)
         self._now = 0.0  # when the item served last was due
@@ -84,9 +90,9 @@ class FairQueue(Generic[Item]):
             share = self._shares[standing.share_id] = _Share()
         entry = _Entry(item=item, slowness=standing.slowness, expected_cost=expected_cost)
         heapq.heappush(share.items, (standing.priority, standing.since, next(self._numbers), entry))
+        share.waiting_cost += expected_cost
         self._size += 1
-        if share.items[0][-1] is entry:
-            self._enter(standing.share_id, share)
+        self._enter(standing.share_id, share)
 
     def peek(self) -> Item:
         """The item to be served next. Raises: IndexError when the queue is empty."""
@@ -100,6 +106,7 @@ class FairQueue(Generic[Item]):
         heapq.heappop(self._order)
         entry = heapq.heappop(share.items)[-1]
         item: Item = entry.item
+        share.waiting_cost = max(0.0, share.waiting_cost - entry.expected_cost) if share.items else 0.0
         self._size -= 1
         self._now = max(self._now, share.due[entry.slowness])
         share.due[entry.slowness] += cost * entry.slowness
@@ -125,11 +132,13 @@ class FairQueue(Generic[Item]):
                 self._enter(standing.share_id, share)
 
     def _enter(self, share_id: str, share: _Share) -> None:
-        """Put the caller into the order, by its first item."""
+        """Put the caller into the order, by its first item and by all that it has waiting."""
         entry = share.items[0][-1]
-        due = share.due[entry.slowness] = max(self._now - self.burst, share.due.get(entry.slowness, self._now))
+        due = share.due[entry.slowness] = max(self._now - self._burst, share.due.get(entry.slowness, self._now))
         share.ticket = next(self._numbers)
-        heapq.heappush(self._order, (due + (entry.slowness - 1) * entry.expected_cost, share.ticket, share_id))
+        delay = min(_DELAY_BY_WAITING * share.waiting_cost, _LONGEST_DELAY * self._burst)
+        key = due + delay + (entry.slowness - 1) * entry.expected_cost
+        heapq.heappush(self._order, (key, share.ticket, share_id))
 
     def _first(self) -> str:
         """The caller that is due first. Drops void entries on the way."""

@@ -1,15 +1,15 @@
 """The queue in front of the device: bounded in tokens, emptied in batches under two budgets, with background work behind it.
 
 There is no timer: a batch consists of the windows that are queued when the device takes it, and an idle device takes at once.
-Callers are served by fair shares of the device's work, so that a flood by one delays that one alone; while there are several,
-batches are short too, because a batch that runs cannot be interrupted. Windows whose client has disconnected or whose time is
+Callers are served by fair shares of the device's time, so that a flood by one delays that one alone; while there are several,
+batches are short too, because others wait for a batch that runs. Windows whose client has disconnected or whose time is
 up are dropped as they are popped. Thread-safe.
 """
 
 import math
 import time
 from collections import Counter, deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field, replace
 from threading import Condition
@@ -27,15 +27,18 @@ _SHARE_REGAINED = 1 / 64  # of the whole budget, with every batch that does fit
 _SHORT_BATCH_SECONDS = 0.1
 """More windows in a batch of this length do not make the device faster, but other callers wait for it."""
 
+_INTERRUPTING_SECONDS = 0.5
+"""Longest window that is scored while a batch of another caller pauses: such a window does not pause itself."""
+
 _BURST_SECONDS = 3.0
-"""Of the device's work, by which a caller may be ahead of its turn if it used less than its share before."""
+"""Of the device's time, by which a caller may be ahead of its turn if it used less than its share before."""
 
 _EARLY_PART = 0.75
 """Of the longest wait. Above it a request is refused early; those that passed may find a longer queue when they get here."""
 
 _LITTLE = 1.5  # windows of mean size
 _COMPANY_SECONDS = 300.0  # after a change of the caller: so long batches are kept short for the other one
-
+_UNMEASURED_TOKENS, _UNMEASURED_PATCHES = 20_000.0, 100_000.0  # a second, before the first measurement
 
 _NOBODY = Standing(share_id="")
 
@@ -54,7 +57,6 @@ class EncodeProgress:
     """What was done for a window before it is scored, where its pages are encoded few at a time."""
 
     tried: set[bytes] = field(default_factory=set)  # content hashes
-    cost: float = 0.0
     seconds: float = 0.0
 
 
@@ -68,7 +70,8 @@ class QueuedWindow:
     expires_at: float
     is_due: bool = False  # it expires by the deadline of its request, and not by the longest wait for a batch
     standing: Standing
-    cost: float = 0.0  # in tokens, vision included; known when the window is taken
+    patches: int = 0  # that the vision pass of its batch encodes for it; known when it is taken
+    seconds: float = 0.0  # of the device that it is expected to take; known when it is taken
     trace: Trace | None = None  # of the request that the window is of
     progress: "EncodeProgress" = field(default_factory=lambda: EncodeProgress())
 
@@ -78,7 +81,9 @@ class BackgroundEncode:
     """Pages to encode into the feature cache ahead of requests. Few, so that a request that arrives meanwhile waits little."""
 
     pages: Sequence[PreparedPage]
-    progress: EncodeProgress | None = None  # of the window that needs the pages; None: no request waits for them
+    patches: int = 0  # of the pages; 0: not known
+    share_id: str | None = None  # of the caller whose window needs the pages; None: no request waits for them
+    progress: EncodeProgress | None = None  # of that window
     future: "Future[None]" = field(default_factory=Future)
 
 
@@ -103,7 +108,7 @@ class MicroBatcher:
         self.budget = budget
         self._on_cancelled = on_cancelled
         self._clock = clock
-        self._windows: FairQueue[QueuedWindow] = FairQueue()
+        self._windows: FairQueue[QueuedWindow] = FairQueue(burst=_BURST_SECONDS)
         self._tokens_by_caller: Counter[str] = Counter()  # of those waiting, by share_id
         self._last_caller: str | None = None
         self._company_until = -math.inf
@@ -111,9 +116,9 @@ class MicroBatcher:
         self._changed = Condition()
         self._closed = False
         self._window_tokens = 0.0  # mean of those that were queued
-        self._tokens_rate = _Rate()
-        self._cost_rate = _Rate()  # of the same batches
-        self._visual_tokens_rate = _Rate()  # of pages that were encoded alone
+        self._tokens_rate = _Rate()  # of batches as a whole, with their vision passes
+        self._language_rate = _Rate()  # tokens, of all other work than vision passes
+        self._vision_rate = _Rate()  # patches
         self.budget_share = 1.0  # of both budgets of a batch; less after a batch ran out of device memory
         self.waiting_tokens = 0
         self.waiting_pages = 0
@@ -148,6 +153,7 @@ class MicroBatcher:
         self,
         request: PreparedRequest,
         *,
+        patches: int | None = None,
         standing: Standing = _NOBODY,
         admitted: bool = False,
         expires_at: float = math.inf,
@@ -155,6 +161,7 @@ class MicroBatcher:
     ) -> "Future[WindowResult]":
         """Queue one window. An empty queue takes any.
 
+        patches: of its vision pass at present; None: all that its pages have.
         standing: whose window it is, and how it compares with others.
         expires_at: by the clock; the window is worth nothing later, and fails with DeadlineExceededError.
         admitted: an earlier window of the request was queued, so that this one is not refused for the length of the queue.
@@ -180,7 +187,8 @@ class MicroBatcher:
                 trace=trace,
             )
             self._window_tokens = _mean(self._window_tokens, request.token_count)
-            self._windows.push(window, standing, expected_cost=self._cost(request.token_count, request.patch_count))
+            expected = self._seconds(request.token_count, request.patch_count if patches is None else patches)
+            self._windows.push(window, standing, expected_cost=expected)
             self._count(window, 1)
             self._changed.notify()
             return window.future
@@ -211,6 +219,7 @@ class MicroBatcher:
         with self._changed:
             while True:
                 self._changed.wait_for(lambda: self._windows or self._background or self._closed)
+                self._drop_ended()
                 if piece := self._next_piece(patches_of, pages_to_encode):
                     return piece
                 if batch := self._pop_batch(patches_of):
@@ -223,27 +232,28 @@ class MicroBatcher:
                     return None
 
     def take_between(
-        self, running: Sequence[QueuedWindow], patches_of: Callable[[PreparedRequest], int]
+        self, callers: Collection[str | None], patches_of: Callable[[PreparedRequest], int]
     ) -> list[QueuedWindow]:
-        """Windows of another caller whose turn it is, if they are short: to be scored while a batch of `running` pauses."""
+        """Windows of another caller whose turn it is, if they are short: to be scored while work for `callers` pauses."""
         with self._changed:
+            self._drop_ended()
             if not self._windows or not self._has_company:
                 return []
             window = self._windows.peek()
-            cost = self._cost(window.request.token_count, patches_of(window.request))
-            is_own = any(other.standing.share_id == window.standing.share_id for other in running)
-            return [] if is_own or cost > self._short_batch_cost() else self._pop_batch(patches_of)
+            seconds = self._seconds(window.request.token_count, patches_of(window.request))
+            is_own = window.standing.share_id in callers
+            return [] if is_own or seconds > _INTERRUPTING_SECONDS else self._pop_batch(patches_of)
 
-    def record_rate(self, tokens: int, seconds: float, *, cost: float = 0.0) -> None:
-        """Update the measured rates of the device by a finished batch. cost: of its windows."""
+    def record_rate(self, tokens: int, seconds: float) -> None:
+        """Update the measured rate of the device by a finished batch."""
         self._tokens_rate.add(tokens, seconds)
-        self._cost_rate.add(cost, seconds)
-        self._windows.burst = _BURST_SECONDS * self._cost_rate.per_second
 
-    def record_encode_rate(self, pages: Sequence[PreparedPage], seconds: float) -> None:
-        """Update the measured rate of the device by pages that were encoded alone."""
-        tokens = sum(page.visual_token_count for page in pages)
-        self._visual_tokens_rate.add(tokens, seconds)
+    def record_parts(self, *, patches: int, vision_seconds: float, tokens: int, language_seconds: float) -> None:
+        """Update the measured rates of vision passes and of all other work, by a finished batch or by pages encoded alone."""
+        if patches:
+            self._vision_rate.add(patches, vision_seconds)
+        if tokens:
+            self._language_rate.add(tokens, language_seconds)
 
     def set_budget(self, budget: BatchBudget) -> None:
         """Change the budgets, once the model is loaded and the room on its device is known."""
@@ -279,52 +289,55 @@ class MicroBatcher:
                     window.future.set_exception(error)
 
     def _pop_batch(self, patches_of: Callable[[PreparedRequest], int]) -> list[QueuedWindow]:
-        """The next windows that fit the budgets. Drops cancelled windows and fails expired ones on the way."""
+        """The next windows that fit the budgets, at least one where the queue has any."""
         batch: list[QueuedWindow] = []
         tokens_left = self.budget_share * self.budget.max_tokens
         patches_left = self.budget_share * self.budget.max_patches
-        short = self._short_batch_cost()
+        seconds_left = self._longest_batch_seconds()
         while self._windows:
             request = self._windows.peek().request
             tokens, patches = request.token_count, patches_of(request)
-            cost = self._cost(tokens, patches)
-            is_full = tokens > tokens_left or patches > patches_left or cost > short
-            if batch and (is_full or self._delays(batch, cost)):
+            seconds = self._seconds(tokens, patches)
+            is_full = tokens > tokens_left or patches > patches_left or seconds > seconds_left
+            if batch and (is_full or self._delays(batch, seconds)):
                 break
-            window = self._windows.peek()
-            if not window.future.set_running_or_notify_cancel():
-                self._pop(cost=0.0)
-                if not (
-                    window.is_due and self._clock() > window.expires_at
-                ):  # else its request was answered without it
-                    self._on_cancelled()
-            elif window.is_due and self._clock() > window.expires_at:
-                self._pop(cost=0.0)
-                message = "The time of the request ended while it waited for the device."
-                window.future.set_exception(DeadlineExceededError("deadline_exceeded", message))
-            elif self._is_late(window):
-                self._pop(cost=0.0)
-                message = f"The request waited over {self.budget.queue_seconds:g} s for the device. Try again later."
-                window.future.set_exception(
-                    UnavailableError(
-                        "queue_timeout",
-                        message,
-                        retry_after_seconds=retry_after(self.estimated_wait_of(window.standing.share_id)),
-                    )
-                )
-            else:
-                self._pop(cost=cost)
-                batch.append(replace(window, cost=cost))
-                tokens_left, patches_left, short = tokens_left - tokens, patches_left - patches, short - cost
+            window = self._pop(cost=seconds)
+            if not window.future.set_running_or_notify_cancel():  # cancelled since `_drop_ended`
+                self._count_cancelled(window)
+                continue
+            batch.append(replace(window, patches=patches, seconds=seconds))
+            tokens_left, patches_left = tokens_left - tokens, patches_left - patches
+            seconds_left -= seconds
+            self._drop_ended()
         return batch
 
-    def _delays(self, batch: Sequence[QueuedWindow], cost: float) -> bool:
-        """Whether a window of the batch would be late for its request if one more, of that cost, were in it."""
+    def _drop_ended(self) -> None:
+        """Drop windows from the head of the queue that nobody waits for any longer, and fail those whose time is up."""
+        while self._windows:
+            window = self._windows.peek()
+            is_over = window.is_due and self._clock() > window.expires_at
+            if not (window.future.cancelled() or is_over or self._is_late(window)):
+                return
+            self._pop(cost=0.0)
+            if not window.future.set_running_or_notify_cancel():
+                self._count_cancelled(window)
+            elif is_over:
+                message = "The time of the request ended while it waited for the device."
+                window.future.set_exception(DeadlineExceededError("deadline_exceeded", message))
+            else:
+                message = f"The request waited over {self.budget.queue_seconds:g} s for the device. Try again later."
+                seconds = retry_after(self.estimated_wait_of(window.standing.share_id))
+                window.future.set_exception(UnavailableError("queue_timeout", message, retry_after_seconds=seconds))
+
+    def _count_cancelled(self, window: QueuedWindow) -> None:
+        is_over = window.is_due and self._clock() > window.expires_at
+        if not is_over:  # else its request was answered without it
+            self._on_cancelled()
+
+    def _delays(self, batch: Sequence[QueuedWindow], seconds: float) -> bool:
+        """Whether a window of the batch would be late for its request if one more, of so many seconds, were in it."""
         due_at = min((window.expires_at for window in batch if window.is_due), default=math.inf)
-        if not self._cost_rate.per_second or due_at == math.inf:
-            return False
-        cost += sum(window.cost for window in batch)
-        return self._clock() + cost / self._cost_rate.per_second > due_at
+        return self._clock() + seconds + sum(window.seconds for window in batch) > due_at
 
     def _next_piece(
         self,
@@ -335,30 +348,28 @@ class MicroBatcher:
         if not self._windows or not self._has_company:
             return None
         window = self._windows.peek()
-        is_dropped = window.future.cancelled() or self._is_late(window)
-        if is_dropped or (not window.progress.tried and not self._takes_long(patches_of(window.request))):
+        if not window.progress.tried and not self._takes_long(patches_of(window.request)):
             return None
         unknown = [page for page in pages_to_encode(window.request) if page.content_hash not in window.progress.tried]
-        tokens = _SHORT_BATCH_SECONDS * self._visual_tokens_rate.per_second
-        pages: list[PreparedPage] = []
-        for page in unknown:
-            tokens -= page.visual_token_count
-            if pages and tokens < 0:
-                break
-            pages.append(page)
-        if not pages:
+        if not unknown:
             return None
+        patches = window.request.patch_count // len(window.request.pages)  # of a page
+        count = int(
+            _SHORT_BATCH_SECONDS * self._vision_rate.per_second / max(1, patches)
+        )  # 0 before the first measurement
+        pages = unknown[: max(1, count)]
         window.progress.tried.update(page.content_hash for page in pages)
-        patches = window.request.patch_count * len(pages) // len(window.request.pages)
-        cost = self._cost(0, patches)
-        window.progress.cost += cost
-        self._windows.postpone(cost=cost)
-        return BackgroundEncode(pages=pages, progress=window.progress)
+        patches *= len(pages)
+        self._windows.postpone(cost=self._seconds(0, patches))
+        return BackgroundEncode(
+            pages=pages, patches=patches, share_id=window.standing.share_id, progress=window.progress
+        )
 
     def _takes_long(self, patches: int) -> bool:
-        if not patches or not self._cost_rate.per_second:
-            return False
-        return self._cost(0, patches) > 2 * _SHORT_BATCH_SECONDS * self._cost_rate.per_second
+        """Whether a vision pass of so many patches takes long, or may, as none was measured."""
+        if not patches or not self._vision_rate.per_second:
+            return patches > 0
+        return self._seconds(0, patches) > 2 * _SHORT_BATCH_SECONDS
 
     def _is_late(self, window: QueuedWindow) -> bool:
         """Whether nothing was done for the window in the time that it may wait."""
@@ -369,15 +380,15 @@ class MicroBatcher:
         """Whether more than one caller used the device lately."""
         return self._clock() <= self._company_until
 
-    def _short_batch_cost(self) -> float:
-        """The cost of a batch that others can wait for; without a bound where one caller has the device to itself."""
-        if not self._has_company or not self._cost_rate.per_second:
-            return math.inf
-        return _SHORT_BATCH_SECONDS * self._cost_rate.per_second
+    def _longest_batch_seconds(self) -> float:
+        """Others can wait for so long; without a bound where one caller has the device to itself."""
+        return _SHORT_BATCH_SECONDS if self._has_company else math.inf
 
-    def _cost(self, tokens: int, patches: int) -> float:
-        """Work for the device in tokens: a patch counts as the share of its budget that it takes."""
-        return tokens + patches * self.budget.max_tokens / self.budget.max_patches
+    def _seconds(self, tokens: int, patches: int) -> float:
+        """Of the device, that work of such a size is expected to take."""
+        return tokens / (self._language_rate.per_second or _UNMEASURED_TOKENS) + patches / (
+            self._vision_rate.per_second or _UNMEASURED_PATCHES
+        )
 
     def _pop(self, *, cost: float) -> QueuedWindow:
         window = self._windows.pop(cost=cost)

@@ -9,7 +9,7 @@ should be restarted.
 import logging
 import math
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from concurrent.futures import Future
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -25,6 +25,7 @@ from service.metrics import Metrics
 from service.tracing import TracedWindow, record_batch
 
 _BATCHES_ON_DEVICE = 2
+_VISION = "upload", "vision"  # the stages of a vision pass
 
 logger = logging.getLogger(__name__)
 
@@ -37,7 +38,11 @@ class _Running:
     clock: StageClock
     started_at: float
     is_alone: bool  # nothing else was on the device when it was started
-    paused_seconds: float = 0.0  # in which other windows were scored in between
+
+    @property
+    def paused_seconds(self) -> float:
+        """In which other windows were scored in between."""
+        return self.clock.paused_seconds
 
 
 class InferenceWorker:
@@ -128,10 +133,11 @@ class InferenceWorker:
     def _encode(self, model: RankingModel, work: BackgroundEncode) -> None:
         """A failure here is harmless: a request that needs these pages encodes them itself and reports the error."""
         started = self._clock()
-        with self._occupying([], model.stage_clock()):
+        with self._occupying([], model.stage_clock()) as running:
             try:
-                encoded = model.encode(work.pages)
-                seconds = self._clock() - max(started, self._last_end)  # without the batch that was running before
+                pause = partial(self._score_between, model, running, [work.share_id])
+                encoded = model.encode(work.pages, between_layers=pause)
+                seconds = self._seconds_since(started, running)
             except Exception as error:
                 logger.error("could not encode %d pages ahead of requests", len(work.pages), exc_info=error)
                 work.future.set_exception(error)
@@ -139,7 +145,9 @@ class InferenceWorker:
                     self._lose([])
             else:
                 if encoded == len(work.pages):
-                    self._batcher.record_encode_rate(work.pages, seconds)
+                    self._batcher.record_parts(
+                        patches=work.patches, vision_seconds=seconds, tokens=0, language_seconds=0.0
+                    )
                 if work.progress is not None:
                     work.progress.seconds += seconds
                     self._metrics.observe_stages({"vision": seconds}, None)
@@ -153,7 +161,9 @@ class InferenceWorker:
             pending = model.start(
                 [window.request for window in batch],
                 observe=running.clock.observe,
-                between_layers=partial(self._score_between, model, running),
+                between_layers=partial(
+                    self._score_between, model, running, {window.standing.share_id for window in batch}
+                ),
             )
         except Exception as error:  # noqa: BLE001 (every window is scored in a smaller batch, or fails)
             failure: Exception = error
@@ -164,14 +174,12 @@ class InferenceWorker:
         self._recover(model, batch, failure)
         return False
 
-    def _score_between(self, model: RankingModel, running: _Running) -> None:
-        """While a batch pauses between two layers: score short windows of other callers, who would wait for all of it."""
-        started = self._clock()
-        while not self.is_lost and (short := self._batcher.take_between(running.batch, model.patches_to_encode)):
-            self._count_batch(short)
-            self._score_now(model, short)
-            running.paused_seconds += self._clock() - started
-            started = self._clock()
+    def _score_between(self, model: RankingModel, running: _Running, callers: Collection[str | None]) -> None:
+        """While work for `callers` pauses between two layers: score short windows of others, who would wait for all of it."""
+        while not self.is_lost and (short := self._batcher.take_between(callers, model.patches_to_encode)):
+            with running.clock.paused():
+                self._count_batch(short)
+                self._score_now(model, short)
 
     def _recover(self, model: RankingModel, batch: Sequence[QueuedWindow], failure: Exception) -> None:
         if isinstance(failure, DeviceLostError) or len(batch) == 1:
@@ -219,8 +227,6 @@ class InferenceWorker:
 
     def _resolve(self, running: _Running, answers: Sequence[PageScores], seconds: dict[str, float]) -> None:
         assert len(answers) == len(running.batch), "a model answers every request of its batch"
-        if running.paused_seconds:
-            seconds = {**seconds, "language": max(0.0, seconds.get("language", 0.0) - running.paused_seconds)}
         traced = [
             TracedWindow(trace=window.trace, queue_seconds=running.started_at - window.queued_at)
             for window in running.batch
@@ -231,6 +237,13 @@ class InferenceWorker:
         if self._times is not None:
             own_seconds = self._clock() - running.started_at - running.paused_seconds if running.is_alone else None
             self._times.record_batch(answers, seconds, seconds=own_seconds)
+        vision_seconds = sum(seconds.get(stage, 0.0) for stage in _VISION)
+        self._batcher.record_parts(
+            patches=sum(window.patches for window in running.batch),
+            vision_seconds=vision_seconds,
+            tokens=_tokens(running.batch),
+            language_seconds=sum(seconds.values()) - vision_seconds,
+        )
         self._batcher.regain_budget()
         for window, scores in zip(running.batch, answers, strict=True):
             self._resolve_window(window, scores, running.started_at, seconds)
@@ -301,15 +314,17 @@ class InferenceWorker:
             self._on_device.remove(running)
             now = self._clock()
             if running.batch:
-                # The end of windows that were scored in between is no beginning of this batch.
-                began = running.started_at if running.paused_seconds else max(running.started_at, self._last_end)
-                self._batcher.record_rate(
-                    _tokens(running.batch),
-                    now - began - running.paused_seconds + sum(window.progress.seconds for window in running.batch),
-                    cost=sum(window.cost + window.progress.cost for window in running.batch),
-                )
+                seconds = self._seconds_since(running.started_at, running)
+                encoding_seconds = sum(window.progress.seconds for window in running.batch)
+                self._batcher.record_rate(_tokens(running.batch), seconds + encoding_seconds)
             self._metrics.device_busy.inc(now - self._busy_since)
             self._last_end = self._busy_since = now
+
+    def _seconds_since(self, started: float, running: _Running) -> float:
+        """In which the device worked for `running`, without the batch that was on it before."""
+        paused = running.paused_seconds
+        # The end of windows that were scored in between is no beginning.
+        return self._clock() - (started if paused else max(started, self._last_end)) - paused
 
     def _record_failure(self, batch: Sequence[QueuedWindow], failure: Exception) -> None:
         self._metrics.engine_errors.inc()

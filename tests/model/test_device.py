@@ -45,6 +45,15 @@ def test_a_stage_that_occurs_twice_is_added_up() -> None:
     assert all(seconds >= 0 for seconds in clock.seconds().values())
 
 
+def test_the_time_of_a_pause_is_left_out_of_the_stage() -> None:
+    clock = StageClock(CPU)
+    started = time.perf_counter()
+    with clock.observe("language"), clock.paused():
+        time.sleep(0.05)
+    assert clock.paused_seconds >= 0.05
+    assert clock.seconds()["language"] <= time.perf_counter() - started - 0.05
+
+
 def test_intervals_tell_when_each_stage_ran() -> None:
     clock = StageClock(CPU)
     before = time.perf_counter()

@@ -182,6 +182,23 @@ def test_another_batch_may_be_scored_between_the_layers_of_one() -> None:
         assert scores.logits == pytest.approx(expected_short.logits, abs=1e-4)
 
 
+def test_another_batch_may_be_scored_between_the_layers_of_a_vision_pass() -> None:
+    expected_by = make_reranker()
+    query, pages = "a", random_pages(5)
+    [expected] = expected_by.score([expected_by.prepare(query, pages)])
+    reranker = make_reranker()
+    short = reranker.prepare(query, pages[3:])
+    [expected_short] = expected_by.score([short])
+    between: list[PageScores] = []
+    prepared = reranker.prepare(query, pages)
+    assert reranker.encode(prepared.pages, between_layers=lambda: between.extend(reranker.score([short]))) == 5
+    assert len(between) >= reranker.model_config.vision.depth - 1
+    for scores in between:
+        assert scores.logits == pytest.approx(expected_short.logits, abs=1e-4)
+    [answer] = reranker.score([prepared])
+    assert answer.cached_pages == 5 and answer.logits == pytest.approx(expected.logits, abs=1e-4)
+
+
 def make_reranker(**config: Any) -> Reranker:
     return Reranker.from_checkpoint("demo", RerankerConfig(device="cpu", dtype="float32", **config))
 

@@ -11,9 +11,9 @@ from service.fair_queue import FairQueue, Standing, finds_room
 CALLERS = ("a", "b", "c")
 
 
-def filled(*pushed: tuple[str, float]) -> FairQueue[tuple[str, float]]:
+def filled(*pushed: tuple[str, float], burst: float = 0.0) -> FairQueue[tuple[str, float]]:
     """A queue of (caller, cost), pushed in this order."""
-    queue: FairQueue[tuple[str, float]] = FairQueue()
+    queue: FairQueue[tuple[str, float]] = FairQueue(burst=burst)
     for item in pushed:
         push(queue, *item)
     return queue
@@ -107,13 +107,38 @@ def test_items_that_yield_do_not_delay_the_callers_own_others() -> None:
 
 
 def test_one_that_used_less_than_its_share_is_ahead_by_the_burst_alone() -> None:
-    queue = filled(*[("a", 10.0)] * 100, ("b", 10.0))
-    queue.burst = 50.0
+    queue = filled(*[("a", 10.0)] * 100, ("b", 10.0), burst=50.0)
     served(queue, 20)  # b's one item is among them
     for _ in range(20):
         push(queue, "b", 10)
     assert served(queue, 5) == "bbbbb"
     assert 4 <= served(queue, 10).count("b") <= 6, "then in turn"
+
+
+def test_one_that_has_much_waiting_is_not_ahead_of_one_that_has_little() -> None:
+    queue = filled(("a", 10.0), burst=50.0)
+    for _ in range(100):
+        push(queue, "b", 1)
+        served(queue, 1)
+    for _ in range(5):
+        push(queue, "a", 40)
+    for _ in range(20):
+        push(queue, "b", 1)
+        assert served(queue, 1) == "b"
+
+
+def test_one_that_has_little_waiting_gets_no_more_than_its_share_in_the_end() -> None:
+    queue = filled(*[("a", 10.0)] * 300, burst=50.0)
+    spent: Counter[str] = Counter()
+    for _ in range(400):
+        if spent["b"] < 3000:
+            push(queue, "b", 10)
+        while (caller := pop(queue)[0]) == "a":
+            spent["a"] += 10
+        spent[caller] += 10
+        if spent["a"] >= 2000:
+            break
+    assert abs(spent["a"] - spent["b"]) <= 3 * 50 + 2 * 10
 
 
 def test_a_part_of_an_item_lets_others_go_first() -> None:

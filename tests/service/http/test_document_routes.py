@@ -14,6 +14,7 @@ import httpx
 import pytest
 
 from model import FakeRankingModel, PreparedPage, Reranker
+from model.ranking_model import BetweenLayers
 from service.http.document_schemas import RegisteredDocumentPages, RegisteredDocuments
 from service.registered.store import DocumentKey
 from tests.documents import make_encrypted_pdf, make_image, make_pdf, make_tiff, make_torn_pdf
@@ -347,7 +348,7 @@ class GatedEncoding(FakeRankingModel):
 
     gate = threading.Event()
 
-    def encode(self, pages: Sequence[PreparedPage]) -> int:
+    def encode(self, pages: Sequence[PreparedPage], *, between_layers: BetweenLayers | None = None) -> int:
         assert self.gate.wait(PATIENCE_SECONDS)
         return len(pages)
 

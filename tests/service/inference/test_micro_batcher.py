@@ -20,6 +20,10 @@ def take(batcher: MicroBatcher) -> list[QueuedWindow]:
     return work or []
 
 
+def learn(batcher: MicroBatcher, *, tokens_per_second: int = 100, patches_per_second: int = 1000) -> None:
+    batcher.record_parts(patches=patches_per_second, vision_seconds=1.0, tokens=tokens_per_second, language_seconds=1.0)
+
+
 def test_queued_windows_become_one_batch_within_the_token_budget() -> None:
     batcher = MicroBatcher(BUDGET)
     for tokens in (40, 40, 40):
@@ -131,7 +135,7 @@ def test_a_window_of_a_request_that_was_answered_without_it_is_no_cancellation()
 
 def test_a_window_that_must_end_soon_shares_its_batch_only_with_those_that_leave_it_time() -> None:
     batcher = MicroBatcher(BUDGET, clock=Clock())
-    batcher.record_rate(tokens=10, seconds=1.0, cost=10.0)
+    learn(batcher, tokens_per_second=10)
     batcher.submit(request(20, patches=0), expires_at=4.5)
     batcher.submit(request(20, patches=0))
     batcher.submit(request(10, patches=0))
@@ -274,8 +278,9 @@ def test_a_flood_of_one_caller_does_not_delay_another() -> None:
 
 
 def test_patches_that_must_be_computed_count_in_the_shares() -> None:
-    """A patch takes as much of a batch's budget as a tenth of a token, so 900 of them cost as much as 90 tokens."""
+    """A patch takes as long as a tenth of a token, so 900 of them cost as much as 90 tokens."""
     batcher = MicroBatcher(replace(BUDGET, queue_limit_tokens=100_000))
+    learn(batcher, tokens_per_second=1000, patches_per_second=10_000)
     for _ in range(20):
         batcher.submit(request(10, patches=900), standing=A)
         batcher.submit(request(10, patches=0), standing=B)
@@ -325,7 +330,7 @@ def test_a_request_is_refused_early_where_its_window_would_probably_be_refused()
 def test_batches_are_short_while_there_are_several_callers() -> None:
     clock = Clock()
     batcher = MicroBatcher(BUDGET, clock=clock)
-    batcher.record_rate(400, 1.0, cost=400)  # 40 tokens in a tenth of a second
+    learn(batcher, tokens_per_second=400)  # 40 tokens in a tenth of a second
     for _ in range(4):
         batcher.submit(request(15, patches=0), standing=A)
     assert len(take(batcher)) == 4, "one caller alone gets whole batches"
@@ -350,7 +355,7 @@ def test_pages_of_a_long_window_are_encoded_few_at_a_time_while_there_are_severa
     def take_piece() -> list[QueuedWindow] | BackgroundEncode | None:
         return batcher.take(lambda prepared: prepared.patch_count, lambda prepared: prepared.pages)
 
-    batcher.record_rate(100, 1.0, cost=100)
+    learn(batcher)
     batcher.submit(long, standing=A)
     whole = take_piece()
     assert isinstance(whole, list), "one caller alone has its windows scored whole"
@@ -368,7 +373,7 @@ def test_pages_of_a_long_window_are_encoded_few_at_a_time_while_there_are_severa
 def test_a_window_whose_pages_are_being_encoded_does_not_expire() -> None:
     clock = Clock()
     batcher = MicroBatcher(BUDGET, clock=clock)
-    batcher.record_rate(100, 1.0, cost=100)
+    learn(batcher)
     batcher.submit(request(10, patches=0), standing=B)
     take(batcher)
     batcher.submit(request(10, patches=900), standing=A)
@@ -377,3 +382,31 @@ def test_a_window_whose_pages_are_being_encoded_does_not_expire() -> None:
     clock.now = 11
     batcher.close()
     assert len(take(batcher)) == 1
+
+
+def test_after_windows_that_expired_the_pages_of_the_next_one_are_still_encoded_few_at_a_time() -> None:
+    clock = Clock()
+    batcher = MicroBatcher(BUDGET, clock=clock)
+    learn(batcher)
+    batcher.submit(request(10, patches=0), standing=B)
+    late = batcher.submit(request(10, patches=900), standing=A)
+    clock.now = 11
+    batcher.submit(request(20, patches=900), standing=A, admitted=True)
+    work = batcher.take(lambda prepared: prepared.patch_count, lambda prepared: prepared.pages)
+    assert isinstance(work, BackgroundEncode) and work.share_id == "a"
+    with pytest.raises(UnavailableError):
+        late.result(timeout=0)
+
+
+def test_a_short_window_goes_before_much_work_of_one_that_did_not_use_the_device_before() -> None:
+    """Its patches take seconds, although they are as few in the budget of a batch as those tokens that take no time."""
+    batcher = MicroBatcher(replace(BUDGET, queue_limit_tokens=100_000))
+    learn(batcher, tokens_per_second=1000, patches_per_second=200)
+    batcher.submit(request(10, patches=0), standing=A)
+    for _ in range(500):
+        batcher.submit(request(10, patches=0), standing=B)
+        take(batcher)
+    for _ in range(3):
+        batcher.submit(request(10, patches=400), standing=A)
+    batcher.submit(request(50), patches=0, standing=B)
+    assert take(batcher)[0].standing == B

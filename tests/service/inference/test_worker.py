@@ -78,7 +78,7 @@ class ScriptedModel(FakeRankingModel):
             for count in tokens
         ]
 
-    def encode(self, pages: Sequence[PreparedPage]) -> int:
+    def encode(self, pages: Sequence[PreparedPage], *, between_layers: BetweenLayers | None = None) -> int:
         self._fault([])
         return len(pages)
 
@@ -143,7 +143,7 @@ class ModelOfLayers(ScriptedModel):
     [
         ("other", 20, [[10], [20], [400]]),
         ("flood", 20, [[10], [400], [20]]),
-        ("other", 300, [[10], [400], [300]]),
+        ("other", 600, [[10], [400], [600]]),
     ],
     ids=["short", "of the same caller", "long"],
 )
@@ -160,7 +160,7 @@ def test_short_windows_of_other_callers_are_scored_while_a_long_batch_pauses(
     model = ModelOfLayers(reranker, lambda: submit(tokens, share_id))
     submit(10, "other")
     submit(400, "flood")
-    batcher.record_rate(1000, 1.0, cost=1000.0)  # so that 100 tokens are a tenth of a second
+    batcher.record_parts(patches=0, vision_seconds=0.0, tokens=1000, language_seconds=1.0)
     worker = InferenceWorker(batcher, Metrics(), clock=clock)
     worker.start(model)
     eventually(lambda: len(model.ended) == 3)
@@ -407,7 +407,7 @@ def test_pages_of_a_long_window_are_encoded_before_it_while_there_are_several_ca
     encoded: list[int] = []
 
     class Cached(ScriptedModel):
-        def encode(self, pages: Sequence[PreparedPage]) -> int:
+        def encode(self, pages: Sequence[PreparedPage], *, between_layers: BetweenLayers | None = None) -> int:
             encoded.append(len(pages))
             time.sleep(0.01)
             return len(pages)
@@ -417,7 +417,7 @@ def test_pages_of_a_long_window_are_encoded_before_it_while_there_are_several_ca
 
     model, metrics = Cached(reranker), Metrics()
     batcher = MicroBatcher(BUDGET)
-    batcher.record_rate(100, 1.0, cost=100)
+    batcher.record_parts(patches=100, vision_seconds=1.0, tokens=100, language_seconds=1.0)
     short = batcher.submit(request(20, patches=0), standing=Standing(share_id="a"))
     long = batcher.submit(request(30, patches=900), standing=Standing(share_id="b"))
     batcher.close()
