@@ -63,7 +63,7 @@ class _Share:
 
     items: "list[tuple[int, float, int, _Entry]]" = field(default_factory=list)  # priority, since, age, entry: a heap
     due: dict[int, float] = field(default_factory=dict)
-    waiting_cost: float = 0.0  # expected, of all items
+    waiting_cost: dict[int, float] = field(default_factory=dict)  # expected, of all items
     ticket: int = 0  # of its valid entry in the order
 
 
@@ -90,7 +90,7 @@ class FairQueue(Generic[Item]):
             share = self._shares[standing.share_id] = _Share()
         entry = _Entry(item=item, slowness=standing.slowness, expected_cost=expected_cost)
         heapq.heappush(share.items, (standing.priority, standing.since, next(self._numbers), entry))
-        share.waiting_cost += expected_cost
+        share.waiting_cost[standing.slowness] = share.waiting_cost.get(standing.slowness, 0.0) + expected_cost
         self._size += 1
         self._enter(standing.share_id, share)
 
@@ -106,7 +106,7 @@ class FairQueue(Generic[Item]):
         heapq.heappop(self._order)
         entry = heapq.heappop(share.items)[-1]
         item: Item = entry.item
-        share.waiting_cost = max(0.0, share.waiting_cost - entry.expected_cost) if share.items else 0.0
+        share.waiting_cost[entry.slowness] = max(0.0, share.waiting_cost[entry.slowness] - entry.expected_cost)
         self._size -= 1
         self._now = max(self._now, share.due[entry.slowness])
         share.due[entry.slowness] += cost * entry.slowness
@@ -132,11 +132,12 @@ class FairQueue(Generic[Item]):
                 self._enter(standing.share_id, share)
 
     def _enter(self, share_id: str, share: _Share) -> None:
-        """Put the caller into the order, by its first item and by all that it has waiting."""
+        """Put the caller into the order, by its first item and by all items of equal slowness that it has waiting."""
         entry = share.items[0][-1]
         due = share.due[entry.slowness] = max(self._now - self._burst, share.due.get(entry.slowness, self._now))
         share.ticket = next(self._numbers)
-        delay = min(_DELAY_BY_WAITING * share.waiting_cost, _LONGEST_DELAY * self._burst)
+        waiting_cost = entry.slowness * share.waiting_cost[entry.slowness]
+        delay = min(_DELAY_BY_WAITING * waiting_cost, _LONGEST_DELAY * self._burst)
         key = due + delay + (entry.slowness - 1) * entry.expected_cost
         heapq.heappush(self._order, (key, share.ticket, share_id))
 

@@ -127,6 +127,22 @@ def test_one_that_has_much_waiting_is_not_ahead_of_one_that_has_little() -> None
         assert served(queue, 1) == "b"
 
 
+def test_items_that_yield_count_for_nothing_beside_the_callers_other_ones() -> None:
+    queue: FairQueue[tuple[str, float]] = FairQueue(burst=50.0)
+    push(queue, "a", 100, priority=9, slowness=16)
+    push(queue, "b", 5)
+    push(queue, "a", 1)
+    assert served(queue, 3) == "aba"
+
+
+def test_what_a_slower_caller_has_waiting_counts_as_often_as_its_costs() -> None:
+    queue: FairQueue[tuple[str, float]] = FairQueue(burst=50.0)
+    push(queue, "b", 1, slowness=6)
+    push(queue, "a", 2)
+    push(queue, "a", 2)
+    assert served(queue, 3) == "aab"
+
+
 def test_one_that_has_little_waiting_gets_no_more_than_its_share_in_the_end() -> None:
     queue = filled(*[("a", 10.0)] * 300, burst=50.0)
     spent: Counter[str] = Counter()
