@@ -5,10 +5,11 @@
     python -m benchmarks.overload --only fairness -- --page-cache-bytes 0       # flags of `ziprerank serve` after --
 
 Fairness: a good caller sends requests of 20 pages, then of 2, far below what the service can take: first alone, then while
-another caller sends requests of 100 pages at ten times the rate that the service can answer. The figure is the good caller's
-95th percentile beside its own alone. Overload: eight callers together send 20-page requests at five times that rate for a
-minute. The figures are answers a second beside the most that the service gave, the time of a refusal, and the growth of memory
-and queue. Arrivals are by chance and in open loop, and times count from when a request was due. Ends with one JSON document.
+another caller sends requests of 100 pages at ten times the rate that the service can answer. The good caller's pages are in the
+caches in both runs, those of the flood are new at first. The figure is the good caller's 95th percentile beside its own alone.
+Overload: eight callers together send 20-page requests at five times that rate for a minute. The figures are answers a second
+beside the most that the service gave, the time of a refusal, and the growth of memory and queue. Arrivals are by chance and in
+open loop, and times count from when a request was due. Ends with one JSON document.
 """
 
 import argparse
@@ -52,6 +53,8 @@ class OverloadPlan:
     flood_pages: int = 100
     flood_documents: int = 20  # different ones
     good_requests: int = 40
+    good_documents: int = 10  # different ones, whose pages are in the caches before anything is measured
+    warm_up_rounds: int = 3
     capacity_requests: int = 3  # of flood_pages
     peak_requests: int = 40
     peak_concurrencies: Sequence[int] = (2, 8)
@@ -65,6 +68,7 @@ SMOKE_PLAN = OverloadPlan(
     flood_pages=6,
     flood_documents=4,
     good_requests=4,
+    good_documents=2,
     capacity_requests=2,
     peak_requests=6,
     peak_concurrencies=(2,),
@@ -144,7 +148,7 @@ async def _measure_fairness(target: Target, plan: OverloadPlan, send_form: str) 
     """The good caller alone, then beside the flood, for each size of its requests."""
     floods = _corpus(send_form, plan.flood_pages, requests=plan.flood_documents)
     flood_requests = floods.requests(make_chooser(floods.size, 0.0, seed=1))
-    goods = {pages: _corpus(send_form, pages, requests=plan.good_requests + 20) for pages in plan.good_pages}
+    goods = {pages: _corpus(send_form, pages, requests=plan.good_documents) for pages in plan.good_pages}
     found: dict[str, Any] = {}
     async with connect(target.url, key=target.good) as send, connect(target.url, key=target.flooder) as flood_send:
         with tqdm(total=len(goods) * 2 + 1, desc="flood's capacity") as progress:
@@ -154,8 +158,9 @@ async def _measure_fairness(target: Target, plan: OverloadPlan, send_form: str) 
             progress.update()
             for pages, corpus in goods.items():
                 requests = corpus.requests(make_chooser(corpus.size, 0.0, seed=2))
-                first = await closed_loop(send, requests, concurrency=1, count=12, on_done=lambda: None)
-                rate = GOOD_LOAD / percentile([outcome.latency for outcome in first[2:]], 50)
+                count = plan.warm_up_rounds * plan.good_documents
+                first = await closed_loop(send, requests, concurrency=1, count=count, on_done=lambda: None)
+                rate = GOOD_LOAD / percentile([outcome.latency for outcome in first[-plan.good_documents :]], 50)
                 seconds = plan.good_requests / rate
 
                 progress.set_description(f"{pages} pages, alone")
