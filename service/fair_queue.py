@@ -63,7 +63,7 @@ class _Share:
 
     items: "list[tuple[int, float, int, _Entry]]" = field(default_factory=list)  # priority, since, age, entry: a heap
     due: dict[int, float] = field(default_factory=dict)
-    waiting_cost: dict[int, float] = field(default_factory=dict)  # expected, of all items
+    waiting_cost: dict[int, float] = field(default_factory=dict)  # expected, of the items, by slowness
     ticket: int = 0  # of its valid entry in the order
 
 

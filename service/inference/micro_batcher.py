@@ -11,17 +11,18 @@ import time
 from collections import Counter, deque
 from collections.abc import Callable, Collection, Sequence
 from concurrent.futures import Future
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from threading import Condition
 
-from model import PageScores, PreparedPage, PreparedRequest
+from model import PreparedPage, PreparedRequest
 from service.errors import DeadlineExceededError, OverloadedError, UnavailableError
 from service.fair_queue import FairQueue, Standing, finds_room
+from service.inference.device_rates import DeviceRates
+from service.inference.queued_work import BackgroundEncode, QueuedWindow, WindowResult
 from service.retry_after import retry_after
 from service.tracing import Trace
 
-_RATE_MEMORY = 0.8  # weight of the past in measured rates and means
-_SHORTEST_SECONDS = 1e-6  # of a batch, for rates
+_MEAN_MEMORY = 0.8  # weight of the past in the mean size of a window
 _SHARE_AFTER_OVERFLOW = 0.5  # of the batch that did not fit into the device's memory
 _SHARE_REGAINED = 1 / 64  # of the whole budget, with every batch that does fit
 _SHORT_BATCH_SECONDS = 0.1
@@ -38,53 +39,8 @@ _EARLY_PART = 0.75
 
 _LITTLE = 1.5  # windows of mean size
 _COMPANY_SECONDS = 300.0  # after a change of the caller: so long batches are kept short for the other one
-_UNMEASURED_TOKENS, _UNMEASURED_PATCHES = 20_000.0, 100_000.0  # a second, before the first measurement
 
 _NOBODY = Standing(share_id="")
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class WindowResult:
-    """The scores of a window, and the times of its batch."""
-
-    scores: PageScores
-    queue_seconds: float
-    stage_seconds: dict[str, float]  # upload to language, of the whole batch
-
-
-@dataclass(slots=True, kw_only=True)
-class EncodeProgress:
-    """What was done for a window before it is scored, where its pages are encoded few at a time."""
-
-    tried: set[bytes] = field(default_factory=set)  # content hashes
-    seconds: float = 0.0
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class QueuedWindow:
-    """One window of one request."""
-
-    request: PreparedRequest
-    future: "Future[WindowResult]" = field(default_factory=Future)
-    queued_at: float
-    expires_at: float
-    is_due: bool = False  # it expires by the deadline of its request, and not by the longest wait for a batch
-    standing: Standing
-    patches: int = 0  # that the vision pass of its batch encodes for it; known when it is taken
-    seconds: float = 0.0  # of the device that it is expected to take; known when it is taken
-    trace: Trace | None = None  # of the request that the window is of
-    progress: "EncodeProgress" = field(default_factory=lambda: EncodeProgress())
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class BackgroundEncode:
-    """Pages to encode into the feature cache ahead of requests. Few, so that a request that arrives meanwhile waits little."""
-
-    pages: Sequence[PreparedPage]
-    patches: int = 0  # of the pages; 0: not known
-    share_id: str | None = None  # of the caller whose window needs the pages; None: no request waits for them
-    progress: EncodeProgress | None = None  # of that window
-    future: "Future[None]" = field(default_factory=Future)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -116,9 +72,7 @@ class MicroBatcher:
         self._changed = Condition()
         self._closed = False
         self._window_tokens = 0.0  # mean of those that were queued
-        self._tokens_rate = _Rate()  # of batches as a whole, with their vision passes
-        self._language_rate = _Rate()  # tokens, of all other work than vision passes
-        self._vision_rate = _Rate()  # patches
+        self.rates = DeviceRates()
         self.budget_share = 1.0  # of both budgets of a batch; less after a batch ran out of device memory
         self.waiting_tokens = 0
         self.waiting_pages = 0
@@ -130,17 +84,17 @@ class MicroBatcher:
     @property
     def estimated_wait_seconds(self) -> float:
         """Tokens waiting over the measured rate; 0 before the first measurement."""
-        return self.waiting_tokens / self._tokens_rate.per_second if self._tokens_rate.per_second else 0.0
+        return self.waiting_tokens / self.rates.batches.per_second if self.rates.batches.per_second else 0.0
 
     def estimated_wait_of(self, share_id: str) -> float:
         """Seconds until a further window of this caller would be taken; 0 before the first measurement.
 
         Until then the caller is served all that it has waiting, and each other one as much, or all that that one has.
         """
-        if not self._tokens_rate.per_second:
+        if not self.rates.batches.per_second:
             return 0.0
         own = self._tokens_by_caller[share_id]
-        return sum(min(own, waiting) for waiting in self._tokens_by_caller.values()) / self._tokens_rate.per_second
+        return sum(min(own, waiting) for waiting in self._tokens_by_caller.values()) / self.rates.batches.per_second
 
     def refuse_when_full(self, share_id: str = "") -> None:
         """Raises OverloadedError when no usual window of this caller would be admitted, so that no work is wasted."""
@@ -187,7 +141,9 @@ class MicroBatcher:
                 trace=trace,
             )
             self._window_tokens = _mean(self._window_tokens, request.token_count)
-            expected = self._seconds(request.token_count, request.patch_count if patches is None else patches)
+            expected = self.rates.seconds(
+                tokens=request.token_count, patches=request.patch_count if patches is None else patches
+            )
             self._windows.push(window, standing, expected_cost=expected)
             self._count(window, 1)
             self._changed.notify()
@@ -232,7 +188,7 @@ class MicroBatcher:
                     return None
 
     def take_between(
-        self, callers: Collection[str | None], patches_of: Callable[[PreparedRequest], int]
+        self, callers: Collection[str], patches_of: Callable[[PreparedRequest], int]
     ) -> list[QueuedWindow]:
         """Windows of another caller whose turn it is, if they are short: to be scored while work for `callers` pauses."""
         with self._changed:
@@ -240,20 +196,9 @@ class MicroBatcher:
             if not self._windows or not self._has_company:
                 return []
             window = self._windows.peek()
-            seconds = self._seconds(window.request.token_count, patches_of(window.request))
+            seconds = self.rates.seconds(tokens=window.request.token_count, patches=patches_of(window.request))
             is_own = window.standing.share_id in callers
             return [] if is_own or seconds > _INTERRUPTING_SECONDS else self._pop_batch(patches_of)
-
-    def record_rate(self, tokens: int, seconds: float) -> None:
-        """Update the measured rate of the device by a finished batch."""
-        self._tokens_rate.add(tokens, seconds)
-
-    def record_parts(self, *, patches: int, vision_seconds: float, tokens: int, language_seconds: float) -> None:
-        """Update the measured rates of vision passes and of all other work, by a finished batch or by pages encoded alone."""
-        if patches:
-            self._vision_rate.add(patches, vision_seconds)
-        if tokens:
-            self._language_rate.add(tokens, language_seconds)
 
     def set_budget(self, budget: BatchBudget) -> None:
         """Change the budgets, once the model is loaded and the room on its device is known."""
@@ -297,7 +242,7 @@ class MicroBatcher:
         while self._windows:
             request = self._windows.peek().request
             tokens, patches = request.token_count, patches_of(request)
-            seconds = self._seconds(tokens, patches)
+            seconds = self.rates.seconds(tokens=tokens, patches=patches)
             is_full = tokens > tokens_left or patches > patches_left or seconds > seconds_left
             if batch and (is_full or self._delays(batch, seconds)):
                 break
@@ -355,21 +300,19 @@ class MicroBatcher:
             return None
         patches = window.request.patch_count // len(window.request.pages)  # of a page
         count = int(
-            _SHORT_BATCH_SECONDS * self._vision_rate.per_second / max(1, patches)
+            _SHORT_BATCH_SECONDS * self.rates.vision.per_second / max(1, patches)
         )  # 0 before the first measurement
         pages = unknown[: max(1, count)]
         window.progress.tried.update(page.content_hash for page in pages)
         patches *= len(pages)
-        self._windows.postpone(cost=self._seconds(0, patches))
-        return BackgroundEncode(
-            pages=pages, patches=patches, share_id=window.standing.share_id, progress=window.progress
-        )
+        self._windows.postpone(cost=self.rates.seconds(tokens=0, patches=patches))
+        return BackgroundEncode(pages=pages, patches=patches, window=window)
 
     def _takes_long(self, patches: int) -> bool:
         """Whether a vision pass of so many patches takes long, or may, as none was measured."""
-        if not patches or not self._vision_rate.per_second:
+        if not patches or not self.rates.vision.per_second:
             return patches > 0
-        return self._seconds(0, patches) > 2 * _SHORT_BATCH_SECONDS
+        return self.rates.seconds(tokens=0, patches=patches) > 2 * _SHORT_BATCH_SECONDS
 
     def _is_late(self, window: QueuedWindow) -> bool:
         """Whether nothing was done for the window in the time that it may wait."""
@@ -383,12 +326,6 @@ class MicroBatcher:
     def _longest_batch_seconds(self) -> float:
         """Others can wait for so long; without a bound where one caller has the device to itself."""
         return _SHORT_BATCH_SECONDS if self._has_company else math.inf
-
-    def _seconds(self, tokens: int, patches: int) -> float:
-        """Of the device, that work of such a size is expected to take."""
-        return tokens / (self._language_rate.per_second or _UNMEASURED_TOKENS) + patches / (
-            self._vision_rate.per_second or _UNMEASURED_PATCHES
-        )
 
     def _pop(self, *, cost: float) -> QueuedWindow:
         window = self._windows.pop(cost=cost)
@@ -436,24 +373,4 @@ class MicroBatcher:
 
 def _mean(past: float, value: float) -> float:
     """A moving mean."""
-    return _RATE_MEMORY * past + (1 - _RATE_MEMORY) * value if past else value
-
-
-class _Rate:
-    """A rate over the last measurements together.
-
-    The mean of their rates would be wrong: where the end of a batch is noticed late, the next one seems to take no time.
-    """
-
-    def __init__(self) -> None:
-        self._amount = 0.0
-        self._seconds = 0.0
-
-    def add(self, amount: float, seconds: float) -> None:
-        self._amount = _RATE_MEMORY * self._amount + amount
-        self._seconds = _RATE_MEMORY * self._seconds + seconds
-
-    @property
-    def per_second(self) -> float:
-        """0 before the first measurement."""
-        return self._amount / max(self._seconds, _SHORTEST_SECONDS) if self._amount else 0.0
+    return _MEAN_MEMORY * past + (1 - _MEAN_MEMORY) * value if past else value

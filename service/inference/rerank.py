@@ -34,9 +34,10 @@ from service.fair_queue import MAX_SLOWNESS, Standing
 from service.fair_threads import FairThreads
 from service.fetching.fetcher import UrlFetcher
 from service.inference.blending import blended
-from service.inference.micro_batcher import MicroBatcher, WindowResult
+from service.inference.micro_batcher import MicroBatcher
 from service.inference.options import RankSettings, check_query_text, choose_rank_settings
 from service.inference.page_rates import PageRates
+from service.inference.queued_work import WindowResult
 from service.inference.request_record import RequestRecord
 from service.inference.request_timing import Done, RequestTiming, Timekeeper, TimeLimit
 from service.metrics import Metrics

@@ -9,7 +9,7 @@ should be restarted.
 import logging
 import math
 import time
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from concurrent.futures import Future
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -20,7 +20,8 @@ from threading import Lock, Semaphore, Thread
 from model import DeviceLostError, DeviceMemoryError, PageScores, PendingBatch, RankingModel, StageClock
 from service.errors import InternalError, ServiceError, UnavailableError
 from service.inference.measured_times import MeasuredTimes
-from service.inference.micro_batcher import BackgroundEncode, MicroBatcher, QueuedWindow, WindowResult
+from service.inference.micro_batcher import MicroBatcher
+from service.inference.queued_work import BackgroundEncode, QueuedWindow, WindowResult
 from service.metrics import Metrics
 from service.tracing import TracedWindow, record_batch
 
@@ -135,7 +136,8 @@ class InferenceWorker:
         started = self._clock()
         with self._occupying([], model.stage_clock()) as running:
             try:
-                pause = partial(self._score_between, model, running, [work.share_id])
+                callers = [] if work.window is None else [work.window.standing.share_id]
+                pause = partial(self._score_between, model, running, callers)
                 encoded = model.encode(work.pages, between_layers=pause)
                 seconds = self._seconds_since(started, running)
             except Exception as error:
@@ -144,12 +146,10 @@ class InferenceWorker:
                 if isinstance(error, DeviceLostError):
                     self._lose([])
             else:
-                if encoded == len(work.pages):
-                    self._batcher.record_parts(
-                        patches=work.patches, vision_seconds=seconds, tokens=0, language_seconds=0.0
-                    )
-                if work.progress is not None:
-                    work.progress.seconds += seconds
+                if work.patches and encoded == len(work.pages):
+                    self._batcher.rates.vision.add(work.patches, seconds)
+                if work.window is not None:
+                    work.window.progress.seconds += seconds
                     self._metrics.observe_stages({"vision": seconds}, None)
                 work.future.set_result(None)
 
@@ -174,7 +174,7 @@ class InferenceWorker:
         self._recover(model, batch, failure)
         return False
 
-    def _score_between(self, model: RankingModel, running: _Running, callers: Collection[str | None]) -> None:
+    def _score_between(self, model: RankingModel, running: _Running, callers: Collection[str]) -> None:
         """While work for `callers` pauses between two layers: score short windows of others, who would wait for all of it."""
         while not self.is_lost and (short := self._batcher.take_between(callers, model.patches_to_encode)):
             with running.clock.paused():
@@ -237,13 +237,7 @@ class InferenceWorker:
         if self._times is not None:
             own_seconds = self._clock() - running.started_at - running.paused_seconds if running.is_alone else None
             self._times.record_batch(answers, seconds, seconds=own_seconds)
-        vision_seconds = sum(seconds.get(stage, 0.0) for stage in _VISION)
-        self._batcher.record_parts(
-            patches=sum(window.patches for window in running.batch),
-            vision_seconds=vision_seconds,
-            tokens=_tokens(running.batch),
-            language_seconds=sum(seconds.values()) - vision_seconds,
-        )
+        self._record_rates(running.batch, seconds)
         self._batcher.regain_budget()
         for window, scores in zip(running.batch, answers, strict=True):
             self._resolve_window(window, scores, running.started_at, seconds)
@@ -258,6 +252,13 @@ class InferenceWorker:
                     "ziprerank.batch.tokens": _tokens(running.batch),
                 },
             )
+
+    def _record_rates(self, batch: Sequence[QueuedWindow], seconds: Mapping[str, float]) -> None:
+        """seconds: of the stages of the batch."""
+        vision_seconds = sum(seconds.get(stage, 0.0) for stage in _VISION)
+        if patches := sum(window.patches for window in batch):
+            self._batcher.rates.vision.add(patches, vision_seconds)
+        self._batcher.rates.language.add(_tokens(batch), sum(seconds.values()) - vision_seconds)
 
     def _resolve_window(
         self, window: QueuedWindow, scores: PageScores, started_at: float, seconds: dict[str, float]
@@ -316,7 +317,7 @@ class InferenceWorker:
             if running.batch:
                 seconds = self._seconds_since(running.started_at, running)
                 encoding_seconds = sum(window.progress.seconds for window in running.batch)
-                self._batcher.record_rate(_tokens(running.batch), seconds + encoding_seconds)
+                self._batcher.rates.batches.add(_tokens(running.batch), seconds + encoding_seconds)
             self._metrics.device_busy.inc(now - self._busy_since)
             self._last_end = self._busy_since = now
 

@@ -6,7 +6,8 @@ import pytest
 
 from service.errors import DeadlineExceededError, OverloadedError, UnavailableError
 from service.fair_queue import Standing
-from service.inference.micro_batcher import BackgroundEncode, BatchBudget, MicroBatcher, QueuedWindow
+from service.inference.micro_batcher import BatchBudget, MicroBatcher
+from service.inference.queued_work import BackgroundEncode, QueuedWindow
 from tests.clocks import Clock
 from tests.service.inference.requests import request
 
@@ -21,7 +22,8 @@ def take(batcher: MicroBatcher) -> list[QueuedWindow]:
 
 
 def learn(batcher: MicroBatcher, *, tokens_per_second: int = 100, patches_per_second: int = 1000) -> None:
-    batcher.record_parts(patches=patches_per_second, vision_seconds=1.0, tokens=tokens_per_second, language_seconds=1.0)
+    batcher.rates.language.add(tokens_per_second, 1.0)
+    batcher.rates.vision.add(patches_per_second, 1.0)
 
 
 def test_queued_windows_become_one_batch_within_the_token_budget() -> None:
@@ -156,7 +158,7 @@ def test_estimated_wait_is_tokens_over_the_measured_rate() -> None:
     batcher = MicroBatcher(BUDGET)
     batcher.submit(request(50))
     assert batcher.estimated_wait_seconds == 0.0
-    batcher.record_rate(1000, 10.0)
+    batcher.rates.batches.add(1000, 10.0)
     assert batcher.estimated_wait_seconds == pytest.approx(0.5)
 
 
@@ -165,14 +167,14 @@ def test_a_batch_that_seems_to_take_no_time_does_not_spoil_the_rate() -> None:
     batcher = MicroBatcher(BUDGET)
     batcher.submit(request(50))
     for _ in range(20):
-        batcher.record_rate(100, 2.0)
-        batcher.record_rate(100, 0.0)
+        batcher.rates.batches.add(100, 2.0)
+        batcher.rates.batches.add(100, 0.0)
     assert batcher.estimated_wait_seconds == pytest.approx(0.5, rel=0.3)
 
 
 def test_a_caller_with_one_window_is_not_refused_for_the_windows_of_a_flood() -> None:
     batcher = MicroBatcher(replace(BUDGET, queue_limit_tokens=100_000))
-    batcher.record_rate(10, 1.0)
+    batcher.rates.batches.add(10, 1.0)
     batcher.submit(request(90), standing=A)
     batcher.submit(request(90), standing=B)
     for _ in range(5):
@@ -304,7 +306,7 @@ def test_one_caller_cannot_fill_the_queue_for_the_others() -> None:
 
 def test_a_window_that_would_not_be_taken_in_time_is_refused_at_once() -> None:
     batcher = MicroBatcher(replace(BUDGET, queue_limit_tokens=100_000))
-    batcher.record_rate(100, 1.0)
+    batcher.rates.batches.add(100, 1.0)
     for _ in range(11):
         batcher.submit(request(100), standing=A)
     with pytest.raises(OverloadedError, match="would wait 11 s for the device and the limit is 10") as refusal:
@@ -316,7 +318,7 @@ def test_a_window_that_would_not_be_taken_in_time_is_refused_at_once() -> None:
 
 def test_a_request_is_refused_early_where_its_window_would_probably_be_refused() -> None:
     batcher = MicroBatcher(replace(BUDGET, queue_limit_tokens=100_000))
-    batcher.record_rate(100, 1.0)
+    batcher.rates.batches.add(100, 1.0)
     for _ in range(7):
         batcher.submit(request(100), standing=A)
     batcher.refuse_when_full("a")
@@ -393,7 +395,7 @@ def test_after_windows_that_expired_the_pages_of_the_next_one_are_still_encoded_
     clock.now = 11
     batcher.submit(request(20, patches=900), standing=A, admitted=True)
     work = batcher.take(lambda prepared: prepared.patch_count, lambda prepared: prepared.pages)
-    assert isinstance(work, BackgroundEncode) and work.share_id == "a"
+    assert isinstance(work, BackgroundEncode) and work.window is not None and work.window.standing == A
     with pytest.raises(UnavailableError):
         late.result(timeout=0)
 

@@ -24,7 +24,8 @@ from model.device import running_on
 from model.ranking_model import BetweenLayers
 from service.errors import InternalError, ServiceError, UnavailableError
 from service.fair_queue import Standing
-from service.inference.micro_batcher import BatchBudget, MicroBatcher, WindowResult
+from service.inference.micro_batcher import BatchBudget, MicroBatcher
+from service.inference.queued_work import WindowResult
 from service.inference.worker import InferenceWorker
 from service.metrics import Metrics
 from tests.clocks import Clock
@@ -160,7 +161,7 @@ def test_short_windows_of_other_callers_are_scored_while_a_long_batch_pauses(
     model = ModelOfLayers(reranker, lambda: submit(tokens, share_id))
     submit(10, "other")
     submit(400, "flood")
-    batcher.record_parts(patches=0, vision_seconds=0.0, tokens=1000, language_seconds=1.0)
+    batcher.rates.language.add(1000, 1.0)  # so that 600 tokens take longer than others wait for
     worker = InferenceWorker(batcher, Metrics(), clock=clock)
     worker.start(model)
     eventually(lambda: len(model.ended) == 3)
@@ -417,7 +418,7 @@ def test_pages_of_a_long_window_are_encoded_before_it_while_there_are_several_ca
 
     model, metrics = Cached(reranker), Metrics()
     batcher = MicroBatcher(BUDGET)
-    batcher.record_parts(patches=100, vision_seconds=1.0, tokens=100, language_seconds=1.0)
+    batcher.rates.vision.add(100, 1.0)
     short = batcher.submit(request(20, patches=0), standing=Standing(share_id="a"))
     long = batcher.submit(request(30, patches=900), standing=Standing(share_id="b"))
     batcher.close()
