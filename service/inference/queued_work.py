@@ -39,7 +39,7 @@ class QueuedWindow:
     patches: int = 0  # that the vision pass of its batch encodes for it; known when it is taken
     seconds: float = 0.0  # of the device that it is expected to take; known when it is taken
     trace: Trace | None = None  # of the request that the window is of
-    progress: "EncodeProgress" = field(default_factory=lambda: EncodeProgress())
+    progress: EncodeProgress = field(default_factory=EncodeProgress)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
