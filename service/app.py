@@ -25,6 +25,7 @@ from service.documents.page_image import PageImages
 from service.fair_queue import MAX_SLOWNESS, Standing
 from service.fair_threads import FairThreads
 from service.fetching.fetcher import FetchLimits, UrlFetcher
+from service.host_gate import HostGate
 from service.http.admission import Admission, AdmissionLimits
 from service.http.affinity import REPLICA_HEADER
 from service.http.callers import Callers
@@ -203,8 +204,10 @@ def _build_service(settings: Settings, lifecycle: Lifecycle, metrics: Metrics, t
         lifecycle.fail()
         stop(EXIT_DEVICE_LOST)
 
+    gate = HostGate()
     batcher = MicroBatcher(
         batch_budget(settings, DEFAULT_BATCH_LIMITS),
+        gate=gate,
         on_cancelled=metrics.cancellations.labels("queue").inc,
     )
     times = MeasuredTimes(lanes=settings.rasterizer_processes)
@@ -213,8 +216,9 @@ def _build_service(settings: Settings, lifecycle: Lifecycle, metrics: Metrics, t
         raster_limits(settings),
         observe=metrics.observe_raster_page,
         on_worker_death=metrics.count_raster_worker_death,
+        gate=gate,
     )
-    threads = FairThreads(settings.rasterizer_processes + 2, name="prepare")
+    threads = FairThreads(settings.rasterizer_processes + 2, name="prepare", gate=gate)
     background = threads.of(Standing(share_id="background", slowness=MAX_SLOWNESS))
     page_cache = PageCache(
         _DEFAULT_PAGE_CACHE_BYTES if settings.page_cache_bytes is None else settings.page_cache_bytes
@@ -252,6 +256,7 @@ def _build_service(settings: Settings, lifecycle: Lifecycle, metrics: Metrics, t
             held_pages=HeldPages(settings.max_held_pages),
         ),
         threads=threads,
+        gate=gate,
     )
 
 

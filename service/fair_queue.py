@@ -11,6 +11,7 @@ and their items wait for the additional cost before they are served.
 
 import heapq
 import itertools
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, Generic, TypeVar
 
@@ -99,11 +100,32 @@ class FairQueue(Generic[Item]):
         item: Item = self._shares[self._first()].items[0][-1].item
         return item
 
-    def pop(self, *, cost: float) -> Item:
-        """Take out the item that `peek` gives. cost: of serving it, in any unit. Raises: IndexError when the queue is empty."""
-        share_id = self._first()
+    def waiting_cost(self, standing: Standing) -> float:
+        """Expected, of all items of this caller and slowness."""
+        share = self._shares.get(standing.share_id)
+        return share.waiting_cost.get(standing.slowness, 0.0) if share else 0.0
+
+    def next_caller(self, may_be_served: Callable[[str], bool]) -> str | None:
+        """The caller that is due first, of those with items that may be served now. None: there is none."""
+        left_out: list[tuple[float, int, str]] = []
+        try:
+            while not may_be_served(share_id := self._first()):
+                left_out.append(heapq.heappop(self._order))
+        except IndexError:
+            return None
+        finally:
+            for entry in left_out:
+                heapq.heappush(self._order, entry)
+        return share_id
+
+    def pop(self, *, cost: float, share_id: str | None = None) -> Item:
+        """Take out an item. Raises: IndexError when the queue is empty.
+
+        cost: of serving it, in any unit. share_id: of the caller whose next item it is, see `next_caller`; None: the item that
+        `peek` gives.
+        """
+        share_id = self._first() if share_id is None else share_id
         share = self._shares[share_id]
-        heapq.heappop(self._order)
         entry = heapq.heappop(share.items)[-1]
         item: Item = entry.item
         share.waiting_cost[entry.slowness] = max(0.0, share.waiting_cost[entry.slowness] - entry.expected_cost)
@@ -142,7 +164,7 @@ class FairQueue(Generic[Item]):
         heapq.heappush(self._order, (key, share.ticket, share_id))
 
     def _first(self) -> str:
-        """The caller that is due first. Drops void entries on the way."""
+        """The caller that is due first. Drops void entries on the way. Raises: IndexError when the queue is empty."""
         while True:
             _, ticket, share_id = self._order[0]
             share = self._shares.get(share_id)

@@ -16,6 +16,7 @@ from service.documents.page_cache import CacheCounts, PageCache
 from service.errors import UnavailableError
 from service.fair_threads import FairThreads
 from service.fetching.fetcher import UrlFetcher
+from service.host_gate import HostGate
 from service.inference.micro_batcher import BatchBudget, MicroBatcher
 from service.inference.rerank import RerankPipeline
 from service.inference.worker import InferenceWorker
@@ -62,6 +63,7 @@ class Service:
     fetcher: UrlFetcher
     pipeline: RerankPipeline
     threads: FairThreads
+    gate: HostGate
 
     async def start(self, load: LoadModel, stop: Stop) -> "asyncio.Task[None]":
         """Start the raster workers, then load the model in the background, so that probes are answered meanwhile.
@@ -120,6 +122,8 @@ class Service:
             feature_bytes = info.feature_cache_device_bytes + info.feature_cache_host_bytes
             self.page_cache.grow_to(feature_bytes // _FEATURE_BYTES_PER_PIXEL_BYTE)
         self.batcher.set_budget(batch_budget(self.settings, model.batch_limits))
+        if info.device == "cpu":
+            self.gate.enable()
         _export(model, info, self.metrics)
         _log(info)
         self.registry.start(model)

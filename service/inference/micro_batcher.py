@@ -17,6 +17,7 @@ from threading import Condition
 from model import PreparedPage, PreparedRequest
 from service.errors import DeadlineExceededError, OverloadedError, UnavailableError
 from service.fair_queue import FairQueue, Standing, finds_room
+from service.host_gate import HostGate
 from service.inference.device_rates import DeviceRates
 from service.inference.queued_work import BackgroundEncode, QueuedWindow, WindowResult
 from service.retry_after import retry_after
@@ -59,10 +60,12 @@ class MicroBatcher:
         budget: BatchBudget,
         *,
         on_cancelled: Callable[[], None] = lambda: None,
+        gate: HostGate | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.budget = budget
         self._on_cancelled = on_cancelled
+        self._gate = gate or HostGate()
         self._clock = clock
         self._windows: FairQueue[QueuedWindow] = FairQueue(burst=_BURST_SECONDS)
         self._tokens_by_caller: Counter[str] = Counter()  # of those waiting, by share_id
@@ -146,6 +149,9 @@ class MicroBatcher:
             )
             self._windows.push(window, standing, expected_cost=expected)
             self._count(window, 1)
+            if self._has_company and self._windows.waiting_cost(standing) <= _INTERRUPTING_SECONDS:
+                self._gate.close_for(standing.share_id)
+                window.future.add_done_callback(lambda done: self._gate.open_after(standing.share_id))
             self._changed.notify()
             return window.future
 
@@ -188,17 +194,20 @@ class MicroBatcher:
                     return None
 
     def take_between(
-        self, callers: Collection[str], patches_of: Callable[[PreparedRequest], int]
+        self, callers: Collection[str], patches_of: Callable[[PreparedRequest], int], *, seconds: float
     ) -> list[QueuedWindow]:
-        """Windows of another caller whose turn it is, if they are short: to be scored while work for `callers` pauses."""
+        """Windows of another caller whose turn it is, if they are short: to be scored while work for `callers` pauses.
+
+        seconds: that the work takes by itself. Windows that take longer do not interrupt it.
+        """
         with self._changed:
             self._drop_ended()
             if not self._windows or not self._has_company:
                 return []
             window = self._windows.peek()
-            seconds = self.rates.seconds(tokens=window.request.token_count, patches=patches_of(window.request))
-            is_own = window.standing.share_id in callers
-            return [] if is_own or seconds > _INTERRUPTING_SECONDS else self._pop_batch(patches_of)
+            own_seconds = self.rates.seconds(tokens=window.request.token_count, patches=patches_of(window.request))
+            is_short = own_seconds <= min(_INTERRUPTING_SECONDS, seconds)
+            return self._pop_batch(patches_of) if is_short and window.standing.share_id not in callers else []
 
     def set_budget(self, budget: BatchBudget) -> None:
         """Change the budgets, once the model is loaded and the room on its device is known."""

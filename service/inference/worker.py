@@ -137,7 +137,8 @@ class InferenceWorker:
         with self._occupying([], model.stage_clock()) as running:
             try:
                 callers = [] if work.window is None else [work.window.standing.share_id]
-                pause = partial(self._score_between, model, running, callers)
+                expected = self._batcher.rates.seconds(tokens=0, patches=work.patches) if work.patches else math.inf
+                pause = partial(self._score_between, model, running, callers, expected)
                 encoded = model.encode(work.pages, between_layers=pause)
                 seconds = self._seconds_since(started, running)
             except Exception as error:
@@ -162,7 +163,11 @@ class InferenceWorker:
                 [window.request for window in batch],
                 observe=running.clock.observe,
                 between_layers=partial(
-                    self._score_between, model, running, {window.standing.share_id for window in batch}
+                    self._score_between,
+                    model,
+                    running,
+                    {window.standing.share_id for window in batch},
+                    sum(window.seconds for window in batch),
                 ),
             )
         except Exception as error:  # noqa: BLE001 (every window is scored in a smaller batch, or fails)
@@ -174,9 +179,14 @@ class InferenceWorker:
         self._recover(model, batch, failure)
         return False
 
-    def _score_between(self, model: RankingModel, running: _Running, callers: Collection[str]) -> None:
-        """While work for `callers` pauses between two layers: score short windows of others, who would wait for all of it."""
-        while not self.is_lost and (short := self._batcher.take_between(callers, model.patches_to_encode)):
+    def _score_between(self, model: RankingModel, running: _Running, callers: Collection[str], seconds: float) -> None:
+        """While work for `callers` pauses between two layers: score short windows of others, who would wait for all of it.
+
+        seconds: that the work is expected to take by itself.
+        """
+        while not self.is_lost and (
+            short := self._batcher.take_between(callers, model.patches_to_encode, seconds=seconds)
+        ):
             with running.clock.paused():
                 self._count_batch(short)
                 self._score_now(model, short)

@@ -17,6 +17,7 @@ from types import TracebackType
 from typing import Self
 
 from service.errors import ServiceError
+from service.host_gate import HostGate
 from service.raster.crash_history import CrashHistory
 from service.raster.limits import RasterLimits
 from service.raster.page import LONGEST_VIEW_EDGE, DocumentOutline, Kind
@@ -54,12 +55,13 @@ class Rasterizer:
         *,
         observe: Callable[[str, float], None] = _observe_nothing,
         on_worker_death: Callable[[str], None] = _ignore_death,
+        gate: HostGate | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         """observe: called with ("render", seconds) for a page of a PDF or a text and ("decode", seconds) for an image frame.
 
         on_worker_death: called with one of timeout, cpu, memory, protocol, crash.
-        Both are called in supervising threads and must not raise.
+        Both are called in supervising threads and must not raise. gate: keeps callers' work out for short times.
         """
         self._limits = limits
         self._crashes = CrashHistory(on_worker_death=on_worker_death, clock=clock)
@@ -68,6 +70,7 @@ class Rasterizer:
             queue_requests=limits.queue_requests,
             queue_bytes=limits.queue_bytes,
             is_storm=lambda: self._crashes.is_storm,
+            gate=gate,
         )
         self._supervisors = [
             RasterSupervisor(

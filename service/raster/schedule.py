@@ -14,6 +14,7 @@ from dataclasses import dataclass
 
 from service.errors import OverloadedError, ServiceError, UnavailableError
 from service.fair_queue import finds_room
+from service.host_gate import OPEN, GateState, HostGate
 from service.raster.page import DocumentOutline
 from service.raster.process import RasterPage
 from service.raster.request import RasterRequest, RasterTask
@@ -35,12 +36,20 @@ class RasterSchedule:
     """Thread-safe. While `is_storm` returns True, a request may occupy only half of the `workers`."""
 
     def __init__(
-        self, *, workers: int, queue_requests: int, queue_bytes: int, is_storm: Callable[[], bool] = lambda: False
+        self,
+        *,
+        workers: int,
+        queue_requests: int,
+        queue_bytes: int,
+        is_storm: Callable[[], bool] = lambda: False,
+        gate: HostGate | None = None,
     ) -> None:
+        """gate: no task begins whose caller it keeps out."""
         self._workers = workers
         self._queue_requests = queue_requests
         self._queue_bytes = queue_bytes
         self._is_storm = is_storm
+        self._gate = gate or HostGate()
         self._changed = threading.Condition()
         self._live: OrderedDict[str, deque[RasterRequest]] = OrderedDict()  # by caller, the next one to be served first
         self._live_count = 0
@@ -49,6 +58,7 @@ class RasterSchedule:
         self._keys: set[int] = set()  # of documents that have pages left: workers forget all others
         self._byte_count = 0
         self._is_closed = False
+        self._gate.on_change(self._notify)
 
     @property
     def is_closed(self) -> bool:
@@ -78,11 +88,12 @@ class RasterSchedule:
         """Block until there are orders for a worker that holds these documents open. None: the schedule is closed."""
         with self._changed:
             while not self._is_closed:
-                task = self._next_task()
+                state = self._gate.state()
+                task = self._next_task(state)
                 stale = tuple(key for key in held if key not in self._keys)
                 if task or stale:
                     return Turn(task=task, stale=stale)
-                self._changed.wait()
+                self._changed.wait(timeout=state.seconds)
         return None
 
     def add_pages(
@@ -158,13 +169,13 @@ class RasterSchedule:
                 retry_after_seconds=self._retry_after_seconds(request.share_id),
             )
 
-    def _next_task(self) -> RasterTask | None:
+    def _next_task(self, state: GateState = OPEN) -> RasterTask | None:
         share = max(1, self._workers // 2) if self._is_storm() else self._workers
         for share_id in tuple(self._live):
-            if task := _rotate_to_task(self._live[share_id], share):
+            if not state.keeps_out(share_id) and (task := _rotate_to_task(self._live[share_id], share)):
                 self._live.move_to_end(share_id)
                 return task
-        if sum(request.running for request in self._background) < max(1, self._workers - 1):
+        if state is OPEN and sum(request.running for request in self._background) < max(1, self._workers - 1):
             return _rotate_to_task(self._background, share)
         return None
 
@@ -191,6 +202,10 @@ class RasterSchedule:
             request.abandon(make_error())  # one each: an exception collects a traceback wherever it is raised
             self._settle(request)
         self._changed.notify_all()
+
+    def _notify(self) -> None:
+        with self._changed:
+            self._changed.notify_all()
 
     def _record_page(self, seconds: float) -> None:
         past = self._page_seconds

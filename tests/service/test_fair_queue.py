@@ -191,3 +191,21 @@ def test_a_full_queue_has_room_for_those_that_hold_less_than_their_share() -> No
     assert finds_room(1, own=4, waiting=14, limit=10, callers=2), "with half of the limit, of two callers"
     assert not finds_room(1, own=5, waiting=15, limit=10, callers=2)
     assert not finds_room(1, own=0, waiting=20, limit=10, callers=20), "there is an end to it"
+
+
+def test_the_next_caller_is_the_first_of_those_that_may_be_served() -> None:
+    queue = filled(("a", 1.0), ("b", 1.0), ("c", 1.0))
+    assert queue.next_caller(lambda caller: True) == "a"
+    assert queue.next_caller(lambda caller: caller != "a") == "b"
+    assert queue.next_caller(lambda caller: False) is None
+    assert queue.pop(cost=1.0, share_id="b") == ("b", 1.0)
+    assert served(queue, 2) == "ac"
+    assert queue.next_caller(lambda caller: True) is None
+
+
+def test_the_waiting_cost_of_a_caller_is_that_of_its_items() -> None:
+    queue = filled(("a", 1.0), ("b", 2.0), ("b", 3.0))
+    assert queue.waiting_cost(Standing(share_id="b")) == 5.0
+    served(queue, 2)
+    assert queue.waiting_cost(Standing(share_id="b")) == 3.0
+    assert queue.waiting_cost(Standing(share_id="nobody")) == 0.0

@@ -4,13 +4,15 @@ import base64
 import threading
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from model import PageScores, PreparedRequest, Reranker, score_in_input_order
+from model import FakeRankingModel, ModelInfo, PageScores, PreparedRequest, Reranker, score_in_input_order
+from service import host_gate
 from service.api_keys import make_key, read_keys, write_keys
 from tests.documents import make_pdf
 from tests.patience import PATIENCE_SECONDS, eventually
@@ -135,6 +137,55 @@ def test_a_flood_of_one_key_leaves_every_second_window_to_another(reranker: Rera
         gate.set()
         assert {future.result() for future in sent} == {200}
     assert max(place for place, pages in enumerate(sizes) if pages == 1) <= 6, sizes
+
+
+@pytest.mark.parametrize(("device", "is_drawn"), [("cpu", False), ("cuda:0", True)])
+def test_on_a_cpu_no_page_of_another_key_is_drawn_while_a_short_window_is_scored(
+    reranker: Reranker, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, device: str, is_drawn: bool
+) -> None:
+    monkeypatch.setattr(host_gate, "_LONGEST_SECONDS", PATIENCE_SECONDS)
+    made = {id: make_key(id) for id in ("flooder", "other")}
+    write_keys(tmp_path / "keys.json", [entry for _, entry in made.values()])
+    is_held, entered, released = (threading.Event() for _ in range(3))
+
+    def score(batch: Sequence[PreparedRequest]) -> list[PageScores]:
+        if is_held.is_set():
+            entered.set()
+            assert released.wait(PATIENCE_SECONDS)
+        return score_in_input_order(batch)
+
+    @dataclass(kw_only=True, eq=False)
+    class ModelOn(FakeRankingModel):
+        def describe(self) -> ModelInfo:
+            return replace(super().describe(), device=device)
+
+    def send(key: str, pages: str) -> int:
+        body = {"query": "locks", "documents": [{"pdf": DOCUMENT["pdf"], "pages": pages}]}
+        return running.client.post("/rerank", json=body, headers={"X-API-Key": made[key][0]}).status_code
+
+    def drawn() -> float:
+        return running.metric("ziprerank_raster_page_duration_seconds_count", stage="render")
+
+    with (
+        running_service(
+            lambda settings: ModelOn(model=reranker, score_batch=score), api_keys_file=tmp_path / "keys.json"
+        ) as running,
+        ThreadPoolExecutor(2) as threads,
+    ):
+        running.client.headers["X-API-Key"] = made["other"][0]
+        assert [send("flooder", "1"), send("other", "2")] == [200, 200]
+        before = drawn()
+        is_held.set()
+        sent = [threads.submit(send, "other", "2")]
+        assert entered.wait(PATIENCE_SECONDS)
+        sent.append(threads.submit(send, "flooder", "3-4"))
+        if is_drawn:
+            eventually(lambda: drawn() == before + 2)
+        else:
+            assert {drawn() for _ in range(100)} == {before}
+        released.set()
+        assert [future.result() for future in sent] == [200, 200]
+        assert drawn() == before + 2
 
 
 def test_documents_belong_to_the_key_id_not_to_the_key(

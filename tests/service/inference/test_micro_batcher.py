@@ -6,6 +6,7 @@ import pytest
 
 from service.errors import DeadlineExceededError, OverloadedError, UnavailableError
 from service.fair_queue import Standing
+from service.host_gate import HostGate
 from service.inference.micro_batcher import BatchBudget, MicroBatcher
 from service.inference.queued_work import BackgroundEncode, QueuedWindow
 from tests.clocks import Clock
@@ -412,3 +413,64 @@ def test_a_short_window_goes_before_much_work_of_one_that_did_not_use_the_device
         batcher.submit(request(10, patches=400), standing=A)
     batcher.submit(request(50), patches=0, standing=B)
     assert take(batcher)[0].standing == B
+
+
+@pytest.fixture
+def gate() -> HostGate:
+    made = HostGate(clock=Clock())
+    made.enable()
+    return made
+
+
+def test_a_short_window_keeps_the_page_work_of_others_out_until_it_is_answered(gate: HostGate) -> None:
+    batcher = MicroBatcher(BUDGET, gate=gate)
+    learn(batcher)
+    take(batcher_with(batcher, A))
+    answered, cancelled = (batcher.submit(request(20), patches=0, standing=B) for _ in range(2))
+    assert keeps_out(gate, "a") and not keeps_out(gate, "b")
+    cancelled.cancel()
+    [window] = take(batcher)
+    assert keeps_out(gate, "a")
+    window.future.set_exception(ValueError())
+    assert answered.done() and not keeps_out(gate, "a")
+
+
+def test_windows_that_take_long_keep_nobody_out(gate: HostGate) -> None:
+    batcher = MicroBatcher(BUDGET, gate=gate)
+    learn(batcher)
+    take(batcher_with(batcher, A))
+    batcher.submit(request(10), patches=500, standing=B)
+    assert not keeps_out(gate, "a"), "it takes 0.6 s"
+    for _ in range(3):
+        batcher.submit(request(20), patches=0, standing=Standing(share_id="c"))
+    assert keeps_out(gate, "a"), "two take 0.4 s"
+    for window in take(batcher):
+        window.future.set_exception(ValueError())
+
+
+def test_a_caller_that_is_alone_closes_no_gate(gate: HostGate) -> None:
+    batcher = MicroBatcher(BUDGET, gate=gate)
+    learn(batcher)
+    for _ in range(2):
+        batcher.submit(request(10), patches=0, standing=A)
+    assert not keeps_out(gate, "background")
+
+
+@pytest.mark.parametrize(("paused_seconds", "is_taken"), [(0.3, True), (0.1, False)])
+def test_a_window_interrupts_only_work_that_takes_longer(paused_seconds: float, is_taken: bool) -> None:
+    batcher = MicroBatcher(BUDGET)
+    learn(batcher)
+    take(batcher_with(batcher, A))
+    batcher.submit(request(20), patches=0, standing=B)
+    taken = batcher.take_between({"a"}, lambda prepared: 0, seconds=paused_seconds)
+    assert bool(taken) == is_taken
+
+
+def batcher_with(batcher: MicroBatcher, standing: Standing) -> MicroBatcher:
+    """With a window of this caller."""
+    batcher.submit(request(10), standing=standing)
+    return batcher
+
+
+def keeps_out(gate: HostGate, share_id: str) -> bool:
+    return gate.state().keeps_out(share_id)

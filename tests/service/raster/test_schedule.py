@@ -4,12 +4,14 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from service import host_gate
 from service.errors import (
     OverloadedError,
     ServiceError,
     UnavailableError,
     UnusableDocumentError,
 )
+from service.host_gate import HostGate
 from service.raster.page import DocumentOutline, Kind
 from service.raster.process import RasterPage
 from service.raster.request import RasterDocument, RasterRequest, RasterTask
@@ -436,3 +438,33 @@ def test_fault_of_the_service_ends_a_request_that_skips() -> None:
     schedule.failed(take(schedule), UnavailableError("not_ready", "no worker"))
     assert is_over(request) and all(page.cancelled() for page in others)
     assert isinstance(first.exception(), UnavailableError)
+
+
+def test_pages_of_a_caller_whom_the_gate_keeps_out_wait_until_it_opens(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(host_gate, "_LONGEST_SECONDS", 2 * PATIENCE_SECONDS)
+    gate = HostGate()
+    gate.enable()
+    schedule = RasterSchedule(workers=3, queue_requests=8, queue_bytes=100, gate=gate)
+    flood, other = (make_request([9], known=True, share_id=share_id) for share_id in ("flood", "other"))
+    schedule.admit(flood)
+    schedule.admit(make_request([9], known=True, is_background=True))
+    schedule.admit(other)
+    gate.close_for("other")
+    assert take_and_finish(schedule, 9) == [other] * 9
+    taken: list[RasterRequest] = []
+    worker = threading.Thread(target=lambda: taken.extend(take_and_finish(schedule, 1)), daemon=True)
+    worker.start()
+    worker.join(0.1)
+    assert not taken
+    gate.open_after("other")
+    worker.join(PATIENCE_SECONDS)
+    assert taken == [flood]
+
+
+def test_a_gate_that_opens_by_itself_lets_the_pages_of_all_callers_begin() -> None:
+    gate = HostGate()
+    gate.enable()
+    schedule = RasterSchedule(workers=3, queue_requests=8, queue_bytes=100, gate=gate)
+    schedule.admit(flood := make_request([1], known=True, share_id="flood"))
+    gate.close_for("other")
+    assert take(schedule).request is flood
