@@ -127,8 +127,8 @@ class RankingModel(Protocol):
     ) -> PendingBatch:
         """Queue a batch on the device without waiting for it.
 
-        between_layers: called before most layers where the batch is computed within this call, on a CPU. It may score other
-        batches meanwhile.
+        between_layers: called before most layers, and within them unless they are compiled, where the batch is computed within
+        this call, on a CPU. It may score other batches meanwhile.
         Raises: DeviceError.
         """
         ...

@@ -8,6 +8,7 @@ and scores one query. Queues, deadlines and HTTP belong to the caller.
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -159,7 +160,7 @@ class Reranker:
     ) -> "PendingScores":
         """Queue a batch on the device and return without waiting. On a CPU the batch is complete on return.
 
-        between_layers: called on a CPU before most layers; it may score other batches.
+        between_layers: see `RankingModel.start`.
         Raises: DeviceMemoryError, DeviceLostError.
         """
         cached_pages = tuple(
@@ -191,7 +192,7 @@ class Reranker:
         mask.index_fill_(0, packed.kept, 1)
         return torch.cat([logits.flatten().view(torch.uint8), mask])
 
-    def _pausing(self, run_layer: RunLayer, between_layers: BetweenLayers | None) -> RunLayer:
+    def _pausing(self, run_layer: LayerRunner, between_layers: BetweenLayers | None) -> RunLayer:
         if between_layers is None or self.compute.device.type != "cpu":
             return run_layer
         return _interrupted(run_layer, between_layers)
@@ -326,16 +327,28 @@ class Reranker:
         )
 
 
-def _interrupted(run_layer: RunLayer, between_layers: BetweenLayers) -> RunLayer:
-    """Runs layers, and calls `between_layers` before each."""
+def _interrupted(run_layer: LayerRunner, between_layers: BetweenLayers) -> RunLayer:
+    """Runs layers, and calls `between_layers` before each; where they are not compiled, also before and after its attention."""
 
     def run(
         layer: nn.Module, hidden: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor, attend: PackedAttention
     ) -> torch.Tensor:
         between_layers()
+        if not run_layer.is_compiled:
+            attend = replace(attend, kernel=_interrupted_kernel(attend.kernel, between_layers))
         return run_layer(layer, hidden, cos, sin, attend)
 
     return run
+
+
+def _interrupted_kernel(kernel: AttentionKernel, between_layers: BetweenLayers) -> AttentionKernel:
+    def attend(*tensors: torch.Tensor, **options: Any) -> torch.Tensor:
+        between_layers()
+        attended = kernel.attend(*tensors, **options)
+        between_layers()
+        return attended
+
+    return replace(kernel, attend=attend)
 
 
 def _attention_info(kernel: AttentionKernel) -> AttentionInfo:

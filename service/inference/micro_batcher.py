@@ -63,6 +63,7 @@ class MicroBatcher:
         gate: HostGate | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
+        """gate: is closed while a short window waits or is scored, where several callers share the device."""
         self.budget = budget
         self._on_cancelled = on_cancelled
         self._gate = gate or HostGate()

@@ -176,7 +176,7 @@ def test_another_batch_may_be_scored_between_the_layers_of_one() -> None:
     [expected_long], [expected_short] = reranker.score([long]), reranker.score([short])
     between: list[PageScores] = []
     [answer] = reranker.start([long], between_layers=lambda: between.extend(reranker.score([short]))).wait()
-    assert len(between) == reranker.model_config.text.num_hidden_layers - 1
+    assert len(between) == 3 * (reranker.model_config.text.num_hidden_layers - 1), "before each layer, and twice within"
     assert answer.logits == pytest.approx(expected_long.logits, abs=1e-4)
     for scores in between:
         assert scores.logits == pytest.approx(expected_short.logits, abs=1e-4)
@@ -192,11 +192,20 @@ def test_another_batch_may_be_scored_between_the_layers_of_a_vision_pass() -> No
     between: list[PageScores] = []
     prepared = reranker.prepare(query, pages)
     assert reranker.encode(prepared.pages, between_layers=lambda: between.extend(reranker.score([short]))) == 5
-    assert len(between) >= reranker.model_config.vision.depth - 1
+    assert len(between) == 3 * reranker.model_config.vision.depth
     for scores in between:
         assert scores.logits == pytest.approx(expected_short.logits, abs=1e-4)
     [answer] = reranker.score([prepared])
     assert answer.cached_pages == 5 and answer.logits == pytest.approx(expected.logits, abs=1e-4)
+
+
+def test_compiled_layers_are_not_interrupted_within() -> None:
+    reranker = make_reranker()
+    pauses: list[bool] = []
+    reranker.run_decoder_layer.is_compiled = True  # says the runner; it still runs them as written
+    reranker.start([reranker.prepare("a", random_pages(2))], between_layers=lambda: pauses.append(True))
+    blocks = 3 * reranker.model_config.vision.depth
+    assert len(pauses) == blocks + reranker.model_config.text.num_hidden_layers - 1
 
 
 def make_reranker(**config: Any) -> Reranker:
