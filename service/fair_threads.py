@@ -106,8 +106,9 @@ class FairThreads:
             self._changed.notify()
 
     def _notify(self) -> None:
-        with self._changed:
-            self._changed.notify_all()
+        if self._jobs:  # else no thread needs to wake up; a job that comes now finds the gate as it is
+            with self._changed:
+                self._changed.notify_all()
 
 
 class _Lane(Executor):

@@ -204,8 +204,9 @@ class RasterSchedule:
         self._changed.notify_all()
 
     def _notify(self) -> None:
-        with self._changed:
-            self._changed.notify_all()
+        if self._live or self._background:  # else no worker needs to wake up
+            with self._changed:
+                self._changed.notify_all()
 
     def _record_page(self, seconds: float) -> None:
         past = self._page_seconds
