@@ -342,9 +342,9 @@ def _interrupted(run_layer: LayerRunner, between_layers: BetweenLayers) -> RunLa
 
 
 def _interrupted_kernel(kernel: AttentionKernel, between_layers: BetweenLayers) -> AttentionKernel:
-    def attend(*tensors: torch.Tensor, **options: Any) -> torch.Tensor:
+    def attend(*arguments: Any, **named: Any) -> torch.Tensor:
         between_layers()
-        attended = kernel.attend(*tensors, **options)
+        attended = kernel.attend(*arguments, **named)
         between_layers()
         return attended
 

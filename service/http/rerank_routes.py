@@ -133,12 +133,14 @@ class RerankRoutes:
         """
         if timeout_ms is None:
             return await work
-        left = request.state.arrived_at + timeout_ms / 1000 - time.monotonic()
+        given_up_at = (
+            request.state.arrived_at + timeout_ms / 1000 - self.pipeline.timekeeper.last_steps_seconds(timeout_ms)
+        )
         try:
-            async with asyncio.timeout(left):
+            async with asyncio.timeout(given_up_at - time.monotonic()):
                 return await work
         except TimeoutError:
-            message = f"The request has {timeout_ms} ms, which passed before its body was read. Raise {TIMEOUT_HEADER}."
+            message = f"The request has {timeout_ms} ms, too few to read its body and answer. Raise {TIMEOUT_HEADER}."
             raise OverloadedError("time_too_short", message, retry_after_seconds=1) from None
 
     def _time_limit(self, query: RerankQuery, arrived_at: float, header_timeout_ms: int | None) -> TimeLimit | None:

@@ -72,6 +72,10 @@ class Timekeeper:
         self.clock = clock
         self._keeps_features: dict[str, bool] = {}  # by the name of the model, whose description takes a while
 
+    def last_steps_seconds(self, timeout_ms: int) -> float:
+        """Of the time of a request, that is kept free for the last steps of its answer, or of its refusal."""
+        return min(self.times.leaving_seconds, _LARGEST_LEAVING_SHARE * timeout_ms / 1000)
+
     def start(
         self,
         limit: TimeLimit | None,
@@ -119,8 +123,7 @@ class RequestTiming:
         """From then on nothing but the last steps of the answer fits; infinite without a limit."""
         if self._limit is None:
             return float("inf")
-        seconds = self._limit.timeout_ms / 1000
-        return self._limit.ends_at - min(self._times.leaving_seconds, _LARGEST_LEAVING_SHARE * seconds)
+        return self._limit.ends_at - self._keeper.last_steps_seconds(self._limit.timeout_ms)
 
     @property
     def seconds_left(self) -> float:

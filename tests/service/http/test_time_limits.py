@@ -6,6 +6,7 @@ device is held where they must not.
 
 import base64
 import json
+import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -233,6 +234,28 @@ def test_windows_that_still_wait_for_the_device_are_dropped_as_the_time_is_up(re
         assert places(rerank(service, [DOCUMENT])) == [6, 5, 4, 3, 2, 1]
         assert device.batches == 2
         assert service.metric("ziprerank_cancellations_total", stage="queue") == 0
+
+
+def test_a_request_whose_body_comes_too_slowly_is_refused_before_its_time_is_up(reranker: Reranker) -> None:
+    timeout_seconds = 8.0
+
+    def body() -> Iterator[bytes]:
+        yield b"{"
+        assert refused_early.wait(PATIENCE_SECONDS)
+
+    refused_early = Event()
+    with running_service(fake_loader(reranker)) as service:
+        for _ in range(256):
+            times_of(service).record_leaving(timeout_seconds - 0.1)  # so that half of the time is kept free
+        started = time.monotonic()
+        headers = {"X-Request-Timeout-Ms": str(int(1000 * timeout_seconds)), "Content-Type": "application/json"}
+        with ThreadPoolExecutor(1) as threads:
+            sent = threads.submit(service.client.post, "/rerank", content=body(), headers=headers)
+            eventually(lambda: service.metric("ziprerank_requests_total", code="429") == 1)
+            seconds = time.monotonic() - started
+            refused_early.set()
+            sent.exception()  # the connection may be closed while the body is sent
+    assert timeout_seconds / 2 <= seconds < timeout_seconds
 
 
 @pytest.mark.parametrize("sent", ["", "0", "-5", "1.5", "ten", "1e3", "٣", "9" * 30])
