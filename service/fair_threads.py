@@ -28,7 +28,8 @@ class _Job:
 class FairThreads:
     """A pool of threads. Callers that submit many jobs wait for the threads longer; others do not wait behind those jobs.
 
-    Of several threads one is kept for callers that have no job running.
+    Of several threads one is kept for callers that have no job running. No executor of the standard library can leave a job
+    in its queue and begin a later one, so the threads are its own.
     """
 
     def __init__(self, count: int, *, name: str, gate: HostGate | None = None) -> None:

@@ -206,8 +206,8 @@ class MicroBatcher:
             if not self._windows or not self._has_company:
                 return []
             window = self._windows.peek()
-            own_seconds = self.rates.seconds(tokens=window.request.token_count, patches=patches_of(window.request))
-            is_short = own_seconds <= min(_INTERRUPTING_SECONDS, seconds)
+            window_seconds = self.rates.seconds(tokens=window.request.token_count, patches=patches_of(window.request))
+            is_short = window_seconds <= min(_INTERRUPTING_SECONDS, seconds)
             return self._pop_batch(patches_of) if is_short and window.standing.share_id not in callers else []
 
     def set_budget(self, budget: BatchBudget) -> None:
